@@ -1,0 +1,119 @@
+"""Adding d(score)/d(value) to a graph: the one door, :func:`add_gradients`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from onnxcam.errors import GradientError, OptionError, UnknownNameError
+from onnxcam.gradients import portable, training
+from onnxcam.gradients.relu import POLICIES, policy
+from onnxcam.gradients.rules import NO_GRADIENT, RULES
+from onnxcam.graph.inspect import activation_sites, find_logits, first_float, float_path, is_rectifier
+from onnxcam.graph.names import find_value
+from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
+from onnxcam.model import Model, dims_of
+
+ENGINES = ("auto", "portable", "training")
+
+
+@dataclass(frozen=True)
+class Backward:
+    """What one reverse walk wrote.
+
+    Attributes:
+        gradients: one cotangent per value asked for.
+        engine: which engine wrote them.
+        changed, sites: of how many activations on the path the ReLU policy changed how many.
+    """
+
+    gradients: tuple[Tensor, ...]
+    engine: str
+    changed: int
+    sites: int
+
+
+def add_gradients(model: Model, of: str, wrt: str | Sequence[str], relu: str = "plain", engine: str = "auto") -> Model:
+    """A new model that also computes vector-Jacobian products.
+
+    For each value ``v`` of ``wrt`` it has an output ``onnxcam/grad/v`` of v's shape, the gradient of
+    ``sum(onnxcam/seed * of)``, and one new input ``onnxcam/seed`` of the shape of ``of``. Everything else is as it was.
+
+    Args:
+        model: the model; it is not changed.
+        of: the value to differentiate; the name of a value, node or module, or ``"logits"``.
+        wrt: with respect to what; likewise, or ``"input"`` for the image (an integer image: its first float value).
+        relu: ``"plain"``, ``"guided"`` or ``"deconvnet"``.
+        engine: ``"portable"`` (standard operators), ``"training"`` (ONNX Runtime's gradient builder), or ``"auto"``:
+            portable unless a rule is missing that the training engine has.
+
+    Raises:
+        UnknownNameError: no such value, policy or engine.
+        GradientError: an operator on the path cannot be differentiated; all of them are named.
+    """
+    names = [wrt] if isinstance(wrt, str) else list(wrt)
+    if not names or len(set(names)) != len(names):
+        raise OptionError(f"wrt={names!r}: give one or more different values")
+    edited = model.clone()
+    writer = Writer(edited.graph, edited.opset)
+    target = named_value(edited, of)
+    seed = writer.input(f"{PREFIX}seed", portable.element_type(target), dims_of(target))
+    walk = backward(edited, writer, target, seed, [named_value(edited, n) for n in names], relu, engine)
+    for name, gradient in zip(names, walk.gradients, strict=True):
+        writer.output(gradient, f"{PREFIX}grad/{name}")
+    note = f"gradient by engine {walk.engine}; ReLU policy {relu} changed {walk.changed} of {walk.sites} activations"
+    return replace(edited, notes=(*model.notes, note))
+
+
+def backward(
+    model: Model,
+    writer: Writer,
+    of: ir.Value,
+    seed: Tensor,
+    wrt: Sequence[ir.Value],
+    relu: str = "plain",
+    engine: str = "auto",
+) -> Backward:
+    """Write d(sum(seed * of))/d(v) for each v of ``wrt`` into the graph of ``writer``."""
+    rule = policy(relu)
+    if engine not in ENGINES:
+        raise UnknownNameError.of("engine", engine, ENGINES)
+    path = float_path(of, wrt, NO_GRADIENT)
+    sites = activation_sites(path)
+    rectifiers = frozenset(id(n) for n in path if is_rectifier(n))
+    changed = 0 if relu == "plain" else len(rectifiers)
+    if relu != "plain" and not changed:
+        warnings.warn(
+            f"ReLU policy {relu!r} changed 0 of {len(sites)} activations: the path has no ReLU, so this is the plain "
+            "gradient (networks of SiLU, GELU or hard-swish are so)",
+            stacklevel=3,
+        )
+    chosen = engine if engine != "auto" else _choose(path)
+    if chosen == "portable":
+        grads = portable.backward(writer, path, of, seed, wrt, rule, rectifiers, RULES)
+    else:
+        grads = training.backward(model, writer, path, of, seed, wrt, rule)
+    return Backward(tuple(grads), chosen, changed, len(sites))
+
+
+def _choose(path: Sequence[ir.Node]) -> str:
+    missing = portable.missing_rules(path, RULES)
+    return "training" if missing and not training.why_not(path) else "portable"
+
+
+def named_value(model: Model, name: str) -> ir.Value:
+    """A value by name, or by its role, ``logits`` or ``input``; of an integer image, its first float value."""
+    try:
+        value = find_value(model, name)
+    except UnknownNameError:
+        roles = {"logits": lambda: find_logits(model).name, "input": lambda: model.image_input.name}
+        if name not in roles:
+            raise
+        value = model.values[roles[name]()]
+    return first_float(value) if value.is_graph_input() else value
+
+
+__all__ = ["ENGINES", "POLICIES", "Backward", "GradientError", "add_gradients", "backward", "named_value"]

@@ -1,0 +1,178 @@
+"""Conv and ConvTranspose: each is the other's gradient.
+
+Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, https://arxiv.org/abs/1603.07285.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
+from onnxcam.graph import symbolic as xp
+from onnxcam.graph.symbolic import Tensor
+from onnxcam.model import Dim
+
+
+@dataclass(frozen=True)
+class Window:
+    """The geometry of a sliding window, per spatial axis.
+
+    Attributes:
+        kernel, strides, dilations: one entry per axis.
+        before, after: padding; entries are ints, or int64 tensors of shape (1,) where they depend on a free axis.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int | Tensor, ...]
+    after: tuple[int | Tensor, ...]
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """Pixels from the first to the last tap of the kernel, less one."""
+        return tuple((k - 1) * d for k, d in zip(self.kernel, self.dilations, strict=True))
+
+
+def window(node: Node, kernel: Sequence[Dim]) -> Window:
+    """The geometry that the attributes of Conv and the pools describe (ONNX spec, operator Conv)."""
+    if not all(isinstance(k, int) for k in kernel):
+        raise UnsupportedError("the kernel's shape is unknown")
+    sizes = tuple(k for k in kernel if isinstance(k, int))
+    n = len(sizes)
+    strides, dilations = tuple(node.attr("strides", [1] * n)), tuple(node.attr("dilations", [1] * n))
+    auto = node.attr("auto_pad", "NOTSET")
+    pads = node.attr("pads", [0] * 2 * n)
+    if auto in ("NOTSET", "VALID"):
+        pads = pads if auto == "NOTSET" else [0] * 2 * n
+        return Window(sizes, strides, dilations, tuple(pads[:n]), tuple(pads[n:]))
+    reach = [(k - 1) * d for k, d in zip(sizes, dilations, strict=True)]
+    pairs = [_same_padding(node, axis, reach[axis], strides[axis], auto) for axis in range(n)]
+    return Window(sizes, strides, dilations, tuple(p[0] for p in pairs), tuple(p[1] for p in pairs))
+
+
+def _same_padding(node: Node, axis: int, reach: int, stride: int, auto: str) -> tuple[int | Tensor, int | Tensor]:
+    """max((ceil(n / stride) - 1) stride + reach + 1 - n, 0), halved; the odd pixel goes after for SAME_UPPER."""
+    n = xp.dim(node.x, axis + 2)
+    out = (n + (stride - 1)) / stride
+    total = node.writer.op("Max", (out - 1) * stride + (reach + 1) - n, n.lift([0]))
+    less = total / 2
+    more = total - less
+    pair = (less, more) if auto == "SAME_UPPER" else (more, less)
+    before, after = (int(t.const[0]) if t.const is not None else t for t in pair)
+    return before, after
+
+
+@vjp("Conv")
+def conv(node: Node, dy: Tensor) -> Cotangents:
+    x, w = node.xs[:2]
+    assert w.shape is not None
+    win, group = window(node, w.shape[2:]), node.attr("group", 1)
+    dx = spread_out(dy, w, win, group, x) if 0 in node.wanted else None
+    dw = _weight_gradient(x, dy, w, win, group) if 1 in node.wanted else None
+    db = xp.sum(dy, (0, *range(2, dy.rank))) if 2 in node.wanted else None
+    return dx, dw, db
+
+
+def spread_out(dy: Tensor, w: Tensor, win: Window, group: int, like: Tensor) -> Tensor:
+    """The adjoint of a convolution: each output pixel spreads its cotangent over the pixels of ``like`` it read."""
+    flat = all(s == 1 for s in win.strides)
+    fits = all(isinstance(p, int) and p <= r for p, r in zip((*win.before, *win.after), win.reach * 2, strict=True))
+    if flat and fits and w.const is not None:
+        return _by_flipped_conv(dy, w, win, group)
+    return _by_transposed_conv(dy, w, win, group, like)
+
+
+def _by_flipped_conv(dy: Tensor, w: Tensor, win: Window, group: int) -> Tensor:
+    """At stride 1 the adjoint is a convolution with the flipped weight: as fast as the forward one."""
+    assert w.const is not None
+    outs, ins, *kernel = w.const.shape
+    blocks = w.const.reshape(group, outs // group, ins, *kernel).swapaxes(1, 2)
+    spatial = tuple(range(3, 3 + len(kernel)))
+    flipped = np.ascontiguousarray(np.flip(blocks, spatial)).reshape(group * ins, outs // group, *kernel)
+    begin = [r - int(p) for r, p in zip(win.reach, win.before, strict=True)]  # type: ignore[arg-type]
+    end = [r - int(p) for r, p in zip(win.reach, win.after, strict=True)]  # type: ignore[arg-type]
+    weight = dy.writer.constant(flipped)
+    return dy.writer.op("Conv", dy, weight, pads=begin + end, dilations=list(win.dilations), group=group)
+
+
+def _by_transposed_conv(dy: Tensor, w: Tensor, win: Window, group: int, like: Tensor) -> Tensor:
+    """ConvTranspose to the padded size, then cut to the size of ``like``."""
+    whole = _exact_output_padding(dy, win, like)
+    attributes: dict[str, Any] = {"strides": list(win.strides), "dilations": list(win.dilations), "group": group}
+    if whole is not None and all(isinstance(p, int) for p in win.before + win.after):
+        pads = [int(p) for p in win.before + win.after]  # type: ignore[arg-type]
+        dims = like.shape
+        return dy.writer.op("ConvTranspose", dy, w, shape=dims, pads=pads, output_padding=whole, **attributes)
+    room = [s - 1 for s in win.strides]
+    full = dy.writer.op("ConvTranspose", dy, w, output_padding=room if any(room) else None, **attributes)
+    return crop(_enlarged(full, win), win.before, like)
+
+
+def _exact_output_padding(dy: Tensor, win: Window, like: Tensor) -> list[int] | None:
+    """The rows at the end that no window reached, where both lengths are known."""
+    assert dy.shape is not None
+    assert like.shape is not None
+    found = []
+    for a, (n, m) in enumerate(zip(like.shape[2:], dy.shape[2:], strict=True)):
+        before, after = win.before[a], win.after[a]
+        if win.strides[a] == 1 and isinstance(before, int) and isinstance(after, int):
+            found.append(0)
+            continue
+        if not all(isinstance(v, int) for v in (n, m, before, after)):
+            return None
+        found.append(n + before + after - ((m - 1) * win.strides[a] + win.reach[a] + 1))  # type: ignore[operator]
+    return found if all(0 <= p < max(s, 2) for p, s in zip(found, win.strides, strict=True)) else None
+
+
+def _enlarged(full: Tensor, win: Window) -> Tensor:
+    """Room for pixels that lie behind the last window (padding that was never read stays zero)."""
+    spare = [r + s for r, s in zip(win.reach, win.strides, strict=True)]
+    return xp.pad(full, [0] * full.rank, [0, 0, *spare])
+
+
+def crop(full: Tensor, before: Sequence[int | Tensor], like: Tensor) -> Tensor:
+    """``full[:, :, before : before + n]`` with n from ``like``, on every spatial axis."""
+    writer = full.writer
+    axes = list(range(2, full.rank))
+    starts = xp.concat([b if isinstance(b, Tensor) else writer.constant(np.asarray([b])) for b in before])
+    sizes = xp.concat([xp.dim(like, a) for a in axes])
+    return writer.op("Slice", full, starts, starts + sizes, writer.constant(np.asarray(axes)), shape=like.shape)
+
+
+def _weight_gradient(x: Tensor, dy: Tensor, w: Tensor, win: Window, group: int) -> Tensor:
+    """dW as a convolution of the image with the cotangent, batch and channels exchanged."""
+    if group != 1 or not all(isinstance(p, int) for p in win.before + win.after):
+        raise UnsupportedError("the weight depends on the image, with groups or run-time padding")
+    order = [1, 0, *range(2, x.rank)]
+    pads = [int(p) for p in win.before + win.after]  # type: ignore[arg-type]
+    full = x.writer.op(
+        "Conv", xp.permute_dims(x, order), xp.permute_dims(dy, order),
+        pads=pads, strides=list(win.dilations), dilations=list(win.strides),
+    )  # fmt: skip
+    return crop(xp.permute_dims(full, order), [0] * len(win.kernel), w)
+
+
+@vjp("ConvTranspose")
+def conv_transpose(node: Node, dy: Tensor) -> Cotangents:
+    x, w = node.xs[:2]
+    assert w.shape is not None
+    if node.attr("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.raw.attributes:
+        raise UnsupportedError("auto_pad or output_shape")
+    if 1 in node.wanted:
+        raise UnsupportedError("the weight depends on the image")
+    win = window(node, w.shape[2:])
+    pads = [int(p) for p in win.before + win.after]  # type: ignore[arg-type]
+    extra = node.attr("output_padding", [0] * len(win.kernel))
+    # Output pixels that output_padding added behind the last window are outside the adjoint's reach.
+    padded = xp.pad(dy, [0] * dy.rank, [0, 0, *(-e for e in extra)])
+    dx = x.writer.op(
+        "Conv", padded, w, strides=list(win.strides), dilations=list(win.dilations), pads=pads,
+        group=node.attr("group", 1), shape=x.shape,
+    )  # fmt: skip
+    db = xp.sum(dy, (0, *range(2, dy.rank))) if 2 in node.wanted else None
+    return dx, None, db

@@ -1,0 +1,115 @@
+"""Pooling."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
+from onnxcam.gradients.rules.convolution import Window, spread_out, window
+from onnxcam.gradients.rules.reduction import count
+from onnxcam.graph import symbolic as xp
+from onnxcam.graph.symbolic import Tensor
+
+
+def _spatial(x: Tensor) -> tuple[int, ...]:
+    return tuple(range(2, x.rank))
+
+
+@vjp("GlobalAveragePool")  # dx = dy / pixels
+def global_average_pool(node: Node, dy: Tensor) -> Cotangents:
+    return xp.expand_like(dy / count(node.x, _spatial(node.x)), node.x)
+
+
+@vjp("GlobalMaxPool")  # the first maximum takes all
+def global_max_pool(node: Node, dy: Tensor) -> Cotangents:
+    x = node.x
+    flat = xp.reshape(x, [0, 0, -1])
+    first = xp.argmax(flat, axis=2, keepdims=True)
+    length = xp.squeeze(xp.dim(flat, 2), 0)
+    zero, one = (x.writer.constant(np.asarray(v, dtype=np.int64)) for v in (0, 1))
+    places = x.writer.op("Range", zero, length, one)
+    return xp.reshape_like(xp.reshape(dy, [0, 0, -1]) * xp.astype(places == first, dy.dtype), x)
+
+
+@vjp("AveragePool")  # each window spreads its cotangent evenly over the pixels that it counted
+def average_pool(node: Node, dy: Tensor) -> Cotangents:
+    x = node.x
+    win = window(node, node.attr("kernel_shape", list[int]()))
+    shares = dy / _counted(node, win, dy)
+    ones = x.writer.constant(np.ones((1, 1, *win.kernel)), x.dtype)
+    planes = _planes(shares)
+    return xp.reshape_like(spread_out(planes, ones, win, 1, _planes(x)), x)
+
+
+def _planes(x: Tensor) -> Tensor:
+    """(N, C, ...) -> (N C, 1, ...): every channel by itself."""
+    spatial = [xp.dim(x, a) for a in _spatial(x)]
+    minus_one, one = (x.writer.constant(np.asarray([v], dtype=np.int64)) for v in (-1, 1))
+    assert x.shape is not None
+    known = x.shape[0] * x.shape[1] if isinstance(x.shape[0], int) and isinstance(x.shape[1], int) else None
+    return xp.reshape(x, xp.concat([minus_one, one, *spatial]), [known, 1, *x.shape[2:]])
+
+
+def _counted(node: Node, win: Window, dy: Tensor) -> Tensor | float:
+    """How many pixels each window counts (ONNX spec, AveragePool: count_include_pad, ceil_mode)."""
+    whole = float(math.prod(win.kernel))
+    padded = any(isinstance(p, Tensor) or p for p in win.before + win.after)
+    if not padded and not node.attr("ceil_mode", 0):
+        return whole
+    if node.attr("count_include_pad", 0):
+        if node.attr("ceil_mode", 0):
+            raise UnsupportedError("ceil_mode together with count_include_pad")
+        return whole
+    x = node.x
+    one = x.writer.constant(np.ones((1,) * x.rank), x.dtype)
+    ones = xp.broadcast_to(one, xp.concat([xp.dim(one, 0), xp.dim(one, 1), *(xp.dim(x, a) for a in _spatial(x))]))
+    attributes = {n: _attribute(node, n) for n in ("auto_pad", "ceil_mode", "dilations", "pads", "strides")}
+    share = x.writer.op("AveragePool", ones, kernel_shape=list(win.kernel), count_include_pad=1, **attributes)
+    return share * whole if not node.attr("ceil_mode", 0) else _count_by_sum(ones, win, dy)
+
+
+def _attribute(node: Node, name: str) -> Any:
+    attribute = node.raw.attributes.get(name)
+    return None if attribute is None else attribute.value
+
+
+def _count_by_sum(ones: Tensor, win: Window, dy: Tensor) -> Tensor:
+    """Counts where the last window hangs over the edge: a sum over the picture with zeros beyond it."""
+    if not all(isinstance(p, int) for p in win.before + win.after):
+        raise UnsupportedError("ceil_mode with run-time padding")
+    kernel = ones.writer.constant(np.ones((1, 1, *win.kernel)), ones.dtype)
+    after = [int(p) + s - 1 for p, s in zip(win.after, win.strides, strict=True)]  # type: ignore[arg-type]
+    pads = [*(int(p) for p in win.before), *after]  # type: ignore[arg-type]
+    counts = ones.writer.op("Conv", ones, kernel, pads=pads, strides=list(win.strides), dilations=list(win.dilations))
+    return _cut(counts, dy)
+
+
+def _cut(counts: Tensor, dy: Tensor) -> Tensor:
+    axes = list(_spatial(dy))
+    sizes = xp.concat([xp.dim(dy, a) for a in axes])
+    zeros = dy.writer.constant(np.zeros(len(axes), dtype=np.int64))
+    return dy.writer.op("Slice", counts, zeros, sizes, dy.writer.constant(np.asarray(axes)))
+
+
+@vjp("MaxPool")  # the first maximum of each window takes all, as ONNX's Indices count it
+def max_pool(node: Node, dy: Tensor, *indices: None) -> Cotangents:
+    x = node.x
+    if node.attr("storage_order", 0):
+        raise UnsupportedError("storage_order=1")
+    names = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides")
+    attributes = {name: _attribute(node, name) for name in names}
+    _, where = x.writer.ops("MaxPool", x, outputs=2, **attributes)
+    dy = xp.astype(dy, ir.DataType.FLOAT) if dy.dtype == ir.DataType.FLOAT16 else dy  # runtimes lack a float16 sum
+    zeros = xp.broadcast_to(dy.lift(0), _product(xp.shape_of(x)), [None])
+    taken = x.writer.op(
+        "ScatterElements", zeros, xp.reshape(where, [-1]), xp.reshape(dy, [-1]), axis=0, reduction="add"
+    )
+    return xp.astype(xp.reshape_like(taken, x), x.dtype)
+
+
+def _product(shape: Tensor) -> Tensor:
+    return shape.writer.op("ReduceProd", shape, keepdims=1)

@@ -1,0 +1,80 @@
+"""Reductions and the softmax family."""
+
+from __future__ import annotations
+
+from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, no_gradient, vjp
+from onnxcam.graph import symbolic as xp
+from onnxcam.graph.symbolic import Tensor
+
+no_gradient("ArgMax", "ArgMin")
+
+
+def axes_of(node: Node) -> tuple[int, ...]:
+    """The reduced axes, by input (opset 18) or the empty default, non-negative."""
+    given = node.const(1, "axes")
+    if given is None or given.size == 0:
+        return () if node.attr("noop_with_empty_axes", 0) else tuple(range(node.x.rank))
+    return tuple(sorted(int(a) % node.x.rank for a in given))
+
+
+def spread(node: Node, reduced: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """``reduced`` with its dropped axes put back, of length 1."""
+    return reduced if node.attr("keepdims", 1) or not axes else xp.expand_dims(reduced, axes)
+
+
+def count(x: Tensor, axes: tuple[int, ...]) -> Tensor | float:
+    """How many elements are reduced into one: a number where it is known."""
+    known = [x.shape[a] if x.shape is not None else None for a in axes]
+    product = 1.0
+    for d in known:
+        if not isinstance(d, int):
+            lengths = xp.concat([xp.dim(x, a) for a in axes])
+            return xp.astype(x.writer.op("ReduceProd", lengths, keepdims=0), x.dtype)
+        product *= d
+    return product
+
+
+@vjp("ReduceSum")
+def reduce_sum(node: Node, dy: Tensor) -> Cotangents:
+    return xp.expand_like(spread(node, dy, axes_of(node)), node.x)
+
+
+@vjp("ReduceMean")
+def reduce_mean(node: Node, dy: Tensor) -> Cotangents:
+    axes = axes_of(node)
+    return xp.expand_like(spread(node, dy, axes) / count(node.x, axes), node.x)
+
+
+@vjp("ReduceMax", "ReduceMin")  # ties share the cotangent equally
+def reduce_extremum(node: Node, dy: Tensor) -> Cotangents:
+    axes = axes_of(node)
+    hit = xp.astype(node.x == spread(node, node.y, axes), dy.dtype)
+    return hit * (spread(node, dy, axes) / xp.sum(hit, axes, keepdims=True))
+
+
+@vjp("ReduceL2")  # dx = dy x / y
+def reduce_l2(node: Node, dy: Tensor) -> Cotangents:
+    axes = axes_of(node)
+    y = spread(node, node.y, axes)
+    safe = xp.where(y > 0, y, xp.ones_like(y))
+    return node.x * (spread(node, dy, axes) / safe)
+
+
+@vjp("Softmax")  # dx = y (dy - sum(dy y))
+def softmax(node: Node, dy: Tensor) -> Cotangents:
+    y, axis = node.y, node.attr("axis", -1)
+    return y * (dy - xp.sum(dy * y, axis, keepdims=True))
+
+
+@vjp("LogSoftmax")  # dx = dy - exp(y) sum(dy)
+def log_softmax(node: Node, dy: Tensor) -> Cotangents:
+    return dy - xp.exp(node.y) * xp.sum(dy, node.attr("axis", -1), keepdims=True)
+
+
+@vjp("CumSum")  # the same sum from the other end
+def cum_sum(node: Node, dy: Tensor) -> Cotangents:
+    axis = node.input(1)
+    if axis is None:
+        raise UnsupportedError("no axis")
+    reverse, exclusive = node.attr("reverse", 0), node.attr("exclusive", 0)
+    return node.writer.op("CumSum", dy, axis, reverse=1 - reverse, exclusive=exclusive)

@@ -1,0 +1,487 @@
+"""Array expressions that write ONNX nodes.
+
+A :class:`Tensor` stands for a value of a graph that is being written. Its operators and the functions of this module
+carry the names of the Python array API (https://data-apis.org/array-api), so a formula written against a namespace
+``xp`` runs on arrays with ``xp = numpy`` and writes the same formula into a graph with ``xp = symbolic``.
+
+Every node is a standard operator of the default domain; every name starts with ``onnxcam/``. Constants fold while
+writing, equal expressions are written once, and shapes are inferred node by node.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from onnxcam.model import Dim
+
+PREFIX = "onnxcam/"
+Array = npt.NDArray[Any]
+_FOLD_BELOW = 2**26  # bytes; larger constants are computed at run time rather than held twice
+
+
+class Writer:
+    """Appends nodes to one graph.
+
+    Args:
+        graph: the graph to write into; existing nodes are left as they are.
+        opset: version of the default domain, for type inference and folding.
+    """
+
+    def __init__(self, graph: ir.Graph, opset: int) -> None:
+        self.graph = graph
+        self.opset = opset
+        self._written: dict[Any, tuple[Tensor, ...]] = {}
+        self._constants: dict[Any, Tensor] = {}
+        self._count = builtins.sum(1 for node in graph if (node.name or "").startswith(PREFIX))
+
+    def tensor(self, value: ir.Value) -> Tensor:
+        """The expression that stands for ``value``."""
+        return Tensor(value, self)
+
+    def constant(self, array: npt.ArrayLike, dtype: ir.DataType | None = None) -> Tensor:
+        """A constant; it becomes an initializer when a node first reads it."""
+        data = np.asarray(array, dtype=dtype.numpy() if dtype is not None else None)
+        key = (str(data.dtype), data.shape, hashlib.sha1(data.tobytes()).digest())
+        if key not in self._constants:
+            self._constants[key] = Tensor(ir.Value(const_value=ir.tensor(data), **_type(data)), self)
+        return self._constants[key]
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> Tensor:
+        """A new graph input."""
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.graph.inputs.append(value)
+        return self.tensor(value)
+
+    def output(self, tensor: Tensor, name: str) -> None:
+        """Make ``tensor`` a graph output called ``name``."""
+        held = self._written_here(tensor)
+        value = tensor.value if held else self.op("Identity", tensor, memo=False).value
+        value.name = name
+        self.graph.outputs.append(value)
+
+    def _written_here(self, tensor: Tensor) -> bool:
+        node = tensor.value.producer()
+        mine = node is not None and (node.name or "").startswith(PREFIX)
+        return mine and not tensor.value.is_graph_output()
+
+    def op(
+        self,
+        op_type: str,
+        *inputs: Tensor | None,
+        shape: Sequence[Dim] | None = None,
+        memo: bool = True,
+        **attributes: Any,
+    ) -> Tensor:
+        """Write one node with one output. ``shape`` overrides what inference finds."""
+        return self.ops(op_type, *inputs, outputs=1, shape=shape, memo=memo, **attributes)[0]
+
+    def ops(
+        self,
+        op_type: str,
+        *inputs: Tensor | None,
+        outputs: int,
+        shape: Sequence[Dim] | None = None,
+        memo: bool = True,
+        **attributes: Any,
+    ) -> tuple[Tensor, ...]:
+        """Write one node with several outputs."""
+        attrs = {k: v for k, v in attributes.items() if v is not None}
+        key = (
+            op_type,
+            tuple(id(t.value) if t is not None else None for t in inputs),
+            outputs,
+            repr(sorted(attrs.items())),
+        )
+        if memo and key in self._written:
+            return self._written[key]
+        made = self._folded(op_type, inputs, outputs, attrs) or self._node(op_type, inputs, outputs, attrs, shape)
+        self._written[key] = made
+        return made
+
+    def _folded(
+        self, op_type: str, inputs: Sequence[Tensor | None], outputs: int, attrs: dict[str, Any]
+    ) -> tuple[Tensor, ...] | None:
+        """The constants that an operator on constants gives, by ONNX's reference evaluator."""
+        given = [t for t in inputs if t is not None]
+        if op_type == "Identity" or not given or any(t.value.const_value is None for t in given):
+            return None
+        arrays = [t.const for t in given]
+        if any(a is None for a in arrays) or builtins.sum(a.nbytes for a in arrays if a is not None) > _FOLD_BELOW:
+            return None
+        names = ["" if t is None else f"i{k}" for k, t in enumerate(inputs)]
+        node = onnx.helper.make_node(op_type, names, [f"o{k}" for k in range(outputs)], **attrs)
+        results = ReferenceEvaluator(node, opsets={"": self.opset}).run(
+            None, {n: cast("Tensor", t).const for n, t in zip(names, inputs, strict=True) if n}
+        )
+        return tuple(self.constant(np.asarray(r)) for r in cast("list[Array]", results))
+
+    def _node(
+        self,
+        op_type: str,
+        inputs: Sequence[Tensor | None],
+        outputs: int,
+        attrs: dict[str, Any],
+        shape: Sequence[Dim] | None,
+    ) -> tuple[Tensor, ...]:
+        for tensor in inputs:
+            if tensor is not None:
+                self._hold(tensor)
+        name = f"{PREFIX}{op_type}_{self._next()}"
+        types = self._infer(op_type, inputs, outputs, attrs)
+        values = [ir.Value(name=name if k == 0 else f"{name}:{k}", type=t, shape=s) for k, (t, s) in enumerate(types)]
+        if shape is not None:
+            values[0].shape = ir.Shape(shape)
+        operands = [t.value if t is not None else None for t in inputs]
+        ir_attrs = ir.convenience.convert_attributes(attrs)
+        self.graph.append(ir.Node("", op_type, operands, ir_attrs, outputs=values, name=name))
+        return tuple(self.tensor(v) for v in values)
+
+    def _hold(self, tensor: Tensor) -> None:
+        """Register a constant as an initializer of the graph."""
+        value = tensor.value
+        if value.const_value is not None and value.name is None:
+            value.name = f"{PREFIX}const_{self._next()}"
+            self.graph.register_initializer(value)
+
+    def _next(self) -> int:
+        self._count += 1
+        return self._count
+
+    def _infer(
+        self, op_type: str, inputs: Sequence[Tensor | None], outputs: int, attrs: dict[str, Any]
+    ) -> list[tuple[ir.TensorType | None, ir.Shape | None]]:
+        names = ["" if t is None else f"i{k}" for k, t in enumerate(inputs)]
+        outs = [f"o{k}" for k in range(outputs)]
+        node = onnx.helper.make_node(op_type, names, outs, **attrs)
+        known = {n: t for n, t in zip(names, inputs, strict=True) if t is not None}
+        data = {
+            n: onnx.numpy_helper.from_array(t.const, n)
+            for n, t in known.items()
+            if t.dtype == ir.DataType.INT64 and t.const is not None
+        }
+        found = onnx.shape_inference.infer_node_outputs(
+            onnx.defs.get_schema(op_type, self.opset, ""),
+            node,
+            {n: _type_proto(t) for n, t in known.items()},
+            data,
+            opset_imports=[onnx.helper.make_opsetid("", self.opset)],
+        )
+        return [_from_proto(found.get(o)) for o in outs]
+
+
+class Tensor:
+    """A value of the graph being written, usable like an array.
+
+    Attributes:
+        value: the graph value.
+        writer: who writes it.
+    """
+
+    __slots__ = ("value", "writer")
+    __array_ufunc__ = None  # numpy arrays on the left hand side give way to the reflected operators below
+
+    def __init__(self, value: ir.Value, writer: Writer) -> None:
+        self.value = value
+        self.writer = writer
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """ONNX element type."""
+        assert self.value.dtype is not None, f"type of {self.value.name} unknown"
+        return self.value.dtype
+
+    @property
+    def shape(self) -> tuple[Dim, ...] | None:
+        """Ints, names of symbolic axes and None; None as a whole where even the rank is unknown."""
+        if self.value.shape is None:
+            return None
+        return tuple(d if isinstance(d, int) else d.value for d in self.value.shape)
+
+    @property
+    def rank(self) -> int:
+        """Number of axes."""
+        assert self.shape is not None, f"rank of {self.value.name} unknown"
+        return len(self.shape)
+
+    @property
+    def const(self) -> Array | None:
+        """The array, where it is known while writing."""
+        held = self.value.const_value
+        return None if held is None or self.value.is_graph_input() else held.numpy()
+
+    def lift(self, other: Tensor | npt.ArrayLike) -> Tensor:
+        """``other`` as a tensor of this one's writer; plain numbers and arrays take its element type."""
+        return other if isinstance(other, Tensor) else self.writer.constant(other, self.dtype)
+
+    def _binary(self, op_type: str, other: Tensor | npt.ArrayLike, swap: bool = False) -> Tensor:
+        a, b = self, self.lift(other)
+        return self.writer.op(op_type, b, a) if swap else self.writer.op(op_type, a, b)
+
+    def __add__(self, other: Tensor | npt.ArrayLike) -> Tensor:
+        return self._binary("Add", other)
+
+    def __radd__(self, other: npt.ArrayLike) -> Tensor:
+        return self._binary("Add", other, swap=True)
+
+    def __sub__(self, other: Tensor | npt.ArrayLike) -> Tensor:
+        return self._binary("Sub", other)
+
+    def __rsub__(self, other: npt.ArrayLike) -> Tensor:
+        return self._binary("Sub", other, swap=True)
+
+    def __mul__(self, other: Tensor | npt.ArrayLike) -> Tensor:
+        return self._binary("Mul", other)
+
+    def __rmul__(self, other: npt.ArrayLike) -> Tensor:
+        return self._binary("Mul", other, swap=True)
+
+    def __truediv__(self, other: Tensor | npt.ArrayLike) -> Tensor:
+        return self._binary("Div", other)
+
+    def __rtruediv__(self, other: npt.ArrayLike) -> Tensor:
+        return self._binary("Div", other, swap=True)
+
+    def __pow__(self, other: Tensor | npt.ArrayLike) -> Tensor:
+        return self._binary("Pow", other)
+
+    def __matmul__(self, other: Tensor | npt.ArrayLike) -> Tensor:
+        return self._binary("MatMul", other)
+
+    def __neg__(self) -> Tensor:
+        return self.writer.op("Neg", self)
+
+    def __gt__(self, other: Tensor | npt.ArrayLike) -> Tensor:
+        return self._binary("Greater", other)
+
+    def __lt__(self, other: Tensor | npt.ArrayLike) -> Tensor:
+        return self._binary("Less", other)
+
+    def __ge__(self, other: Tensor | npt.ArrayLike) -> Tensor:
+        return self._binary("GreaterOrEqual", other)
+
+    def __le__(self, other: Tensor | npt.ArrayLike) -> Tensor:
+        return self._binary("LessOrEqual", other)
+
+    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
+        return self._binary("Equal", cast("Tensor", other))
+
+    __hash__ = object.__hash__
+
+    def __and__(self, other: Tensor) -> Tensor:
+        return self._binary("And", other)
+
+    def __or__(self, other: Tensor) -> Tensor:
+        return self._binary("Or", other)
+
+    def __invert__(self) -> Tensor:
+        return self.writer.op("Not", self)
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.value.name}, {self.value.dtype}, {self.shape})"
+
+
+# The namespace: functions of the array API, on tensors.
+
+Axis = int | Sequence[int] | None
+
+
+def _unary(op_type: str, doc: str) -> Callable[[Tensor], Tensor]:
+    def function(x: Tensor) -> Tensor:
+        return x.writer.op(op_type, x)
+
+    function.__doc__ = doc
+    return function
+
+
+abs = _unary("Abs", "Absolute value.")
+ceil = _unary("Ceil", "Round up.")
+cos = _unary("Cos", "Cosine.")
+exp = _unary("Exp", "e to the power.")
+floor = _unary("Floor", "Round down.")
+log = _unary("Log", "Natural logarithm.")
+logical_not = _unary("Not", "Logical negation.")
+sign = _unary("Sign", "-1, 0 or 1.")
+sin = _unary("Sin", "Sine.")
+sqrt = _unary("Sqrt", "Square root.")
+tanh = _unary("Tanh", "Hyperbolic tangent.")
+
+
+def maximum(x: Tensor, y: Tensor | npt.ArrayLike) -> Tensor:
+    """Elementwise maximum; against 0 it is a Relu."""
+    zero = not isinstance(y, Tensor) and np.ndim(y) == 0 and y == 0
+    return x.writer.op("Relu", x) if zero else x.writer.op("Max", x, x.lift(y))
+
+
+def minimum(x: Tensor, y: Tensor | npt.ArrayLike) -> Tensor:
+    """Elementwise minimum."""
+    return x.writer.op("Min", x, x.lift(y))
+
+
+def where(condition: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
+    """``x`` where the condition holds, else ``y``; one of them is a tensor."""
+    like = x if isinstance(x, Tensor) else y
+    assert isinstance(like, Tensor)
+    return like.writer.op("Where", condition, like.lift(x), like.lift(y))
+
+
+def matmul(x: Tensor | Array, y: Tensor | Array) -> Tensor:
+    """Matrix product; a NumPy array on either side is a constant."""
+    like = x if isinstance(x, Tensor) else y
+    assert isinstance(like, Tensor)
+    return like.writer.op("MatMul", like.lift(x), like.lift(y))
+
+
+def astype(x: Tensor, dtype: ir.DataType) -> Tensor:
+    """Cast; nothing is written where the type is right already."""
+    return x if x.dtype == dtype else x.writer.op("Cast", x, to=int(dtype))
+
+
+def _axes(x: Tensor, axis: Axis) -> Tensor | None:
+    if axis is None:
+        return None
+    return x.writer.constant(np.atleast_1d(np.asarray(axis, dtype=np.int64)))
+
+
+def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Sum over axes."""
+    return x.writer.op("ReduceSum", x, _axes(x, axis), keepdims=int(keepdims))
+
+
+def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Mean over axes."""
+    return x.writer.op("ReduceMean", x, _axes(x, axis), keepdims=int(keepdims))
+
+
+def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Maximum over axes."""
+    return x.writer.op("ReduceMax", x, _axes(x, axis), keepdims=int(keepdims))
+
+
+def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Minimum over axes."""
+    return x.writer.op("ReduceMin", x, _axes(x, axis), keepdims=int(keepdims))
+
+
+def argmax(x: Tensor, axis: int, keepdims: bool = False) -> Tensor:
+    """Index of the first maximum along one axis, int64."""
+    return x.writer.op("ArgMax", x, axis=axis, keepdims=int(keepdims))
+
+
+def shape_of(x: Tensor) -> Tensor:
+    """The shape as an int64 vector: a constant where it is known, else a Shape node."""
+    dims = x.shape
+    if dims is not None and all(isinstance(d, int) for d in dims):
+        return x.writer.constant(np.asarray(dims, dtype=np.int64))
+    return x.writer.op("Shape", x)
+
+
+def dim(x: Tensor, axis: int) -> Tensor:
+    """Length of one axis as an int64 vector of one element."""
+    known = x.shape[axis] if x.shape is not None else None
+    axis = axis % x.rank
+    if isinstance(known, int):
+        return x.writer.constant(np.asarray([known], dtype=np.int64))
+    return x.writer.op("Shape", x, start=axis, end=axis + 1)
+
+
+def reshape(x: Tensor, shape: Sequence[int] | Tensor, dims: Sequence[Dim] | None = None) -> Tensor:
+    """Reshape (0 copies an axis, -1 infers one); ``dims`` tells the result's shape where ``shape`` is a tensor."""
+    target = shape if isinstance(shape, Tensor) else x.writer.constant(np.asarray(shape, dtype=np.int64))
+    return x.writer.op("Reshape", x, target, shape=dims)
+
+
+def reshape_like(x: Tensor, like: Tensor) -> Tensor:
+    """Reshape to the shape of ``like``."""
+    return x if _same(x, like) else reshape(x, shape_of(like), like.shape)
+
+
+def broadcast_to(x: Tensor, shape: Sequence[int] | Tensor, dims: Sequence[Dim] | None = None) -> Tensor:
+    """Expand to ``shape``."""
+    target = shape if isinstance(shape, Tensor) else x.writer.constant(np.asarray(shape, dtype=np.int64))
+    return x.writer.op("Expand", x, target, shape=dims)
+
+
+def expand_like(x: Tensor, like: Tensor) -> Tensor:
+    """Expand to the shape of ``like``."""
+    return x if _same(x, like) else broadcast_to(x, shape_of(like), like.shape)
+
+
+def _same(x: Tensor, like: Tensor) -> bool:
+    return x.shape is not None and None not in x.shape and x.shape == like.shape
+
+
+def permute_dims(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """Transpose by a permutation."""
+    return x.writer.op("Transpose", x, perm=list(axes))
+
+
+def expand_dims(x: Tensor, axis: int | Sequence[int]) -> Tensor:
+    """Insert axes of length 1."""
+    return x.writer.op("Unsqueeze", x, _axes(x, axis))
+
+
+def squeeze(x: Tensor, axis: int | Sequence[int]) -> Tensor:
+    """Remove axes of length 1."""
+    return x.writer.op("Squeeze", x, _axes(x, axis))
+
+
+def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Concatenate."""
+    return tensors[0] if len(tensors) == 1 else tensors[0].writer.op("Concat", *tensors, axis=axis)
+
+
+def zeros_like(x: Tensor) -> Tensor:
+    """Zeros of the shape and type of ``x``."""
+    return expand_like(x.writer.constant(0, x.dtype), x)
+
+
+def ones_like(x: Tensor) -> Tensor:
+    """Ones of the shape and type of ``x``."""
+    return expand_like(x.writer.constant(1, x.dtype), x)
+
+
+def slice_axis(x: Tensor, axis: int, start: int, stop: int, step: int = 1) -> Tensor:
+    """``x[start:stop:step]`` along one axis."""
+    bounds = [x.writer.constant(np.asarray([v], dtype=np.int64)) for v in (start, stop, axis, step)]
+    return x.writer.op("Slice", x, *bounds)
+
+
+def flip(x: Tensor, axis: int | Sequence[int]) -> Tensor:
+    """Reverse along axes."""
+    for a in np.atleast_1d(axis):
+        x = slice_axis(x, int(a), -1, -(2**31), -1)
+    return x
+
+
+def pad(x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """Zeros before and after; negative amounts crop (ONNX Pad)."""
+    if not any([*before, *after]):
+        return x
+    return x.writer.op("Pad", x, x.writer.constant(np.asarray([*before, *after], dtype=np.int64)))
+
+
+def _type(data: Array) -> dict[str, Any]:
+    return {"type": ir.TensorType(ir.DataType.from_numpy(data.dtype)), "shape": ir.Shape(data.shape)}
+
+
+def _type_proto(tensor: Tensor) -> onnx.TypeProto:
+    return onnx.helper.make_tensor_type_proto(int(tensor.dtype), tensor.shape)
+
+
+def _from_proto(proto: onnx.TypeProto | None) -> tuple[ir.TensorType | None, ir.Shape | None]:
+    if proto is None:
+        return None, None
+    tensor = proto.tensor_type
+    if not tensor.HasField("shape"):
+        return ir.TensorType(ir.DataType(tensor.elem_type)), None
+    dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim]
+    return ir.TensorType(ir.DataType(tensor.elem_type)), ir.Shape(dims)

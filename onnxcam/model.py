@@ -1,0 +1,481 @@
+"""An ``.onnx`` file, opened: checked, brought to a known opset, its image input understood.
+
+The order of the steps in :func:`load_model` matters: outputs that are no tensors go first (the IR does not hold
+them), functions are inlined before conversion, and shapes are inferred last, on the opset that the rules know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+
+from onnxcam.errors import ModelError, OutputError
+
+OPSET = 18  # the oldest opset that the gradient rules are written for
+_LIFT_ABOVE = 1024  # bytes; the C++ converter copies every weight several times, so larger ones are taken out
+_PROTO_LIMIT = 2**31 - 1
+Dim = int | str | None
+Layout = Literal["NCHW", "NHWC"]
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """The graph input that takes the picture.
+
+    Attributes:
+        name: the input's name.
+        layout: ``"NCHW"`` or ``"NHWC"``.
+        batch, channels, height, width: an int, or None where the axis is free.
+        dtype: ONNX element type, such as ``FLOAT``, ``FLOAT16`` or ``UINT8``.
+        reason: how this is known.
+    """
+
+    name: str
+    layout: Layout
+    batch: int | None
+    channels: int
+    height: int | None
+    width: int | None
+    dtype: ir.DataType
+    reason: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that onnxcam can read and edit. Treat it as immutable: every edit returns a new one.
+
+    Attributes:
+        ir_model: the graph, at opset 18 or later, with shapes inferred.
+        path: where it came from; None when it was made in memory.
+        sha256: digest of the file's bytes (external data not included), or "".
+        source_opset: the opset of the file.
+        notes: what bringing it in changed, in words.
+    """
+
+    ir_model: ir.Model
+    path: Path | None = None
+    sha256: str = ""
+    source_opset: int = OPSET
+    notes: tuple[str, ...] = ()
+    meta: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> ir.Graph:
+        """The main graph."""
+        return self.ir_model.graph
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator domain."""
+        return self.ir_model.opset_imports[""]
+
+    @property
+    def inputs(self) -> tuple[ir.Value, ...]:
+        """Graph inputs that are no weights."""
+        return tuple(v for v in self.graph.inputs if v.name not in self.graph.initializers)
+
+    @property
+    def outputs(self) -> tuple[ir.Value, ...]:
+        """Graph outputs, in file order."""
+        return tuple(self.graph.outputs)
+
+    @cached_property
+    def values(self) -> dict[str, ir.Value]:
+        """Every named value of the main graph."""
+        return ir.convenience.create_value_mapping(self.graph, include_subgraphs=False)
+
+    @cached_property
+    def image_input(self) -> ImageInput:
+        """The image input.
+
+        Raises:
+            ModelError: no input looks like an image; the message lists what there is.
+        """
+        found = [image for v in self.inputs if (image := _as_image(v))]
+        if found:
+            return found[0]
+        seen = ", ".join(f"{v.name} {_type_text(v)}" for v in self.inputs) or "none"
+        raise ModelError(
+            f"{self.label}: no image input. Its inputs: {seen}. An image is a rank-4 tensor, NCHW or NHWC, with 1 or "
+            "3 channels; give a model that takes one."
+        )
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return str(self.path) if self.path else "the model"
+
+    def clone(self) -> Model:
+        """A copy whose graph can be edited; weights are shared, not copied."""
+        return replace(self, ir_model=self.ir_model.clone())
+
+    def nbytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(v.const_value.nbytes for v in self.graph.initializers.values() if v.const_value is not None)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model; above 2 GB the weights go to ``NAME.data`` beside it.
+
+        Raises:
+            OutputError: the file cannot be written there.
+        """
+        target = Path(path)
+        if self.path and target.exists() and target.samefile(self.path):
+            raise OutputError(f"{target} is the model's own file, which is never written to; choose another name")
+        external = f"{target.name}.data" if self.nbytes() > _PROTO_LIMIT - 2**26 else None
+        try:
+            ir.save(self.ir_model, target, external_data=external)
+        except OSError as error:
+            raise OutputError(f"cannot write {target}: {error.strerror or error}; choose another folder") from error
+        return target
+
+
+def load_model(path: str | Path) -> Model:
+    """Open an ONNX image model; the file itself is only ever read.
+
+    Args:
+        path: the ``.onnx`` file. External data must lie in its folder (a hub cache's symbolic links are followed).
+
+    Raises:
+        ModelError: missing, damaged, no opset, unknown operators, or conversion to opset 18 failed.
+    """
+    file = Path(path)
+    data = _read(file)
+    proto = _parse(file, data)
+    notes: list[str] = []
+    source_opset = _check(file, proto)
+    _locate_external_data(file, proto)
+    notes += _keep_tensor_outputs(file, proto)
+    model = _to_ir(file, proto, source_opset, notes)
+    meta = {p.key: p.value for p in proto.metadata_props}
+    digest = hashlib.sha256(data).hexdigest()
+    return Model(model, file, digest, source_opset, tuple(notes), meta)
+
+
+def _read(file: Path) -> bytes:
+    if file.is_dir():
+        raise ModelError(f"{file} is a folder; give the path of an .onnx file")
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{file}: no such file; check the path, or use zoo:NAME for a bundled model") from None
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror or error}; check its permissions") from error
+    if not data:
+        raise ModelError(f"{file} is empty; export or download the model again")
+    return data
+
+
+def _parse(file: Path, data: bytes) -> onnx.ModelProto:
+    if data.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{file} is a Git LFS pointer, not the model; fetch the real file with `git lfs pull`")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except (DecodeError, ValueError):
+        raise ModelError(
+            f"{file} is not an ONNX model, or is cut off ({len(data)} bytes); export or download it again"
+        ) from None
+    if not proto.graph.node:
+        raise ModelError(f"{file} holds no graph; it is not an ONNX model, or it is cut off. Export it again")
+    return proto
+
+
+def _check(file: Path, proto: onnx.ModelProto) -> int:
+    imports = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
+    opset: int | None = imports.get("")
+    if opset is None:
+        raise ModelError(
+            f"{file} names no opset of the default domain (opset_import), so its operators have no defined meaning; "
+            "export it again with a current exporter"
+        )
+    if opset > onnx.defs.onnx_opset_version():
+        raise ModelError(
+            f"{file} needs opset {opset}; the installed onnx {onnx.__version__} knows up to "
+            f"{onnx.defs.onnx_opset_version()}. Upgrade onnx, or export with a lower opset"
+        )
+    if unknown := sorted(_unknown_operators(proto, imports)):
+        raise ModelError(
+            f"{file} uses operators that onnxcam does not know: {', '.join(unknown)}. Export it without custom "
+            "operators, or remove debugging nodes"
+        )
+    return opset
+
+
+def _unknown_operators(proto: onnx.ModelProto, imports: dict[str, int]) -> set[str]:
+    functions = {(f.domain, f.name) for f in proto.functions}
+    unknown = set()
+    for node in _all_nodes(proto.graph.node):
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if (node.domain, node.op_type) in functions or domain.startswith("com.microsoft"):
+            continue
+        if not onnx.defs.has(node.op_type, imports.get(domain, 1), domain):
+            unknown.add(f"{domain + '::' if domain else ''}{node.op_type} (opset {imports.get(domain, '?')})")
+    return unknown
+
+
+def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from _all_nodes(attribute.g.node)
+            for graph in attribute.graphs:
+                yield from _all_nodes(graph.node)
+
+
+def _locate_external_data(file: Path, proto: onnx.ModelProto) -> None:
+    """Point every external tensor at its real file, relative to the folder of the real model file."""
+    home = file.resolve().parent
+    checked: dict[str, str] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                if entry.value not in checked:
+                    checked[entry.value] = _external_location(file, home, entry.value)
+                entry.value = checked[entry.value]
+
+
+def _external_location(file: Path, home: Path, location: str) -> str:
+    named = file.parent / location
+    real = named.resolve()
+    inside = not Path(location).is_absolute() and ".." not in Path(location).parts
+    # A hub cache links both files into one folder of blobs: the link's target lies beside the resolved model.
+    if not inside or not (real.is_relative_to(home) or real.is_relative_to(file.parent.resolve())):
+        raise ModelError(
+            f"{file} keeps weights in {location!r}, outside its own folder; that is refused for safety. Move the "
+            "weights beside the model and save it again"
+        )
+    if not real.is_file():
+        raise ModelError(f"{file} keeps its weights in {location!r}, which is missing; put that file beside it")
+    if not real.is_relative_to(home):
+        raise ModelError(f"{file} is a link whose weights {location!r} are not beside its target; copy both files")
+    return str(real.relative_to(home))
+
+
+def _keep_tensor_outputs(file: Path, proto: onnx.ModelProto) -> list[str]:
+    """Replace map and sequence outputs by the tensor before them (ONNX-ML ZipMap), or drop them."""
+    graph = proto.graph
+    producers = {out: node for node in graph.node for out in node.output}
+    notes = []
+    kept: list[onnx.ValueInfoProto] = []
+    for output in graph.output:
+        if output.type.WhichOneof("value") in ("tensor_type", None):
+            kept.append(output)
+            continue
+        node = producers.get(output.name)
+        source = node.input[0] if node is not None and node.op_type == "ZipMap" else None
+        notes.append(f"output {output.name} is no tensor; {f'read {source} before it' if source else 'left out'}")
+        if source:
+            kept.append(onnx.helper.make_empty_tensor_value_info(source))
+    if not kept:
+        raise ModelError(f"{file} has no tensor output; give a model whose scores come out as a tensor")
+    if notes:
+        del graph.output[:]
+        graph.output.extend(kept)
+        _drop_unused_nodes(graph)
+    return notes
+
+
+def _drop_unused_nodes(graph: onnx.GraphProto) -> None:
+    needed = {o.name for o in graph.output}
+    keep = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            keep.append(node)
+            needed.update(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(keep))
+
+
+def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> ir.Model:
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+    try:
+        if proto.functions:
+            proto = ir.to_proto(passes.InlinePass()(ir.from_proto(proto)).model)
+        if opset < OPSET:
+            proto = _convert(file, proto, opset)
+            notes.append(f"converted from opset {opset} to {OPSET}")
+        model = ir.from_proto(proto)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{file} is not a valid ONNX graph: {_first_line(error)}. Export it again") from error
+    ir.external_data.set_base_dir(model.graph, file.resolve().parent)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.RemoveInitializersFromInputsPass()(model)
+    passes.TopologicalSortPass()(model)
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    _name_nodes(model)
+    return model
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Give every node a name that stays the same through edits: its first output's."""
+    for node in model.graph:
+        if not node.name:
+            node.name = node.outputs[0].name
+
+
+def _convert(file: Path, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    resized = _resized_by_floor(proto)
+    try:
+        with _weights_lifted(proto):
+            converted = onnx.version_converter.convert_version(proto, OPSET)
+    except Exception as error:
+        raise ModelError(
+            f"{file} (opset {opset}) cannot be converted to opset {OPSET}: {_first_line(error)}. Export it with "
+            f"opset {OPSET} or later"
+        ) from error
+    _restore_weights(proto, converted)
+    _mend_resize(converted, resized)
+    return converted
+
+
+@contextmanager
+def _weights_lifted(proto: onnx.ModelProto) -> Iterator[None]:
+    graph = proto.graph
+    everything = list(graph.initializer)
+    inputs = list(graph.input)
+    named = {i.name for i in inputs}
+    small = [t for t in everything if t.ByteSize() <= _LIFT_ABOVE]
+    added = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in everything if t.name not in named]
+    large = {t.name for t in everything} - {t.name for t in small}
+    proto.ir_version = max(proto.ir_version, 4)
+    del graph.initializer[:]
+    graph.initializer.extend(small)
+    graph.input.extend(v for v in added if v.name in large)
+    try:
+        yield
+    finally:
+        del graph.initializer[:], graph.input[:]
+        graph.initializer.extend(everything)
+        graph.input.extend(inputs)
+
+
+def _restore_weights(source: onnx.ModelProto, converted: onnx.ModelProto) -> None:
+    weights = {t.name: t for t in source.graph.initializer}
+    made = [t for t in converted.graph.initializer if t.name not in weights]
+    inputs = [v for v in converted.graph.input if v.name not in weights]
+    del converted.graph.initializer[:], converted.graph.input[:]
+    converted.graph.initializer.extend([*weights.values(), *made])
+    converted.graph.input.extend(inputs)
+
+
+def _resized_by_floor(proto: onnx.ModelProto) -> set[str]:
+    """Outputs of Upsample-9 and Resize-10, which both sample at floor(x / scale)."""
+    return {n.output[0] for n in proto.graph.node if n.op_type == "Upsample" or n.op_type == "Resize"}
+
+
+def _mend_resize(converted: onnx.ModelProto, outputs: set[str]) -> None:
+    """Put back the sampling rule that the converter forgets between Upsample-9 or Resize-10 and Resize-11."""
+    for node in converted.graph.node:
+        if node.op_type != "Resize" or node.output[0] not in outputs:
+            continue
+        if any(a.name == "coordinate_transformation_mode" for a in node.attribute):
+            continue
+        node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+        node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _type_text(value: ir.Value) -> str:
+    dims = "?" if value.shape is None else "(" + ", ".join("?" if d is None else str(d) for d in dims_of(value)) + ")"
+    return f"{value.dtype.name if value.dtype is not None else '?'} {dims}"
+
+
+def dims_of(value: ir.Value) -> tuple[Dim, ...]:
+    """The shape of ``value``: ints, names of symbolic axes, None; () for a scalar.
+
+    Raises:
+        ModelError: the rank is unknown.
+    """
+    if value.shape is None:
+        raise ModelError(f"the rank of {value.name} is unknown; export the model with shape information")
+    return tuple(d if isinstance(d, int) else d.value for d in value.shape)
+
+
+_IMAGE_TYPES = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+_IMAGE_TYPES |= {ir.DataType.UINT8, ir.DataType.INT8}
+# Operators between the input and the first convolution that leave the axes in place.
+_PREPARATION = {
+    "Cast",
+    "DequantizeLinear",
+    "QuantizeLinear",
+    "Identity",
+    "Sub",
+    "Mul",
+    "Add",
+    "Div",
+    "Pad",
+    "Clip",
+}
+_PREPARATION |= {"BatchNormalization", "Relu", "Dropout"}
+
+
+def _as_image(value: ir.Value) -> ImageInput | None:
+    if value.dtype not in _IMAGE_TYPES or value.shape is None or len(value.shape) != 4:
+        return None
+    dims = [d if isinstance(d, int) and d > 0 else None for d in dims_of(value)]
+    found = _layout_by_conv(value) or _layout_by_shape(dims)
+    if found is None:
+        return None
+    layout, channels, reason = found
+    n, c, h, w = dims if layout == "NCHW" else (dims[0], dims[3], dims[1], dims[2])
+    assert value.name is not None
+    assert value.dtype is not None
+    return ImageInput(value.name, layout, n, c or channels, h, w, value.dtype, reason)
+
+
+def _layout_by_conv(value: ir.Value) -> tuple[Layout, int, str] | None:
+    """Follow the input to its first convolution, whose weight tells the channels."""
+    queue: list[tuple[ir.Value, Layout]] = [(value, "NCHW")]
+    seen: set[int] = set()
+    while queue:
+        current, layout = queue.pop(0)
+        for node in dict.fromkeys(current.consumers()):
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            if node.op_type == "Conv" and node.inputs[0] is current and (weight := node.inputs[1]) is not None:
+                group = node.attributes.get_int("group", 1)
+                if weight.shape is None or not isinstance(weight.shape[1], int):
+                    continue
+                channels = weight.shape[1] * group
+                return (
+                    layout,
+                    channels,
+                    f"feeds {node.op_type} {node.name}, whose weight takes {channels} channels",
+                )
+            perm = list(node.attributes.get_ints("perm", [])) if node.op_type == "Transpose" else []
+            if perm == [0, 3, 1, 2]:
+                queue.append((node.outputs[0], "NHWC"))
+            elif node.op_type in _PREPARATION:
+                queue.append((node.outputs[0], layout))
+    return None
+
+
+def _layout_by_shape(dims: list[int | None]) -> tuple[Layout, int, str] | None:
+    options: list[tuple[Layout, int]] = [("NCHW", 1), ("NHWC", 3)]
+    for layout, axis in options:
+        channels = dims[axis]
+        if channels in (1, 3):
+            return layout, channels, f"rank 4 with {channels} channels on axis {axis}"
+    return None
