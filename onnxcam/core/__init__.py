@@ -1,0 +1,1 @@
+"""Array maths: imports NumPy (and cv2 for colour and drawing), never onnx."""

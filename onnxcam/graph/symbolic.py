@@ -25,6 +25,7 @@ from onnxcam.model import Dim
 
 PREFIX = "onnxcam/"
 Array = npt.NDArray[Any]
+_MAY_GROW = 4096  # bytes; an Expand is a node rather than a large constant
 _FOLD_BELOW = 2**26  # bytes; larger constants are computed at run time rather than held twice
 
 
@@ -122,6 +123,9 @@ class Writer:
         results = ReferenceEvaluator(node, opsets={"": self.opset}).run(
             None, {n: cast("Tensor", t).const for n, t in zip(names, inputs, strict=True) if n}
         )
+        given_bytes = builtins.sum(a.nbytes for a in arrays if a is not None)
+        if builtins.sum(r.nbytes for r in cast("list[Array]", results)) > given_bytes + _MAY_GROW:
+            return None
         return tuple(self.constant(np.asarray(r)) for r in cast("list[Array]", results))
 
     def _node(
