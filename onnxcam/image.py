@@ -226,7 +226,8 @@ def as_image(source: PathLike | NDArray[Any]) -> Pixels:
 _ENCODERS = {".png": (), ".jpg": (1, 95), ".jpeg": (1, 95), ".webp": (64, 95)}  # (IMWRITE_..._QUALITY, percent)
 
 
-def _encode(suffix: str, rgb: Pixels) -> bytes:
+def encode_image(rgb: Pixels, suffix: str = ".png") -> bytes:
+    """The bytes of a picture file: uint8 (H, W, 3) RGB as PNG, JPEG or WebP, by suffix."""
     import cv2
 
     ok, data = cv2.imencode(suffix, np.ascontiguousarray(rgb[..., ::-1]), _ENCODERS[suffix])
@@ -253,7 +254,7 @@ def save_image(path: PathLike, rgb: NDArray[Any]) -> None:
     picture = as_image(rgb)
     partial = where.with_name(f".{secrets.token_hex(6)}.part")
     try:
-        partial.write_bytes(_encode(where.suffix.lower(), picture))
+        partial.write_bytes(encode_image(picture, where.suffix.lower()))
         os.replace(partial, where)
     except Exception as error:
         raise OutputError(f"cannot write {str(where)!r}: {error}. Give another folder or name") from error

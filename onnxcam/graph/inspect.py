@@ -1,34 +1,32 @@
-"""What a graph tells about itself: logits, target layers, activation sites. Facts, each with its reason."""
+"""What a graph tells about itself: logits, target layers, how it wants its image. Facts, each with its reason."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxcam.errors import ModelError, UnknownNameError
+from onnxcam.graph.activations import Site, activation_sites, is_rectifier
+from onnxcam.graph.paths import FLOATS, TO_NCHW, cuts, first_float, float_path, map_layouts, reads
 from onnxcam.model import Dim, Layout, Model, dims_of
 
-FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
-_LEVELS = {ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16}
+__all__ = ["FLOATS", "Site", "activation_sites", "first_float", "float_path", "is_rectifier", "map_layouts", "reads"]
+
 Kind = Literal["classes", "dense", "boxes"]
 
 _PROBABILITY = {"Softmax", "LogSoftmax", "Sigmoid"}
 _QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
+_NORMALISING = {"Sub", "Add", "Mul", "Div", "BatchNormalization"}
 _TRAILING = {"Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"} | _QUANTISERS
-_CONVOLUTIONS = {"Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger"}
-_WEIGHTED = _CONVOLUTIONS | {"MatMul", "Gemm"}
-_TO_NHWC, _TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 _POOLS = {"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"}
 # What lies between the last map and the head without computing anything of its own.
 _PASSING = _POOLS | {"Identity", "Cast", "Dropout", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Pad", "Flatten"}
 _DECODING = (
     _TRAILING | _PROBABILITY | {"Concat", "Slice", "Split", "Mul", "Add", "Sub", "Div", "Exp", "Gather", "Resize"}
 )
-_SMOOTH = {"Gelu", "HardSwish", "Elu", "Celu", "Selu", "Softplus", "Softsign", "Mish", "Tanh", "Swish"}
 
 
 @dataclass(frozen=True)
@@ -74,60 +72,29 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Site:
-    """An activation: a rectifier, which ReLU policies change, or a smooth one, which they do not."""
+class Convention:
+    """What the graph says of the pixels it wants: a preprocessing preset, and why."""
 
-    node: str
-    op_type: str
-    rectifier: bool
-
-
-def float_path(of: ir.Value, wrt: Sequence[ir.Value], stops: Collection[str] = ()) -> list[ir.Node]:
-    """The nodes between ``wrt`` and ``of`` along values that carry a gradient, in graph order.
-
-    Paths through shapes and indices (integers) do not count; quantised values between their quantisers do.
-    """
-    graph = of.graph
-    assert graph is not None
-    ahead = {id(v) for v in wrt}
-    reached = []
-    for node in graph:
-        if node.op_type in stops or not any(id(v) in ahead for v in reads(node)):
-            continue
-        ahead.update(id(v) for v in node.outputs if _carries(node, v))
-        reached.append(node)
-    behind, path = {id(of)}, []
-    for node in reversed(reached):
-        if any(id(v) in behind and id(v) in ahead for v in node.outputs):
-            behind.update(id(v) for v in reads(node))
-            path.append(node)
-    return path[::-1]
+    preset: str
+    reason: str
 
 
-def _carries(node: ir.Node, output: ir.Value) -> bool:
-    """Floats carry a gradient, and so do a quantiser's levels, which other nodes may move about; a Cast's do not."""
-    return output.dtype in FLOATS or (output.dtype in _LEVELS and node.op_type != "Cast")
-
-
-def first_float(value: ir.Value) -> ir.Value:
-    """Where an integer image becomes float: the value that pixel methods differentiate at.
-
-    Raises:
-        ModelError: the image takes several ways before it is float.
-    """
-    while value.dtype not in FLOATS:
-        ahead = {id(n): n for n in value.consumers()}
-        if len(ahead) != 1:
-            raise ModelError(f"{value.name} ({value.dtype}) is read by {len(ahead)} nodes before it becomes float")
-        value = next(iter(ahead.values())).outputs[0]
-    return value
-
-
-def reads(node: ir.Node) -> list[ir.Value]:
-    """A node's inputs, and what its subgraphs capture."""
-    graphs = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
-    inner = [v for g in graphs for n in g for v in reads(n)]
-    return [v for v in (*node.inputs, *inner) if v is not None]
+def input_convention(model: Model) -> Convention | None:
+    """The preset that the graph decides by itself: an integer input, or normalisation nodes in front; else None."""
+    value = model.values[model.image_input.name]
+    if value.dtype not in FLOATS:
+        return Convention("raw", f"the input takes {value.dtype} pixels, so the model normalises itself")
+    while len(ahead := {id(n): n for n in value.consumers()}) == 1:
+        node = next(iter(ahead.values()))
+        constants = [v.const_value.numpy() for v in node.inputs if v is not None and v.const_value is not None]
+        if node.op_type in _NORMALISING and constants:
+            grey = any(abs(c).max() > 1.5 or (node.op_type == "Mul" and abs(c).max() < 0.1) for c in constants)
+            scale = "0 to 255" if grey else "0 to 1"
+            return Convention("raw" if grey else "unit", f"{node.op_type} {node.name} in front normalises {scale}")
+        if node.op_type not in ("Transpose", "Cast", "Identity"):
+            break
+        value = node.outputs[0]
+    return None
 
 
 # Logits
@@ -237,25 +204,6 @@ def target_layers(model: Model, logits: Logits) -> list[Layer]:
     return list(found.values())
 
 
-def cuts(path: Sequence[ir.Node], source: ir.Value) -> list[ir.Value]:
-    """The values that every path from ``source`` to the end passes, in order, without ``source``."""
-    members = set(map(id, path))
-    left = {id(v): sum(id(c) in members for c in v.consumers()) for n in path for v in n.outputs}
-    live: dict[int, ir.Value] = {id(source): source}
-    left[id(source)] = sum(id(c) in members for c in source.consumers())
-    found: list[ir.Value] = []
-    for node in path:
-        for value in {id(v): v for v in reads(node)}.values():
-            if id(value) in live:
-                left[id(value)] -= 1
-                if left[id(value)] <= 0:
-                    del live[id(value)]
-        live.update({id(v): v for v in node.outputs if left[id(v)] > 0 or node is path[-1]})
-        if len(live) == 1:
-            found.extend(v for v in live.values() if v is not source and v not in found[-1:])
-    return found
-
-
 def is_map(value: ir.Value, layouts: Mapping[int, Layout]) -> bool:
     """A float tensor with channels and more than one pixel, computed by a convolution or matrix product."""
     layout = layouts.get(id(value))
@@ -265,36 +213,10 @@ def is_map(value: ir.Value, layouts: Mapping[int, Layout]) -> bool:
     return any(d != 1 for d in height_width)
 
 
-def map_layouts(path: Sequence[ir.Node]) -> dict[int, Layout]:
-    """The layout of every rank-4 value behind the first convolution or matrix product, by ``id``.
-
-    Convolutions and pools give NCHW; a transposition changes it; everything else hands it on.
-    """
-    layouts: dict[int, Layout] = {}
-    weighted = False
-    for node in path:
-        output = node.outputs[0]
-        weighted = weighted or node.op_type in _WEIGHTED
-        if not weighted or output.shape is None or len(output.shape) != 4:
-            continue
-        if node.op_type in _CONVOLUTIONS:
-            layouts[id(output)] = "NCHW"
-        elif layout := _handed_on(node, layouts):
-            layouts.update({id(v): layout for v in node.outputs})
-    return layouts
-
-
-def _handed_on(node: ir.Node, layouts: Mapping[int, Layout]) -> Layout | None:
-    perm = list(node.attributes.get_ints("perm", [])) if node.op_type == "Transpose" else []
-    if perm in (_TO_NHWC, _TO_NCHW):
-        return "NHWC" if perm == _TO_NHWC else "NCHW"
-    return next((layouts[id(v)] for v in node.inputs if id(v) in layouts), None)
-
-
 def _before_pooling(value: ir.Value) -> ir.Value:
     """Back over pooling and what computes nothing, but not out of NCHW."""
     while (node := value.producer()) is not None and node.op_type in _PASSING and node.inputs[0] is not None:
-        if list(node.attributes.get_ints("perm", [])) == _TO_NCHW:
+        if list(node.attributes.get_ints("perm", [])) == TO_NCHW:
             break
         value = node.inputs[0]
     return value
@@ -350,55 +272,3 @@ def _levels(of: ir.Value, path: Sequence[ir.Node], layouts: Mapping[int, Layout]
 def _channels(node: ir.Node) -> int:
     channels = dims_of(node.outputs[0])[1]
     return channels if isinstance(channels, int) else 0
-
-
-# Activations
-
-
-def activation_sites(nodes: Sequence[ir.Node]) -> list[Site]:
-    """Every activation among ``nodes``: functional, in-place and reused ones alike, each where it is applied."""
-    return [Site(str(n.name), n.op_type, rectifier=is_rectifier(n)) for n in nodes if is_rectifier(n) or _is_smooth(n)]
-
-
-def is_rectifier(node: ir.Node) -> bool:
-    """Relu, LeakyRelu, PRelu, ThresholdedRelu, Max(x, 0), or Clip from 0 that is not the gate of a hard-swish."""
-    if node.op_type in ("Relu", "LeakyRelu", "PRelu", "ThresholdedRelu"):
-        return True
-    if node.op_type == "Max":
-        return len(node.inputs) == 2 and any(_is_zero(v) for v in node.inputs)
-    return node.op_type == "Clip" and len(node.inputs) > 1 and _is_zero(node.inputs[1]) and not _gates_its_input(node)
-
-
-def _is_smooth(node: ir.Node) -> bool:
-    gates = node.op_type in ("Sigmoid", "HardSigmoid", "Clip", "Erf") and _gates_its_input(node)
-    return node.op_type in _SMOOTH or gates
-
-
-def _is_zero(value: ir.Value | None) -> bool:
-    return value is not None and value.const_value is not None and bool(np.all(value.const_value.numpy() == 0))
-
-
-def _gates_its_input(node: ir.Node) -> bool:
-    """SiLU, GELU and hard-swish in parts: ``f(a x + b) * x``."""
-    source = _unscaled(node.inputs[0])
-    ahead = list(node.outputs[0].consumers())
-    for consumer in ahead:
-        if consumer.op_type in ("Div", "Add") or (consumer.op_type == "Mul" and _has_constant(consumer)):
-            ahead.extend(consumer.outputs[0].consumers())
-    return any(c.op_type == "Mul" and any(_unscaled(v) is source for v in c.inputs) for c in ahead[:8])
-
-
-def _has_constant(node: ir.Node) -> bool:
-    return any(v is not None and v.const_value is not None for v in node.inputs)
-
-
-def _unscaled(value: ir.Value | None) -> ir.Value | None:
-    """``x`` from ``a x + b`` with constant a and b."""
-    while value is not None and (node := value.producer()) is not None:
-        if node.op_type not in ("Add", "Sub", "Mul", "Div") or not _has_constant(node):
-            break
-        rest = [v for v in node.inputs if v is not None and v.const_value is None]
-        if len(rest) != 1:
-            break
-        value = rest[0]
-    return value

@@ -1,0 +1,247 @@
+"""Where the evidence lies: masks, boxes and peaks of a heatmap, and the way back onto the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OptionError
+from .maps import resize_matrix, resize_pixels
+
+
+def _checked(heatmap: NDArray[Any]) -> NDArray[Any]:
+    if heatmap.ndim != 2 or not heatmap.size:
+        raise OptionError(f"a heatmap has shape (H, W), not {heatmap.shape}: give one sample at a time")
+    bad = int(heatmap.size - np.isfinite(heatmap).sum())
+    if bad:
+        raise OptionError(f"the heatmap has {bad} of {heatmap.size} values that are NaN or infinite")
+    return heatmap
+
+
+def threshold_mask(heatmap: NDArray[Any], threshold: float = 0.15) -> NDArray[np.bool_]:
+    """What is strong: ``heatmap >= threshold * max`` (15 % of the maximum: Grad-CAM, Selvaraju 2017, 4.1).
+
+    Args:
+        heatmap: float (H, W).
+        threshold: Share of the maximum, above 0, at most 1.
+
+    Returns:
+        Bool (H, W); empty where nothing is positive.
+
+    Raises:
+        OptionError: Another shape, NaN, or a threshold outside of its range.
+    """
+    if not 0 < threshold <= 1:
+        raise OptionError(f"threshold={threshold}: it must be above 0 and at most 1")
+    values = _checked(heatmap).astype(np.float64)
+    return np.asarray((values > 0) & (values >= threshold * values.max()))
+
+
+def _components(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Labels from 1, 0 outside; pixels that touch, diagonally too, are one component."""
+    import cv2
+
+    labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
+    return np.asarray(labels, np.int32)
+
+
+def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The component of ``mask`` (H, W) with the most pixels, diagonals connected; empty if ``mask`` is."""
+    labels = _components(mask)
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    return np.asarray((labels == areas.argmax()) & mask)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box around evidence, in pixels: x0 <= x < x1, y0 <= y < y1.
+
+    Attributes:
+        x0: Left.
+        y0: Top.
+        x1: Right, one past the last pixel.
+        y1: Bottom, one past the last pixel.
+        score: The heatmap's highest value inside.
+        area: Pixels of the component inside, at most the box's own.
+    """
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    score: float
+    area: int
+
+
+def _box(heatmap: NDArray[Any], component: NDArray[np.bool_]) -> Box:
+    rows, columns = np.nonzero(component)
+    x0, y0, x1, y1 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    return Box(int(x0), int(y0), int(x1), int(y1), float(heatmap[component].max()), len(rows))
+
+
+def boxes(heatmap: NDArray[Any], threshold: float = 0.15, largest_only: bool = True, min_area: int = 0) -> list[Box]:
+    """Boxes around the components of `threshold_mask`, the highest score first.
+
+    Args:
+        heatmap: float (H, W).
+        threshold: Share of the maximum.
+        largest_only: Only the largest component, as in Grad-CAM's weakly supervised localisation (4.1).
+        min_area: Leave out components of fewer pixels.
+
+    Returns:
+        None where nothing is positive; equal scores come larger first, then in reading order.
+
+    Raises:
+        OptionError: As `threshold_mask`.
+    """
+    mask = threshold_mask(heatmap, threshold)
+    labels = _components(largest_component(mask) if largest_only else mask)
+    found = [_box(heatmap, labels == label) for label in range(1, int(labels.max()) + 1)]
+    kept = [box for box in found if box.area >= min_area]
+    return sorted(kept, key=lambda box: (-box.score, -box.area, box.y0, box.x0))
+
+
+def peak(heatmap: NDArray[Any]) -> tuple[int, int]:
+    """(row, column) of the highest value of a heatmap (H, W).
+
+    On a plateau: the highest pixel closest to the centre of all highest ones, the first in reading order.
+
+    Raises:
+        OptionError: Another shape, or NaN.
+    """
+    top = np.argwhere(_checked(heatmap) == heatmap.max())
+    row, column = top[np.argmin(((top - top.mean(axis=0)) ** 2).sum(axis=1))]
+    return int(row), int(column)
+
+
+def energy_inside(heatmap: NDArray[Any], mask: NDArray[np.bool_]) -> float:
+    """Share of the positive evidence that lies inside a mask (energy-based pointing game: Wang 2020, Score-CAM).
+
+    Args:
+        heatmap: float (H, W); negative values count as 0.
+        mask: Bool (H, W).
+
+    Returns:
+        0 to 1; 0 where nothing is positive.
+
+    Raises:
+        OptionError: Shapes that differ, or NaN.
+    """
+    if heatmap.shape != mask.shape or mask.dtype != np.bool_:
+        raise OptionError(f"the mask is {mask.dtype} {mask.shape}: it must be bool {heatmap.shape}")
+    evidence = np.maximum(_checked(heatmap).astype(np.float64), 0)
+    return float(evidence[mask].sum() / (evidence.sum() or 1.0))
+
+
+# ---- the way to the model's input and back ----
+
+
+def _scaled(source: tuple[int, int], target: tuple[int, int], cover: bool) -> tuple[int, int]:
+    """Keep the aspect ratio: cover ``target`` (long side rounded down, as torchvision) or lie within it."""
+    (h, w), (height, width) = source, target
+    if (height * w >= width * h) == cover:
+        return height, w * height // h if cover else max(1, (2 * w * height + h) // (2 * h))
+    return h * width // w if cover else max(1, (2 * h * width + w) // (2 * w)), width
+
+
+def _seen(source: int, resized: int, offset: int, size: int) -> NDArray[np.bool_]:
+    centres = (np.arange(source) + 0.5) * resized / source - offset
+    return (centres >= 0) & (centres < size)
+
+
+def _back(kind: str, source: int, resized: int, offset: int, size: int) -> NDArray[np.float32]:
+    """One axis of the way back, (source, size): zero rows for what the model did not see."""
+    lo, hi = max(0, -offset), min(size, resized - offset)
+    matrix = np.zeros((source, size), np.float32)
+    span = (float(-offset - lo), float(resized - offset - lo))
+    matrix[:, lo:hi] = resize_matrix(hi - lo, source, kind, span=span)
+    matrix[~_seen(source, resized, offset, size)] = 0
+    return matrix
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a picture lies in the model's input: resized as a whole, then cut or padded.
+
+    Pixel (r, c) of the input is pixel (r, c) + ``offset`` of the resized picture; a negative offset is padding.
+    All pairs are (vertical, horizontal).
+    """
+
+    source: tuple[int, int]
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    size: tuple[int, int]
+
+    @classmethod
+    def stretch(cls, source: tuple[int, int], size: tuple[int, int]) -> Placement:
+        """The whole picture, its aspect ratio lost."""
+        return cls(source, size, (0, 0), size)
+
+    @classmethod
+    def crop(cls, source: tuple[int, int], size: tuple[int, int], ratio: float) -> Placement:
+        """The centre: resized to cover ``size / ratio``, then cut (torchvision's Resize and CenterCrop)."""
+        resized = _scaled(source, (round(size[0] / ratio), round(size[1] / ratio)), cover=True)
+        corner = round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2)
+        return cls(source, resized, corner, size)
+
+    @classmethod
+    def letterbox(cls, source: tuple[int, int], size: tuple[int, int], centred: bool = True) -> Placement:
+        """The whole picture with its aspect ratio, padded on both sides, or at the bottom and right."""
+        resized = _scaled(source, size, cover=False)
+        share = 2 if centred else max(size) + 1
+        return cls(source, resized, (-((size[0] - resized[0]) // share), -((size[1] - resized[1]) // share)), size)
+
+    def _axes(self) -> list[tuple[int, int, int, int]]:
+        return list(zip(self.source, self.resized, self.offset, self.size, strict=True))
+
+    def to_input(
+        self, picture: NDArray[np.uint8], kind: str = "bilinear", antialias: bool = True, fill: int = 114
+    ) -> NDArray[np.uint8]:
+        """Resize, cut and pad: uint8 (H0, W0, C) to (H, W, C); see `resize_pixels`."""
+        (top, bottom), (left, right) = (
+            (max(0, offset), min(resized, offset + size)) for _, resized, offset, size in self._axes()
+        )
+        y, x = self.offset
+        canvas = np.full((*self.size, picture.shape[2]), fill, np.uint8)
+        pixels = resize_pixels(picture, self.resized, kind, antialias, (top, left, bottom, right))
+        canvas[top - y : bottom - y, left - x : right - x] = pixels
+        return canvas
+
+    def to_image(self, heatmap: NDArray[Any], kind: str = "bilinear") -> NDArray[np.float32]:
+        """Bring a heatmap back onto the original picture; what the model did not see gets 0.
+
+        Args:
+            heatmap: float (H, W), the size of the model's input. Its letterbox margin is left out.
+            kind: ``"bilinear"``, ``"bicubic"`` (kept within the heatmap's own range) or ``"nearest"``.
+
+        Returns:
+            float32 (H0, W0), the size of the picture.
+
+        Raises:
+            OptionError: A heatmap of another size.
+        """
+        if heatmap.shape != self.size:
+            raise OptionError(f"the heatmap is {heatmap.shape}, the model's input {self.size}: resize it first")
+        down, across = (_back(kind, *axis) for axis in self._axes())
+        values = heatmap.astype(np.float32)
+        limits = min(0.0, float(values.min())), max(0.0, float(values.max()))
+        return np.asarray(np.clip(down @ values @ across.T, *limits), np.float32)
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Bool (H0, W0): True where the model looked; pixel centres decide."""
+        down, across = (_seen(*axis) for axis in self._axes())
+        return np.logical_and.outer(down, across)
+
+    def box_to_image(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """Bring a box (x0, y0, x1, y1) in pixels of the model's input to pixels of the picture, clipped to it."""
+
+        def back(value: float, source: int, resized: int, offset: int, size: int) -> float:
+            return min(max((value + offset) * source / resized, 0.0), float(source))
+
+        vertical, horizontal = self._axes()
+        x0, y0, x1, y1 = box
+        return back(x0, *horizontal), back(y0, *vertical), back(x1, *horizontal), back(y1, *vertical)

@@ -1,0 +1,287 @@
+"""Maps: weighted sum, ReLU, normalise, resize, fuse.
+
+The functions that take ``xp`` run in two worlds: with NumPy they compute, with the symbolic namespace they
+write the same formula into a graph. They use nothing of ``xp`` but array-API names and operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OptionError, UnknownNameError
+
+Array = Any
+"""An array of the world at hand: ``numpy.ndarray`` or a symbolic tensor."""
+
+# Below the smallest normal float32 nothing is left but rounding, and some runtimes flush it to 0.
+_TINY = float(np.finfo(np.float32).tiny)
+# A spread of four units in the last place is what rounding alone puts on a constant map.
+_NOISE = 4 * float(np.finfo(np.float32).eps)
+
+
+# ---- resizing ----
+
+
+def _hat(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(0.0, 1.0 - np.abs(x))
+
+
+def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys (1981), a = -0.5, as in Pillow and MATLAB."""
+    t = np.abs(x)
+    near, far = (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
+    return np.where(t < 1, near, np.where(t < 2, far, 0.0))
+
+
+_KERNELS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], float]] = {
+    "bilinear": (_hat, 1.0),
+    "bicubic": (_cubic, 2.0),
+}
+INTERPOLATIONS = (*_KERNELS, "nearest")
+
+
+def _taps(
+    centres: NDArray[np.float64], n_in: int, scale: float, kind: str, antialias: bool
+) -> tuple[int, NDArray[np.float64]]:
+    """Weights of neighbouring outputs, on the band of inputs that they read: (first input, (rows, band))."""
+    if kind == "nearest":
+        index = np.clip(np.floor(centres).astype(np.int64), 0, n_in - 1)
+        return int(index[0]), (np.arange(index[0], index[-1] + 1) == index[:, None]).astype(np.float64)
+    kernel, support = _KERNELS[kind]
+    width = max(scale, 1.0) if antialias else 1.0
+    lo = max(0, int(centres[0] - support * width))
+    hi = min(n_in, int(centres[-1] + support * width) + 1)
+    weights = kernel((np.arange(lo - 2, hi + 2) + 0.5 - centres[:, None]) / width)
+    inside = weights[:, 2:-2]
+    if not antialias:  # ONNX Resize repeats the edge pixel; Pillow leaves out what lies beyond
+        inside[:, 0] += weights[:, :2].sum(axis=1)
+        inside[:, -1] += weights[:, -2:].sum(axis=1)
+    return lo, inside / inside.sum(axis=1, keepdims=True)
+
+
+def _check_resize(n_in: int, n_out: int, kind: str) -> None:
+    if kind not in INTERPOLATIONS:
+        raise UnknownNameError.of("interpolation", str(kind), INTERPOLATIONS)
+    if n_in < 1 or n_out < 1:
+        raise OptionError(f"cannot resize {n_in} pixels to {n_out}: both must be at least 1")
+
+
+def resize_matrix(
+    n_in: int,
+    n_out: int,
+    kind: str = "bilinear",
+    antialias: bool = True,
+    span: tuple[float, float] | None = None,
+) -> NDArray[np.float32]:
+    """One axis of a resize, as a matrix: ``out = matrix @ in``.
+
+    Half-pixel centres (ONNX Resize, ``coordinate_transformation_mode="half_pixel"``). With ``antialias`` the
+    kernel widens when shrinking and is renormalised at the edges, as in Pillow; without, edges are repeated,
+    as in ONNX Resize. ``bicubic`` has a = -0.5. ``nearest`` takes the pixel under the centre (torch's
+    ``nearest-exact``).
+
+    Args:
+        n_in: Pixels that come in.
+        n_out: Pixels that go out.
+        kind: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
+        antialias: Widen the kernel when shrinking.
+        span: The interval of the input, in pixels, that the output covers; all of it by default. It may reach
+            beyond the input: the edge value is repeated there.
+
+    Returns:
+        float32 (n_out, n_in); every row sums to 1.
+
+    Raises:
+        UnknownNameError: An unknown ``kind``.
+        OptionError: A size below 1.
+    """
+    _check_resize(n_in, n_out, kind)
+    start, stop = span or (0.0, float(n_in))
+    centres = np.clip(start + (np.arange(n_out) + 0.5) * (stop - start) / n_out, 0.0, n_in)
+    lo, weights = _taps(centres, n_in, (stop - start) / n_out, kind, antialias)
+    matrix = np.zeros((n_out, n_in), np.float32)
+    matrix[:, lo : lo + weights.shape[1]] = weights
+    return matrix
+
+
+def resize(xp: Any, maps: Array, size: tuple[int, int], kind: str = "bilinear", antialias: bool = True) -> Array:
+    """Resize (..., h, w) to (..., H, W), ``size = (H, W)``, by two products with constant matrices.
+
+    See `resize_matrix` for the conventions. ``h`` and ``w`` must be known.
+    """
+    h, w = maps.shape[-2:]
+    if not (isinstance(h, int) and isinstance(w, int)):
+        raise OptionError(f"cannot resize a map of unknown size ({h}, {w}): fix the model's input size")
+    rows = resize_matrix(h, size[0], kind, antialias)
+    columns = np.ascontiguousarray(resize_matrix(w, size[1], kind, antialias).T)
+    return xp.matmul(xp.matmul(rows, maps), columns)
+
+
+def _resample_rows(
+    pixels: NDArray[np.uint8], n_out: int, window: tuple[int, int], kind: str, antialias: bool
+) -> NDArray[np.uint8]:
+    """Rows ``window`` of ``pixels`` (n_in, M) resized to n_out rows, rounded to grey levels."""
+    n_in, scale = len(pixels), len(pixels) / n_out
+    out = np.empty((window[1] - window[0], pixels.shape[1]), np.uint8)
+    step = min(max(int(256 / scale) - 2, 1), 64)  # neighbours share most inputs: a few hundred at a time
+    for first in range(window[0], window[1], step):
+        last = min(first + step, window[1])
+        centres = (np.arange(first, last, dtype=np.float64) + 0.5) * scale
+        lo, weights = _taps(centres, n_in, scale, kind, antialias)
+        # Pillow's fixed point, 22 bits: sums are exact in float64, so the grey levels are its own.
+        fixed = np.floor(weights * 2.0**22 + 0.5) / 2.0**22
+        levels = fixed @ pixels[lo : lo + weights.shape[1]].astype(np.float64)
+        out[first - window[0] : last - window[0]] = np.clip(np.floor(levels + 0.5), 0, 255)
+    return out
+
+
+def resize_pixels(
+    image: NDArray[np.uint8],
+    size: tuple[int, int],
+    kind: str = "bilinear",
+    antialias: bool = True,
+    window: tuple[int, int, int, int] | None = None,
+) -> NDArray[np.uint8]:
+    """Resize a picture; bilinear and bicubic give Pillow's grey levels exactly.
+
+    The width comes first, is rounded, then the height, as always in Pillow up to 12; where Pillow 13 takes
+    the height first, pixels differ by a grey level or so.
+
+    Args:
+        image: uint8 (H, W, C).
+        size: (height, width) of the whole resized picture.
+        kind: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
+        antialias: Widen the kernel when shrinking.
+        window: (top, left, bottom, right), the part of the resized picture that is wanted and computed.
+
+    Returns:
+        uint8 (bottom - top, right - left, C).
+
+    Raises:
+        UnknownNameError: An unknown ``kind``.
+        OptionError: A size below 1.
+    """
+    _check_resize(min(image.shape[:2]), min(size), kind)
+    top, left, bottom, right = window or (0, 0, *size)
+    h, w, channels = image.shape
+    scale = h / size[0]
+    margin = 2 * max(scale, 1.0) + 1
+    lo, hi = max(0, int((top + 0.5) * scale - margin)), min(h, int((bottom + 0.5) * scale + margin))
+    sideways = np.ascontiguousarray(image[lo:hi].transpose(1, 0, 2)).reshape(w, -1)
+    narrow = _resample_rows(sideways, size[1], (left, right), kind, antialias)
+    upright = np.zeros((h, right - left, channels), np.uint8)
+    upright[lo:hi] = narrow.reshape(right - left, hi - lo, channels).transpose(1, 0, 2)
+    rows = _resample_rows(upright.reshape(h, -1), size[0], (top, bottom), kind, antialias)
+    return rows.reshape(bottom - top, right - left, channels)
+
+
+# ---- class activation maps ----
+
+
+def weighted_sum(xp: Any, weights: Array, activations: Array) -> Array:
+    """Sum over the channels of ``weights * activations``.
+
+    Args:
+        xp: The array namespace.
+        weights: (N, C, 1, 1), one per channel, or (N, C, h, w), one per value.
+        activations: (N, C, h, w).
+
+    Returns:
+        The raw, signed ``cam``, (N, h, w).
+    """
+    return xp.sum(weights * activations, axis=1)
+
+
+def relu(xp: Any, cam: Array) -> Array:
+    """Keep the evidence for the target: ``max(cam, 0)``, any shape (Grad-CAM, Selvaraju 2017, eq. 2)."""
+    return xp.maximum(cam, 0.0)
+
+
+def _by_maximum(xp: Any, maps: Array) -> Array:
+    positive = relu(xp, maps)
+    top = xp.max(positive, axis=(-2, -1), keepdims=True)
+    empty = top <= _TINY
+    return xp.where(empty, 0.0, positive / xp.where(empty, 1.0, top))
+
+
+def _by_range(xp: Any, maps: Array) -> Array:
+    low = xp.min(maps, axis=(-2, -1), keepdims=True)
+    high = xp.max(maps, axis=(-2, -1), keepdims=True)
+    spread = high - low
+    flat = spread <= xp.maximum(_NOISE * xp.maximum(xp.abs(low), xp.abs(high)), _TINY)
+    return xp.where(flat, 0.0, (maps - low) / xp.where(flat, 1.0, spread))
+
+
+def _as_it_is(xp: Any, maps: Array) -> Array:
+    return maps
+
+
+_NORMALIZERS = {"max": _by_maximum, "minmax": _by_range, "none": _as_it_is}
+NORMALIZATIONS = tuple(_NORMALIZERS)
+
+
+def normalize(xp: Any, maps: Array, kind: str = "max") -> Array:
+    """Bring each map to [0, 1], sample by sample over its last two axes.
+
+    ``"max"``: ``relu(x) / max(x)``, so 0 stays "no evidence". ``"minmax"``: ``(x - min) / (max - min)``.
+    ``"none"``: unchanged. There is no epsilon: a map that peaks at 1e-9 is stretched like any other. A map
+    that holds nothing but rounding gives zeros, never noise: no value above float32's smallest normal number
+    for ``"max"``, no spread beyond 4 float32 epsilons of its largest value for ``"minmax"``. So a constant
+    positive map is 1 everywhere by ``"max"`` and 0 by ``"minmax"``. A NaN makes its sample's whole map NaN.
+
+    Args:
+        xp: The array namespace.
+        maps: (..., h, w), float.
+        kind: ``"max"``, ``"minmax"`` or ``"none"``.
+
+    Returns:
+        The same shape.
+
+    Raises:
+        UnknownNameError: An unknown ``kind``.
+    """
+    if kind not in _NORMALIZERS:
+        raise UnknownNameError.of("normalization", str(kind), NORMALIZATIONS)
+    return _NORMALIZERS[kind](xp, maps)
+
+
+def _mean_of(xp: Any, maps: Sequence[Array]) -> Array:
+    return reduce(lambda a, b: a + b, maps) / float(len(maps))
+
+
+def _max_of(xp: Any, maps: Sequence[Array]) -> Array:
+    return reduce(xp.maximum, maps)
+
+
+_FUSERS = {"max": _max_of, "mean": _mean_of}
+FUSIONS = tuple(_FUSERS)
+
+
+def fuse(xp: Any, maps_list: Sequence[Array], kind: str = "max") -> Array:
+    """Join the heatmaps of several layers, value by value: their ``"max"`` or their ``"mean"``.
+
+    Args:
+        xp: The array namespace.
+        maps_list: Heatmaps of one shape (..., H, W): normalise and `resize` them first.
+        kind: ``"max"`` or ``"mean"``.
+
+    Returns:
+        (..., H, W).
+
+    Raises:
+        UnknownNameError: An unknown ``kind``.
+        OptionError: No maps, or maps of different shapes.
+    """
+    if kind not in _FUSERS:
+        raise UnknownNameError.of("fusion", str(kind), FUSIONS)
+    if not maps_list:
+        raise OptionError("no heatmaps to fuse: give at least one")
+    shapes = list(dict.fromkeys(m.shape for m in maps_list if isinstance(m, np.ndarray)))
+    if len(shapes) > 1:
+        raise OptionError(f"cannot fuse heatmaps of different shapes {shapes}: resize them to one size first")
+    return _FUSERS[kind](xp, maps_list)

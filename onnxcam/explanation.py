@@ -1,0 +1,318 @@
+"""Explanation: maps, scores and provenance of one image; overlay, boxes, save, load."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcam.core.localize import Box, Placement
+from onnxcam.errors import OptionError, OutputError
+from onnxcam.image import Preprocess, save_image
+
+Float = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+VERSION = 1  # of the JSON record
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """The map of one target layer.
+
+    Attributes:
+        layer: as the caller spelt it, or the value's name.
+        reason: why this layer.
+        cam: (h, w) float32, the signed map at feature size, before ReLU; for pixel methods at input size.
+        heatmap: (H, W) float32 in [0, 1], at model-input size.
+    """
+
+    layer: str
+    reason: str
+    cam: Float
+    heatmap: Float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a model answered as it did, for one image.
+
+    Attributes:
+        heatmap: (H, W) float32 in [0, 1] at model-input size; of several layers, the fused one, else the first.
+        maps: one per target layer; empty layer name for pixel methods.
+        score: the explained score (a logit unless another target was chosen).
+        class_index: the explained class.
+        label: its name, or None.
+        probability: of that class, where the model ends in Softmax or Sigmoid.
+        top: the best classes as (index, label or None, logit), best first.
+        target: the score in words.
+        method: the catalogue's name.
+        engine: which engine wrote the gradient.
+        attribution: (C, H, W) float32, signed, of pixel methods; else None.
+        notes: what a reader should know: a blank map, a tied arg-max, assumptions.
+        provenance: model, hashes, versions.
+        preprocess: how the picture became the input; None for tensors.
+        placement: where the picture lies in the input; None for tensors.
+        image: uint8 (H0, W0, 3), the original picture, or None.
+        source: its path, or "".
+    """
+
+    heatmap: Float
+    maps: tuple[LayerMap, ...]
+    score: float
+    class_index: int
+    label: str | None
+    probability: float | None
+    top: tuple[tuple[int, str | None, float], ...]
+    target: str
+    method: str
+    engine: str
+    attribution: Float | None = None
+    notes: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+    preprocess: Preprocess | None = None
+    placement: Placement | None = None
+    image: Pixels | None = field(default=None, repr=False)
+    source: str = ""
+
+    @property
+    def cam(self) -> Float:
+        """(h, w) float32, signed, at feature size: of the first target layer."""
+        return self.maps[0].cam
+
+    @property
+    def layer(self) -> str:
+        """The first target layer; empty for methods that need none."""
+        return self.maps[0].layer
+
+    @property
+    def is_blank(self) -> bool:
+        """Nothing speaks for the score in this map."""
+        return not bool(np.any(self.heatmap))
+
+    @property
+    def title(self) -> str:
+        """Class and score, for a picture's head line."""
+        name = self.label if self.label is not None else f"class {self.class_index}"
+        return f"{name} {self.probability:.2f}" if self.probability is not None else f"{name} {self.score:.3g}"
+
+    def per_layer(self) -> tuple[Explanation, ...]:
+        """One explanation per target layer, each with that layer's map."""
+        return tuple(replace(self, heatmap=m.heatmap, maps=(m,)) for m in self.maps)
+
+    def heatmap_on_image(self, kind: str = "bilinear") -> Float:
+        """(H0, W0) float32 in [0, 1] in pixels of the original picture; 0 where the model did not look."""
+        if self.placement is None:
+            return self.heatmap
+        return np.clip(self.placement.to_image(self.heatmap, kind), 0.0, 1.0).astype(np.float32)
+
+    def overlay(
+        self,
+        image: npt.NDArray[Any] | None = None,
+        *,
+        style: str = "blend",
+        blend: float = 0.5,
+        colormap: str = "jet",
+        title: str | bool | None = None,
+    ) -> Pixels:
+        """The heatmap over the original picture: uint8 (H0, W0, 3) RGB, taller by a head line if it has a title.
+
+        Args:
+            image: another picture of the heatmap's size; needed where tensors were explained.
+            style: ``"blend"``, ``"add"`` or ``"mask"``.
+            blend: share of the colours, 0 to 1.
+            colormap: a name of :data:`onnxcam.core.overlay.COLORMAPS`.
+            title: a head line; True for class and score.
+
+        Raises:
+            OptionError: no picture is known.
+        """
+        from onnxcam.core.overlay import overlay
+
+        picture = self.image if image is None else image
+        if picture is None:
+            raise OptionError("there is no picture to lay the map over; give one: e.overlay(image)")
+        heatmap = self.heatmap_on_image() if image is None else self.heatmap
+        text = self.title if title is True else (title or None)
+        return overlay(picture, heatmap, style=style, blend=blend, colormap=colormap, title=text)
+
+    def attribution_image(self) -> Pixels:
+        """Pixel methods: the signed gradient as a grey-centred picture, uint8 (H, W, 3) RGB.
+
+        Raises:
+            OptionError: the method makes no pixel map.
+        """
+        from onnxcam.core.overlay import saliency_image
+
+        if self.attribution is None:
+            raise OptionError(f"method {self.method} has no pixel attribution; use overlay(), or guided_gradcam")
+        return saliency_image(np.moveaxis(self.attribution, 0, -1))
+
+    def boxes(self, threshold: float = 0.15, largest_only: bool = True, min_area: int = 0) -> list[Box]:
+        """Boxes round what is above ``threshold`` times the maximum, in pixels of the original picture."""
+        from onnxcam.core.localize import boxes
+
+        return boxes(self.heatmap_on_image(), threshold, largest_only, min_area)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the arrays, as JSON values."""
+        return {
+            "version": VERSION,
+            "source": self.source,
+            "class_index": self.class_index,
+            "label": self.label,
+            "score": self.score,
+            "probability": self.probability,
+            "target": self.target,
+            "top": [{"class_index": i, "label": name, "logit": z} for i, name, z in self.top],
+            "method": self.method,
+            "engine": self.engine,
+            "layers": [{"name": m.layer, "reason": m.reason, "shape": list(m.cam.shape)} for m in self.maps],
+            "blank": self.is_blank,
+            "notes": list(self.notes),
+            "preprocess": None if self.preprocess is None else self.preprocess.to_dict(),
+            "placement": None if self.placement is None else _placement_record(self.placement),
+            **self.provenance,
+        }
+
+    def save(self, folder: str | Path, stem: str | None = None, **style: Any) -> dict[str, Path]:
+        """Write overlay (PNG, one per layer), arrays (NPZ) and record (JSON); each whole or not at all.
+
+        Args:
+            folder: is made where it does not exist.
+            stem: first part of the file names; None takes the picture's and the method's.
+            style: as for :meth:`overlay`.
+
+        Returns:
+            The files by kind: ``overlay`` (if there is a picture), ``arrays``, ``record``.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        where = make_folder(folder)
+        name = stem or f"{Path(self.source).stem or 'explanation'}.{self.method}"
+        files: dict[str, Path] = {}
+        if self.image is not None:
+            for number, one in enumerate(self.per_layer() if len(self.maps) > 1 else (self,)):
+                suffix = f".{number + 1}" if number else ""
+                files[f"overlay{suffix}"] = where / f"{name}{suffix}.png"
+                save_image(files[f"overlay{suffix}"], one.overlay(**{"title": True, **style}))
+        files["arrays"] = _write(where / f"{name}.npz", _packed(self))
+        record = {**self.to_dict(), "files": {k: p.name for k, p in files.items()}}
+        files["record"] = _write(where / f"{name}.json", json.dumps(record, indent=1).encode())
+        return files
+
+    @staticmethod
+    def load(record: str | Path) -> Explanation:
+        """Read what :meth:`save` wrote, from its JSON record; the picture itself is not read again.
+
+        Raises:
+            OptionError: not such a record, or its arrays are missing.
+        """
+        return _load(Path(record))
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        from onnxcam.core.overlay import colorize
+        from onnxcam.image import encode_image
+
+        return encode_image(self.overlay(title=True) if self.image is not None else colorize(self.heatmap))
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Make a folder and check that it can be written.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    where = Path(folder)
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        if not os.access(where, os.W_OK):
+            raise PermissionError(13, "permission denied")
+    except OSError as error:
+        raise OutputError(f"cannot write to the folder {where}: {error.strerror or error}; choose another") from error
+    return where
+
+
+def _write(path: Path, data: bytes) -> Path:
+    partial = path.with_name(f".{secrets.token_hex(6)}.part")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+    return path
+
+
+def _packed(e: Explanation) -> bytes:
+    arrays: dict[str, npt.NDArray[Any]] = {"heatmap": e.heatmap}
+    for number, m in enumerate(e.maps):
+        arrays |= {f"cam_{number}": m.cam, f"heatmap_{number}": m.heatmap}
+    if e.attribution is not None:
+        arrays["attribution"] = e.attribution
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _placement_record(placement: Placement) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(placement).items()}
+
+
+_OWN: tuple[str, ...] = (
+    "version",
+    "source",
+    "class_index",
+    "label",
+    "score",
+    "probability",
+    "target",
+    "top",
+    "method",
+    "engine",
+)
+_OWN += ("layers", "blank", "notes", "preprocess", "placement", "files")
+
+
+def _load(path: Path) -> Explanation:
+    try:
+        record = json.loads(path.read_text())
+        with np.load(path.with_name(record["files"]["arrays"])) as arrays:
+            return _assembled(record, dict(arrays))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OptionError(f"{path} is no record of an explanation, or its arrays are missing: {error}") from error
+
+
+def _assembled(record: dict[str, Any], arrays: dict[str, Any]) -> Explanation:
+    layers: Sequence[dict[str, Any]] = record["layers"]
+    maps = [LayerMap(m["name"], m["reason"], arrays[f"cam_{i}"], arrays[f"heatmap_{i}"]) for i, m in enumerate(layers)]
+    place = record["placement"]
+    return Explanation(
+        heatmap=arrays["heatmap"],
+        maps=tuple(maps),
+        top=tuple((t["class_index"], t["label"], t["logit"]) for t in record["top"]),
+        attribution=arrays.get("attribution"),
+        notes=tuple(record["notes"]),
+        provenance={k: v for k, v in record.items() if k not in _OWN},
+        preprocess=None if record["preprocess"] is None else Preprocess.from_dict(record["preprocess"]),
+        placement=None if place is None else Placement(**{k: _tuple(v) for k, v in place.items()}),
+        **{
+            k: record[k]
+            for k in ("score", "class_index", "label", "probability", "target", "method", "engine", "source")
+        },
+    )
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,134 @@
+"""Editing a graph: expose, cut, rename, free the batch axis. Model in, new model out; the given one is not changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from onnxcam.errors import OptionError, UnknownNameError
+from onnxcam.graph.names import find_value
+from onnxcam.model import Model, dims_of
+
+
+def expose(model: Model, names: Sequence[str]) -> Model:
+    """Make inner values outputs, in addition to those there are; each under its own name.
+
+    Raises:
+        UnknownNameError: no such value.
+    """
+    edited = model.clone()
+    for name in names:
+        value = find_value(edited, name)
+        if not value.is_graph_output():
+            edited.graph.outputs.append(value)
+    return edited
+
+
+def cut(model: Model, inputs: Sequence[str], outputs: Sequence[str]) -> Model:
+    """The part of the model between ``inputs`` and ``outputs``; ``[layer]`` to the logits is its tail.
+
+    Raises:
+        UnknownNameError: no such value.
+        OptionError: the part needs further inputs; they are named.
+    """
+    edited = model.clone()
+    starts = [find_value(edited, n) for n in inputs]
+    ends = [find_value(edited, n) for n in outputs]
+    try:
+        graph = ir.convenience.extract(edited.graph, starts, ends)
+    except ValueError as error:
+        raise OptionError(f"cannot cut {model.label} between {inputs} and {outputs}: {error}") from error
+    part = ir.Model(graph, ir_version=edited.ir_model.ir_version, producer_name=edited.ir_model.producer_name)
+    return replace(edited, ir_model=part)
+
+
+def rename(model: Model, names: Mapping[str, str]) -> Model:
+    """Give values other names.
+
+    Raises:
+        UnknownNameError: no such value.
+        OptionError: a new name is taken.
+    """
+    edited = model.clone()
+    if taken := [new for new in names.values() if new in edited.values]:
+        raise OptionError(f"the name {taken[0]!r} is taken; choose another")
+    for old, new in names.items():
+        if old not in edited.values:
+            raise UnknownNameError.of("value", old, list(edited.values))
+        edited.values[old].name = new
+    return edited
+
+
+def make_batch_dynamic(model: Model) -> Model:
+    """Free a fixed batch axis of 1, so that one run takes many images.
+
+    It is safe where no operator hides the 1 in a constant: Reshapes whose first entry is that 1 are given a 0 (copy) or
+    -1 instead; anything else that fixes it is refused.
+
+    Raises:
+        OptionError: the batch axis cannot be freed; the message names the nodes that fix it.
+    """
+    image = model.image_input
+    if image.batch is None:
+        return model
+    edited = model.clone()
+    stubborn = [str(n.name) for n in edited.graph if _fixes_batch(n, image.batch)]
+    if image.batch != 1 or stubborn:
+        found = f"nodes that fix it: {', '.join(stubborn[:5])}" if stubborn else f"it is {image.batch}, not 1"
+        raise OptionError(f"the batch axis of {model.label} cannot be freed: {found}. Run images one by one")
+    for node in edited.graph:
+        _free_reshape(edited.graph, node)
+    for value in edited.values.values():
+        if value.const_value is None and value.shape is not None and not value.is_graph_input():
+            value.shape = None if not value.is_graph_output() else ir.Shape(["batch", *dims_of(value)[1:]])
+    for given in edited.inputs:
+        given.shape = ir.Shape(["batch", *dims_of(given)[1:]])
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(edited.ir_model)
+    return replace(edited, notes=(*model.notes, "batch axis made dynamic"))
+
+
+def _target_shape(node: ir.Node) -> ir.Value | None:
+    held = node.inputs[1] if node.op_type == "Reshape" and len(node.inputs) > 1 else None
+    return held if held is not None and held.const_value is not None else None
+
+
+def _fixes_batch(node: ir.Node, batch: int) -> bool:
+    """Operators that would mix images, or that carry the batch length where it cannot be replaced."""
+    if node.op_type in ("Expand", "Tile", "ConstantOfShape", "NonMaxSuppression", "Loop", "Scan", "If", "Einsum"):
+        return True
+    if node.op_type == "Reshape":
+        return _reshape_mixes(node, batch)
+    return node.op_type in ("Concat", "Split", "Squeeze", "Flatten") and _touches_batch(node)
+
+
+def _reshape_mixes(node: ir.Node, batch: int) -> bool:
+    source, held = node.inputs[0], _target_shape(node)
+    if source is None or held is None or held.const_value is None or source.const_value is not None:
+        return source is None or source.const_value is None
+    return source.shape is None or source.shape[0] != batch or int(held.const_value.numpy()[0]) not in (0, batch, -1)
+
+
+def _touches_batch(node: ir.Node) -> bool:
+    if node.op_type == "Flatten":
+        return node.attributes.get_int("axis", 1) != 1
+    if node.op_type == "Squeeze":
+        axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+        return axes is None or 0 in axes.numpy()
+    return node.attributes.get_int("axis", 0) == 0
+
+
+def _free_reshape(graph: ir.Graph, node: ir.Node) -> None:
+    held = _target_shape(node)
+    if held is None or held.const_value is None or node.inputs[0] is None or node.inputs[0].const_value is not None:
+        return
+    shape = held.const_value.numpy().copy()
+    if node.attributes.get_int("allowzero", 0) or shape[0] in (0, -1):
+        return
+    shape[0] = 0
+    value = ir.Value(name=f"{held.name}/batch/{node.name}", const_value=ir.tensor(shape))
+    value.shape, value.type = ir.Shape(shape.shape), ir.TensorType(ir.DataType.INT64)
+    graph.register_initializer(value)
+    node.replace_input_with(1, value)

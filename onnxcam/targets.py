@@ -1,0 +1,188 @@
+"""What is explained: each target writes one scalar per sample, the score, in front of the reverse walk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcam.errors import GradientError, OptionError, UnknownNameError
+from onnxcam.graph import symbolic as xp
+from onnxcam.graph.inspect import Logits
+from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
+from onnxcam.model import dims_of
+
+TOP1 = -1  # as a class index: the arg-max
+
+
+@dataclass(frozen=True)
+class Target:
+    """A score. Subclasses say which, as an expression on the logits.
+
+    Attributes:
+        classes: the class indices it needs, -1 for the arg-max; they are fed at run time, so that no other class needs
+            another graph.
+    """
+
+    classes: tuple[int, ...] = (TOP1,)
+    name: ClassVar[str] = ""
+    words: ClassVar[str] = ""
+
+    def score(self, logits: Tensor, picks: Sequence[Tensor]) -> Tensor:
+        """(N, C) logits and one (N, C) one-hot per class -> (N, 1)."""
+        raise NotImplementedError
+
+
+class Logit(Target):
+    """The class logit (Grad-CAM's y^c; https://arxiv.org/abs/1610.02391, section 3)."""
+
+    name = "logit"
+    words = "logit of {}"
+
+    def score(self, logits: Tensor, picks: Sequence[Tensor]) -> Tensor:
+        """sum_j z_j [j = c]."""
+        return _pick(logits, picks[0])
+
+
+class Probability(Target):
+    """The class probability, softmax(z)_c. Its gradient vanishes where the model is certain."""
+
+    name = "probability"
+    words = "probability of {}"
+
+    def score(self, logits: Tensor, picks: Sequence[Tensor]) -> Tensor:
+        """softmax(z)_c."""
+        return _pick(logits.writer.op("Softmax", logits, axis=1), picks[0])
+
+
+class LogProbability(Target):
+    """The logarithm of the class probability."""
+
+    name = "logprob"
+    words = "log-probability of {}"
+
+    def score(self, logits: Tensor, picks: Sequence[Tensor]) -> Tensor:
+        """log softmax(z)_c."""
+        return _pick(logits.writer.op("LogSoftmax", logits, axis=1), picks[0])
+
+
+class Margin(Target):
+    """Why class a rather than class b: z_a - z_b.
+
+    Prabhushankar et al., "Contrastive Explanations in Neural Networks", ICIP 2020, https://arxiv.org/abs/2008.00178.
+    """
+
+    name = "margin"
+    words = "margin of {} over {}"
+
+    def score(self, logits: Tensor, picks: Sequence[Tensor]) -> Tensor:
+        """z_a - z_b."""
+        return _pick(logits, picks[0]) - _pick(logits, picks[1])
+
+
+TARGETS: dict[str, type[Target]] = {t.name: t for t in (Logit, Probability, LogProbability, Margin)}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A score written into a graph.
+
+    Attributes:
+        score: (N, 1).
+        class_index: (N,) int64, arg-max resolved.
+        logits: (N, C).
+        inputs: the names of the class inputs, each int64 (N,).
+    """
+
+    score: Tensor
+    class_index: Tensor
+    logits: Tensor
+    inputs: tuple[str, ...]
+
+
+def write_head(writer: Writer, value: ir.Value, logits: Logits, target: Target) -> Head:
+    """Write ``target`` behind the logits.
+
+    Raises:
+        GradientError: the output is a list of boxes, which needs another kind of target.
+    """
+    if logits.kind == "boxes":
+        raise GradientError(
+            f"{logits.name} holds a row per box ({logits.reason}); a class score for the whole picture does not exist. "
+            "Explain a classifier or a segmenter, or differentiate one element with add_gradients"
+        )
+    scores = rows(writer.tensor(value), logits)
+    names = tuple(f"{PREFIX}class" if k == 0 else f"{PREFIX}class_{k + 1}" for k in range(len(target.classes)))
+    batch = dims_of(value)[0] if len(dims_of(value)) > 1 else 1
+    given = [writer.input(n, ir.DataType.INT64, (batch,)) for n in names]
+    best = xp.argmax(scores, axis=1)
+    indices = [xp.where(g < 0, best, g) for g in given]
+    picks = [_one_hot(scores, index) for index in indices]
+    return Head(target.score(scores, picks), indices[0], scores, names)
+
+
+def rows(scores: Tensor, logits: Logits) -> Tensor:
+    """Logits of any form as (N, C); a dense output gives its mean over the pixels."""
+    if logits.kind == "dense":
+        channels = scores if logits.class_axis == 1 else xp.permute_dims(scores, [0, 3, 1, 2])
+        return xp.mean(channels, axis=tuple(range(2, channels.rank)))
+    if scores.rank == 1:
+        return xp.expand_dims(scores, 0)
+    return scores if scores.rank == 2 else xp.squeeze(scores, tuple(range(2, scores.rank)))
+
+
+def _one_hot(scores: Tensor, index: Tensor) -> Tensor:
+    zero, one = (scores.writer.constant(np.asarray(v, dtype=np.int64)) for v in (0, 1))
+    places = scores.writer.op("Range", zero, xp.squeeze(xp.dim(scores, 1), 0), one)
+    return xp.astype(places == xp.expand_dims(index, 1), scores.dtype)
+
+
+def _pick(scores: Tensor, one_hot: Tensor) -> Tensor:
+    return xp.sum(scores * one_hot, axis=1, keepdims=True)
+
+
+def as_target(given: int | str | Target | None, labels: Sequence[str] | None, classes: int | None) -> Target:
+    """A target from what a caller writes: None or -1 (top-1), a class index, a label, ``margin:A,B``, or a target.
+
+    Raises:
+        OptionError: an index that the model does not have.
+        UnknownNameError: a label that is not in ``labels``.
+    """
+    if isinstance(given, Target):
+        return _checked(given, classes)
+    if given is None:
+        return Logit()
+    if isinstance(given, str) and (kind := given.partition(":")[0]) in TARGETS:
+        names = [part for part in given.partition(":")[2].split(",") if part.strip()]
+        target = TARGETS[kind](tuple(class_index(n, labels) for n in names) or (TOP1,))
+        return _checked(target, classes)
+    return _checked(Logit((class_index(given, labels),)), classes)
+
+
+def class_index(given: int | str, labels: Sequence[str] | None) -> int:
+    """A class index from an index or a label (case does not matter; the first of a synonym list is enough)."""
+    if isinstance(given, int | np.integer):
+        return int(given)
+    text = given.strip()
+    if text.lstrip("-").isdigit():
+        return int(text)
+    known = list(labels or ())
+    folded = text.casefold()
+    for index, label in enumerate(known):
+        if folded in (label.casefold(), label.casefold().split(",")[0].strip()):
+            return index
+    hint = "" if known else "No labels are known for this model: give a class index, or a label file"
+    raise UnknownNameError.of("class", text, known, hint)
+
+
+def _checked(target: Target, classes: int | None) -> Target:
+    if isinstance(target, Margin) and len(target.classes) != 2:
+        raise OptionError(f"a margin needs two classes, such as margin:281,285; given {len(target.classes)}")
+    for index in target.classes:
+        if index < TOP1 or (classes is not None and index >= classes):
+            known = f"0 to {classes - 1}" if classes is not None else "0 and up"
+            raise OptionError(f"class {index} does not exist; this model has classes {known} (-1: the top one)")
+    return target
