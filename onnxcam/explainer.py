@@ -175,7 +175,8 @@ class Explainer:
         if not candidates:
             raise OptionError(
                 f"{self.model.label} has no spatial layer between image and {self.logits.name}, and "
-                f"{self.method.title} needs one; name one with target_layer, or use a method that needs none: saliency, guided_backprop"
+                f"{self.method.title} needs one; "
+                "name one with target_layer, or use a method that needs none: saliency, guided_backprop"
             )
         best = candidates[0]
         return TargetLayer(best.name, best.name, best.layout, f"chosen: {best.reason}")

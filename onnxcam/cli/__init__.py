@@ -1,0 +1,73 @@
+"""The command line: one file per command; each parses, calls and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from onnxcam import __version__
+from onnxcam.cli import explain, inspect, listing
+from onnxcam.errors import OnnxcamError
+
+CANNOT_START = 2
+app = typer.Typer(
+    name="onnxcam",
+    help="Explain any ONNX image model from the .onnx file alone.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("explain")(explain.command)
+app.command("inspect")(inspect.command)
+app.command("methods")(listing.methods)
+app.command("zoo")(listing.zoo)
+
+
+def _version(given: bool) -> None:
+    if given:
+        print(f"onnxcam {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+) -> None:
+    """Explain any ONNX image model from the .onnx file alone."""
+
+
+def main() -> None:
+    """Entry point: errors become one message on stderr, and an exit code."""
+    debug = "--debug" in sys.argv
+    sys.argv = [sys.argv[0], *(a for a in sys.argv[1:] if a != "--debug")]
+    warnings.showwarning = _warn
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    try:
+        app()
+    except OnnxcamError as error:
+        _stop(str(error), debug)
+    except KeyboardInterrupt:
+        _stop("interrupted", debug, code=130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(CANNOT_START) from None
+    except Exception as error:
+        _stop(f"unexpected {type(error).__name__}: {error}. Run with --debug and report it", debug)
+
+
+def _stop(message: str, debug: bool, code: int = CANNOT_START) -> None:
+    if debug:
+        raise
+    print(f"onnxcam: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _warn(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+    print(f"onnxcam: warning: {message}", file=sys.stderr)

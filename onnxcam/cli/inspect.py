@@ -1,0 +1,114 @@
+"""``onnxcam inspect``: what is in a model, and what can be explained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from onnxcam.model import Model
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx file, or zoo:NAME.")],
+    output: Annotated[str | None, typer.Option(help="Model output to look at, where there are several.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Show inputs, logits, candidate layers, activations, engines and preprocessing, each with its reason."""
+    from onnxcam.explainer import locate
+    from onnxcam.model import load_model
+
+    facts = describe(load_model(locate(model)), output)
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        _show(facts)
+
+
+def describe(model: Model, output: str | None = None) -> dict[str, Any]:
+    """Everything that the graph tells, as JSON values."""
+    from onnxcam.explainer import choose_preprocess
+    from onnxcam.graph.activations import activation_sites
+    from onnxcam.graph.inspect import find_logits, target_layers
+    from onnxcam.graph.paths import first_float, float_path
+    from onnxcam.labels import find_labels
+
+    image, logits = model.image_input, find_logits(model, output)
+    layers = target_layers(model, logits)
+    pixels = first_float(model.values[image.name])
+    path = float_path(model.values[logits.name], [pixels])
+    sites = activation_sites(path)
+    preset, reason = choose_preprocess(model, "auto")
+    labels = find_labels(None, model.meta)
+    return {
+        "model": str(model.path),
+        "sha256": model.sha256,
+        "opset": model.source_opset,
+        "producer": " ".join(filter(None, [model.ir_model.producer_name, model.ir_model.producer_version])),
+        "notes": list(model.notes),
+        "nodes": len(model.graph),
+        "weights_bytes": model.nbytes(),
+        "input": {**asdict(image), "dtype": image.dtype.name},
+        "other_inputs": [str(v.name) for v in model.inputs if v.name != image.name],
+        "outputs": [{"name": str(v.name), "dtype": str(v.dtype), "shape": _shape(v)} for v in model.outputs],
+        "logits": asdict(logits),
+        "layers": [asdict(layer) for layer in layers],
+        "activations": {"sites": len(sites), "rectifiers": sum(s.rectifier for s in sites)},
+        "engines": _engines(model, logits.name, layers[0].name if layers else None, pixels),
+        "preprocess": {"name": preset.name, "reason": reason},
+        "labels": None if labels is None else len(labels),
+        "metadata": model.meta,
+    }
+
+
+def _shape(value: Any) -> list[Any] | None:
+    from onnxcam.model import dims_of
+
+    return None if value.shape is None else list(dims_of(value))
+
+
+def _engines(model: Model, logits: str, layer: str | None, pixels: Any) -> dict[str, dict[str, str]]:
+    """Per engine: "ok", or why not, for the gradient at the best layer and at the image."""
+    from onnxcam.gradients import portable, training
+    from onnxcam.gradients.rules import NO_GRADIENT, RULES
+    from onnxcam.graph.paths import float_path
+
+    def portably(path: Any) -> str:
+        return "; ".join(map(str, portable.missing_rules(path, RULES)))
+
+    checks: dict[str, Callable[[Any], str]] = {"portable": portably, "training": training.why_not}
+    starts = {"layer": model.values[layer] if layer else None, "image": pixels}
+    paths = {name: float_path(model.values[logits], [v], NO_GRADIENT) for name, v in starts.items() if v is not None}
+    return {engine: {name: why(path) or "ok" for name, path in paths.items()} for engine, why in checks.items()}
+
+
+def _show(facts: dict[str, Any]) -> None:
+    from onnxcam.cli.listing import table
+
+    image, logits = facts["input"], facts["logits"]
+    size = f"{image['height'] or 'any'}x{image['width'] or 'any'}"
+    rows = [
+        ("file", f"{facts['model']} (opset {facts['opset']}, {facts['producer'] or 'producer unknown'})"),
+        ("input", f"{image['name']}: {image['dtype']} {image['layout']}, {image['channels']} channels, {size}, batch "
+                  f"{image['batch'] or 'any'}; {image['reason']}"),
+        ("outputs", ", ".join(f"{o['name']} {o['dtype']} {o['shape']}" for o in facts["outputs"])),
+        ("logits", f"{logits['name']}: {logits['classes'] or 'any number of'} {logits['kind']}; {logits['reason']}"),
+        ("activations", "{sites}, of them {rectifiers} rectifiers (guided methods change these)".format(**facts["activations"])),
+        ("preprocess", f"{facts['preprocess']['name']}; {facts['preprocess']['reason']}"),
+        *((f"engine {name}", _engine_line(can)) for name, can in facts["engines"].items()),
+        *(("note", note) for note in facts["notes"]),
+    ]  # fmt: skip
+    table(("what", "found"), rows)
+    best = [
+        (str(i + 1), layer["name"], layer["op_type"], str(layer["shape"]), layer["reason"])
+        for i, layer in enumerate(facts["layers"][:8])
+    ]
+    table(("#", "target layer", "made by", "shape", "reason"), best)
+
+
+def _engine_line(can: dict[str, str]) -> str:
+    return "; ".join(f"{what}: {state}" for what, state in can.items())

@@ -1,0 +1,67 @@
+"""``onnxcam methods`` and ``onnxcam zoo``: what there is to choose from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+_JSON = typer.Option("--json", help="As JSON.")
+
+
+def methods(as_json: Annotated[bool, _JSON] = False) -> None:
+    """List the methods: what each needs, what it costs, where it comes from."""
+    from onnxcam.methods import METHODS
+
+    if as_json:
+        rows = [
+            {"name": m.name, "title": m.title, "formula": m.formula, "needs": m.needs, "runs": m.runs, "paper": m.paper}
+            for m in METHODS.values()
+        ]
+        print(json.dumps(rows))
+        return
+    table(
+        ("method", "formula", "needs", "runs", "paper"),
+        [(m.name, m.formula, ", ".join(m.needs), str(m.runs), m.paper) for m in METHODS.values()],
+    )
+
+
+def zoo(as_json: Annotated[bool, _JSON] = False) -> None:
+    """List the named models, usable as zoo:NAME wherever a model is asked for."""
+    from onnxcam.zoo import models
+
+    found = models().values()
+    if as_json:
+        print(json.dumps([{"name": m.name, "bytes": m.bytes, "labels": m.labels, "sha256": m.sha256} for m in found]))
+        return
+    table(
+        ("name", "kB", "input", "classes", "description"),
+        [
+            (m.name, str(m.bytes // 1024), "x".join(map(str, m.input_size)), ", ".join(m.labels), m.description)
+            for m in found
+        ],
+    )
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout; nothing is cut off where stdout is no terminal."""
+    import sys
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=box.SIMPLE, pad_edge=False)
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    width = (
+        None
+        if sys.stdout.isatty()
+        else max(80, 4 + sum(3 + max(len(r[i]) for r in [columns, *rows]) for i in range(len(columns))))
+    )
+    Console(width=width, highlight=False).print(shown)
