@@ -1,0 +1,47 @@
+# Two commands: `make demo` explains the sample images, `make test` checks everything.
+PYTHON ?= python3
+VENV := .venv
+VENV_CPU := .venv-cpu
+# The training build has wheels for CPython 3.10 to 3.12 on x86-64, and on arm64 for macOS alone.
+EXTRA ?= $(shell $(PYTHON) -c "import platform as p, sys; \
+	arm = p.machine().lower() in ('arm64', 'aarch64') and p.system() != 'Darwin'; \
+	print('cpu' if sys.version_info >= (3, 13) or arm else 'training')")
+STAMPS := .stamps
+PYTEST := python -m pytest -n 2
+
+.PHONY: demo test lint test-training test-cpu readme clean
+
+demo: $(STAMPS)/run
+	@echo "ONNX Runtime: onnxcam[$(EXTRA)]"
+	$(VENV)/bin/onnxcam explain zoo:shapes-cnn $(sort $(wildcard model_zoo/samples/scene-?.png)) -o demo
+	@echo "Open the overlays in demo/"
+
+test: lint test-training test-cpu
+
+lint: $(STAMPS)/dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test-training: $(STAMPS)/dev
+	$(VENV)/bin/$(PYTEST)
+
+test-cpu: $(STAMPS)/cpu
+	$(VENV_CPU)/bin/$(PYTEST)
+
+$(STAMPS)/run: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q -e ".[$(EXTRA)]"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dev: $(STAMPS)/run
+	$(VENV)/bin/pip install -q -e ".[$(EXTRA),dev]"
+	@touch $@
+
+$(STAMPS)/cpu: pyproject.toml
+	$(PYTHON) -m venv $(VENV_CPU)
+	$(VENV_CPU)/bin/pip install -q -e ".[cpu,dev]"
+	@mkdir -p $(STAMPS) && touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV_CPU) $(STAMPS) demo

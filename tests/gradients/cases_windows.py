@@ -1,0 +1,143 @@
+"""Cases of convolution, pooling, normalisation and resizing."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from cases import case, given, node, var, weight
+
+# Conv
+
+FIXED_KERNEL = False  # a weight that is an input keeps its axes
+for what, x, w, attributes in [
+    ("1-D", (1, 2, 7), (3, 2, 3), {}),
+    ("1x1", (1, 3, 4, 4), (2, 3, 1, 1), {}),
+    ("3x3", (2, 2, 5, 6), (3, 2, 3, 3), {}),
+    ("even kernel", (1, 2, 6, 5), (3, 2, 2, 4), {"pads": [1, 1, 0, 2]}),
+    ("3-D", (1, 2, 4, 5, 4), (3, 2, 3, 2, 3), {"pads": [1, 0, 1, 1, 1, 1]}),
+    ("pads", (1, 2, 5, 5), (3, 2, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ("asymmetric pads", (1, 2, 5, 5), (3, 2, 3, 3), {"pads": [2, 0, 1, 3]}),
+    ("pads beyond the kernel", (1, 2, 4, 4), (2, 2, 2, 2), {"pads": [3, 2, 2, 3]}),
+    ("stride", (1, 2, 7, 7), (3, 2, 3, 3), {"strides": [2, 2]}),
+    ("stride, last rows never read", (1, 2, 8, 9), (3, 2, 3, 3), {"strides": [2, 3]}),
+    ("stride, pads", (1, 2, 8, 8), (3, 2, 3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ("stride beyond the kernel", (1, 2, 9, 9), (3, 2, 1, 2), {"strides": [3, 4]}),
+    ("stride along one axis", (1, 2, 7, 7), (3, 2, 3, 3), {"strides": [1, 2], "pads": [1, 1, 1, 1]}),
+    ("dilations", (1, 2, 9, 9), (3, 2, 3, 3), {"dilations": [2, 3], "pads": [2, 1, 2, 1]}),
+    ("dilations, strides", (1, 2, 10, 9), (3, 2, 3, 3), {"dilations": [2, 1], "strides": [2, 2]}),
+    ("groups", (2, 4, 5, 5), (6, 2, 3, 3), {"group": 2, "pads": [1, 1, 1, 1]}),
+    ("groups, stride", (1, 4, 6, 6), (6, 2, 3, 3), {"group": 2, "strides": [2, 2]}),
+    ("depthwise", (1, 3, 5, 5), (3, 1, 3, 3), {"group": 3}),
+    ("SAME_UPPER", (1, 2, 5, 6), (3, 2, 2, 3), {"auto_pad": "SAME_UPPER"}),
+    ("SAME_LOWER", (1, 2, 5, 6), (3, 2, 2, 3), {"auto_pad": "SAME_LOWER"}),
+    ("SAME_UPPER, stride", (1, 2, 7, 8), (3, 2, 3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+    ("SAME_LOWER, stride", (1, 2, 7, 8), (3, 2, 3, 3), {"auto_pad": "SAME_LOWER", "strides": [2, 3]}),
+    ("VALID", (1, 2, 6, 6), (3, 2, 3, 3), {"auto_pad": "VALID", "strides": [2, 2]}),
+]:
+    case("Conv", what, var(*x), weight(*w), **attributes)
+    case("Conv", f"{what}, weight and bias wanted", var(*x), var(*w, free=False), var(w[0], free=False), **attributes)
+
+# ConvTranspose
+
+for what, x, w, attributes in [
+    ("1-D", (1, 2, 5), (2, 3, 3), {}),
+    ("3x3", (2, 2, 4, 5), (2, 3, 3, 3), {}),
+    ("3-D", (1, 2, 3, 3, 2), (2, 2, 2, 3, 2), {"strides": [1, 2, 2]}),
+    ("stride", (1, 2, 4, 4), (2, 3, 3, 3), {"strides": [2, 2]}),
+    ("pads", (1, 2, 4, 4), (2, 3, 3, 3), {"pads": [1, 0, 2, 1]}),
+    ("stride, pads, output_padding", (1, 2, 4, 4), (2, 3, 3, 3),
+     {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}),
+    ("output_padding beyond the pads", (1, 2, 4, 4), (2, 3, 3, 3),
+     {"strides": [3, 2], "pads": [0, 0, 1, 0], "output_padding": [2, 1]}),
+    ("dilations", (1, 2, 4, 4), (2, 3, 3, 3), {"dilations": [2, 2], "pads": [1, 1, 1, 1]}),
+    ("groups", (1, 4, 4, 4), (4, 3, 3, 3), {"group": 2, "strides": [2, 2]}),
+    ("stride beyond the kernel", (1, 2, 3, 3), (2, 2, 1, 1), {"strides": [2, 2], "output_padding": [1, 0]}),
+    ("VALID", (1, 2, 4, 4), (2, 3, 3, 3), {"auto_pad": "VALID", "strides": [2, 2]}),
+]:  # fmt: skip
+    case("ConvTranspose", what, var(*x), weight(*w), **attributes)
+    case("ConvTranspose", f"{what}, weight and bias wanted", var(*x), var(*w, free=False),
+         var(w[1] * attributes.get("group", 1), free=False), **attributes)  # fmt: skip
+
+# Pools
+
+POOLS = [
+    ("1-D", (1, 2, 7), {"kernel_shape": [3]}),
+    ("3-D", (1, 2, 4, 5, 4), {"kernel_shape": [2, 3, 2], "strides": [1, 2, 2]}),
+    ("apart", (2, 2, 6, 6), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    ("overlapping", (1, 2, 7, 7), {"kernel_shape": [3, 3], "strides": [2, 2]}),
+    ("gaps between", (1, 2, 8, 8), {"kernel_shape": [2, 2], "strides": [3, 3]}),
+    ("pads", (1, 2, 6, 6), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ("asymmetric pads", (1, 2, 6, 6), {"kernel_shape": [3, 3], "strides": [2, 1], "pads": [0, 1, 2, 0]}),
+    ("ceil_mode", (1, 2, 6, 7), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
+    ("ceil_mode, pads", (1, 2, 6, 7), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1, 1, 1, 1]}),
+    ("SAME_UPPER", (1, 2, 6, 7), {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    ("SAME_LOWER", (1, 2, 6, 7), {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+    ("SAME_UPPER, overlapping", (1, 2, 5, 6), {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"}),
+    ("VALID", (1, 2, 6, 7), {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "VALID"}),
+]
+DILATED = ("dilations", (1, 2, 7, 8), {"kernel_shape": [2, 3], "dilations": [2, 2], "pads": [1, 1, 1, 1]})
+for what, x, attributes in [*POOLS, DILATED]:
+    case("MaxPool", what, var(*x), **attributes)
+    case("LpPool", what, var(*x), p=3, **attributes)
+    since = {"opset": 19} if "dilations" in attributes else {}
+    case("AveragePool", what, var(*x), **attributes, **since)
+    if what not in ("ceil_mode", "ceil_mode, pads"):
+        case("AveragePool", f"{what}, count_include_pad", var(*x), count_include_pad=1, **attributes, **since)
+case("MaxPool", "column-major indices", var(1, 2, 6, 5), kernel_shape=[2, 2], storage_order=1)
+case("LpPool", "p = 2", var(1, 2, 5, 5), kernel_shape=[3, 3])
+for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
+    for x in ((2, 3, 5), (2, 3, 4, 5), (1, 2, 3, 2, 4)):
+        case(op, f"{len(x) - 2}-D", var(*x))
+case("GlobalLpPool", "p = 3", var(2, 3, 4, 5), p=3)
+
+# Normalisations
+
+for x in ((4, 3), (2, 3, 5), (2, 3, 4, 5)):
+    statistics = [weight(3), weight(3), weight(3), weight(3, low=0.3)]
+    case("BatchNormalization", f"{len(x)}-D", var(*x), *statistics)
+    case("LRN", f"{len(x)}-D", var(*x), size=2, alpha=0.9, beta=0.6, bias=1.2)
+case("BatchNormalization", "epsilon, scale and bias wanted", var(2, 3, 4), var(3, free=False), var(3, free=False),
+     weight(3), weight(3, low=0.3), epsilon=0.1)  # fmt: skip
+for size in (1, 3, 4, 5):
+    case("LRN", f"size {size}", var(1, 6, 2, 3), size=size, alpha=0.8, beta=0.75, bias=1.5)
+case("LRN", "defaults", var(1, 6, 2, 3), size=5)
+for x in ((2, 3, 5), (2, 3, 4, 5)):
+    case("InstanceNormalization", f"{len(x)}-D", var(*x), weight(3), weight(3), epsilon=1e-2)
+case("InstanceNormalization", "scale and bias wanted", var(2, 3, 5), var(3, free=False), var(3, free=False))
+for axis, scale in ((-1, (4,)), (2, (4,)), (1, (3, 4)), (-3, (2, 3, 4)), (-2, (4,))):
+    case("LayerNormalization", f"axis {axis}, scale {scale}", var(2, 3, 4), weight(*scale), weight(*scale), axis=axis)
+case("LayerNormalization", "no bias", var(2, 3, 4), weight(4), epsilon=0.1)
+case("LayerNormalization", "scale and bias wanted", var(2, 3, 4), var(4, free=False), var(4, free=False))
+for groups in (1, 2, 4):
+    case("GroupNormalization", f"{groups} groups", var(2, 4, 3, 3), weight(4), weight(4), num_groups=groups,
+         epsilon=1e-2, opset=21)  # fmt: skip
+    case("GroupNormalization", f"{groups} groups, scale by group", var(2, 4, 3, 3), weight(groups), weight(groups),
+         num_groups=groups, changes=False)  # fmt: skip
+case("GroupNormalization", "scale and bias wanted", var(2, 4, 3, 3), var(4, free=False), var(4, free=False),
+     num_groups=2, opset=21)  # fmt: skip
+for axis, scale in ((-1, (4,)), (1, (3, 4))):
+    case("RMSNormalization", f"axis {axis}", var(2, 3, 4), var(*scale, free=False), axis=axis, epsilon=0.1, opset=23)
+for p in (1, 2):
+    case("LpNormalization", f"p = {p}, axis 1", var(2, 3, 4), p=p, axis=1)
+    case("LpNormalization", f"p = {p}", var(2, 3, 4), p=p)
+case("MeanVarianceNormalization", "", var(2, 3, 4, 4))
+case("MeanVarianceNormalization", "axes", var(2, 3, 4), axes=[1, -1])
+
+# Resize
+
+MODES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric")
+FLOORS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+X = (1, 2, 4, 5)
+
+
+def scales(*values: float) -> list:
+    return [None, given(np.asarray(values, dtype=np.float32).view(Float32))]
+
+
+def sizes(*values: int) -> list:
+    return [None, None, given(values)]
+
+
+class Float32(np.ndarray):
+    """Scales are float32 at every precision of the model."""
