@@ -125,13 +125,25 @@ def write_head(writer: Writer, value: ir.Value, logits: Logits, target: Target) 
 
 
 def rows(scores: Tensor, logits: Logits) -> Tensor:
-    """Logits of any form as (N, C); a dense output gives its mean over the pixels."""
+    """Logits of any form as (N, C); a dense output gives one score per class, over the pixels that it wins."""
     if logits.kind == "dense":
-        channels = scores if logits.class_axis == 1 else xp.permute_dims(scores, [0, 3, 1, 2])
-        return xp.mean(channels, axis=tuple(range(2, channels.rank)))
+        return _over_own_pixels(scores if logits.class_axis == 1 else xp.permute_dims(scores, [0, 3, 1, 2]))
     if scores.rank == 1:
         return xp.expand_dims(scores, 0)
     return scores if scores.rank == 2 else xp.squeeze(scores, tuple(range(2, scores.rank)))
+
+
+def _over_own_pixels(z: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C): the mean of a class's logit over the pixels where it is the top one, else over all.
+
+    Vinogradova et al., "Towards Interpretable Semantic Segmentation via Gradient-weighted Class Activation Mapping",
+    2020, https://arxiv.org/abs/2002.11434, equation 2, with the predicted region as the set of pixels.
+    """
+    pixels = tuple(range(2, z.rank))
+    won = xp.astype(z == xp.max(z, axis=1, keepdims=True), z.dtype)
+    count = xp.sum(won, axis=pixels)
+    own = xp.sum(z * won, axis=pixels) / xp.maximum(count, 1.0)
+    return xp.where(count > 0, own, xp.mean(z, axis=pixels))
 
 
 def _one_hot(scores: Tensor, index: Tensor) -> Tensor:

@@ -91,17 +91,17 @@ def backward(
             "gradient (networks of SiLU, GELU or hard-swish are so)",
             stacklevel=3,
         )
-    chosen = engine if engine != "auto" else _choose(path)
+    chosen = engine if engine != "auto" else _choose(model, path)
     if chosen == "portable":
         grads = portable.backward(writer, path, of, seed, wrt, rule, rectifiers, RULES)
     else:
-        grads = training.backward(model, writer, path, of, seed, wrt, rule)
+        grads = training.backward(model, writer, path, of, seed, wrt, rule, rectifiers)
     return Backward(tuple(grads), chosen, changed, len(sites))
 
 
-def _choose(path: Sequence[ir.Node]) -> str:
+def _choose(model: Model, path: Sequence[ir.Node]) -> str:
     missing = portable.missing_rules(path, RULES)
-    return "training" if missing and not training.why_not(path) else "portable"
+    return "training" if missing and not training.why_not(path, model) else "portable"
 
 
 def named_value(model: Model, name: str) -> ir.Value:

@@ -1,217 +1,33 @@
-"""A path in operators that ONNX Runtime's gradient builder differentiates correctly.
+"""Operators, rewritten in operators that ONNX Runtime's gradient builder differentiates correctly.
 
-The builder has no gradient for many operators, and a wrong one for some. So engine "training" hands it a copy of the
-path in which those are rewritten, one function per operator::
+The builder has no gradient for many operators, and a wrong one for some; this table says how each is handed to it::
 
     @lower("Softsign")
     def softsign(node):
         return node.x / (1.0 + xp.abs(node.x))
 
-The table is an allow-list: what is not in it is refused. Every entry agrees with engine "portable" in
-``tests/gradients/test_training.py``. The copy is differentiated, never run: values that exist in the model are read
-from the model. Only what the gradient reads has to be right, so a piecewise linear operator may be written
-``x * slope``, with the slope taken from *held* values, which are constants to the builder.
+It is an allow-list: what is not in it is refused. Every entry agrees with engine "portable" in
+``tests/gradients/test_training.py``. Only what the gradient reads has to be right, so a piecewise linear operator may
+be written ``x * slope``, with the slope taken from *held* values, which are constants to the builder.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+import operator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
+from onnxcam.gradients.path_copy import Lowering, Node
 from onnxcam.gradients.rules import UnsupportedError
 from onnxcam.graph import symbolic as xp
-from onnxcam.graph.inspect import FLOATS
-from onnxcam.graph.symbolic import Tensor, Writer
-from onnxcam.model import dims_of
+from onnxcam.graph.symbolic import Tensor
+from onnxcam.model import Dim
 
-T = TypeVar("T")
-Lowering = Callable[["Node"], Tensor | tuple[Tensor, ...]]
-_KEPT_INSIDE = 1024  # bytes; larger weights are inputs of the copy, so that it stays a few kB
-
-
-class Copy:
-    """The path, rewritten, as a graph of its own.
-
-    Args:
-        path: the nodes, in graph order.
-        wrt: what to differentiate with respect to.
-        opset: version of the default domain.
-        gated: ids of the nodes whose gradient a ReLU policy decides.
-
-    Attributes:
-        graph: the copy.
-        origins: values of the copy that stand for values of the model, by their name in the copy.
-        gates: per gated value of the copy its slope.
-        refused: nodes that cannot be rewritten, each with the reason.
-    """
-
-    def __init__(
-        self, path: Sequence[ir.Node], wrt: Sequence[ir.Value], opset: int, gated: Collection[int] = ()
-    ) -> None:
-        self.graph = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name="path")
-        self.writer = Writer(self.graph, opset)
-        self.gated = gated
-        self.origins: dict[str, ir.Value] = {}
-        self.gates: dict[str, Tensor] = {}
-        self.refused: list[tuple[ir.Node, str]] = []
-        self._values: dict[int, Tensor] = {}
-        self._held: dict[int, Tensor] = {}
-        self.live = {id(v) for v in wrt} | {id(v) for n in path for v in n.outputs}
-        for node in path:
-            try:
-                self._add(node)
-            except UnsupportedError as error:
-                self.refused.append((node, str(error)))
-
-    def value(self, original: ir.Value) -> Tensor:
-        """What stands for ``original``; it is differentiated through."""
-        if id(original) not in self.live:
-            return self.held(original)
-        if id(original) not in self._values:
-            self._values[id(original)] = self._input(original)
-        return self._values[id(original)]
-
-    def held(self, original: ir.Value) -> Tensor:
-        """The same, as a constant to the builder."""
-        if id(original) not in self._held:
-            weight = original.const_value
-            inside = weight is not None and not original.is_graph_input() and weight.nbytes <= _KEPT_INSIDE
-            self._held[id(original)] = self._initializer(original) if inside else self._input(original)
-        return self._held[id(original)]
-
-    def _new(self, original: ir.Value, **data: Any) -> ir.Value:
-        value = ir.Value(name=f"v{len(self.origins)}", type=original.type, shape=original.shape, **data)
-        self.origins[cast("str", value.name)] = original
-        return value
-
-    def _input(self, original: ir.Value) -> Tensor:
-        value = self._new(original)
-        self.graph.inputs.append(value)
-        return self.writer.tensor(value)
-
-    def _initializer(self, original: ir.Value) -> Tensor:
-        value = self._new(original, const_value=original.const_value)
-        self.graph.register_initializer(value)
-        return self.writer.tensor(value)
-
-    def _add(self, node: ir.Node) -> None:
-        made = self._lowered(node)
-        for original, tensor in zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False):
-            self._bind(original, tensor)
-
-    def _lowered(self, node: ir.Node) -> Tensor | tuple[Tensor, ...]:
-        lowering = LOWERINGS.get(node.op_type) if node.domain == "" else None
-        if lowering is None:
-            raise UnsupportedError("not among the operators whose gradient is known to be right")
-        for value in node.outputs:
-            if value.dtype in FLOATS and value.dtype != ir.DataType.FLOAT:
-                raise UnsupportedError(f"{value.dtype} (its kernels are for FLOAT)")
-            if value.dtype in FLOATS and value.shape is None:
-                raise UnsupportedError("the rank of its output is unknown")
-        return lowering(Node(node, self))
-
-    def _bind(self, original: ir.Value, tensor: Tensor) -> None:
-        """Let ``tensor``, or an Identity of it where it stands for something else already, stand for ``original``."""
-        taken = tensor.value.producer() is None or tensor.value.name in self.origins
-        value = (self.writer.op("Identity", tensor, memo=False) if taken else tensor).value
-        value.name = f"v{len(self.origins)}"
-        value.type, value.shape = original.type, original.shape
-        self.origins[value.name] = original
-        self._values[id(original)] = self.writer.tensor(value)
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node as its lowering sees it.
-
-    Attributes:
-        raw: the node in the model.
-        copy: where the lowering writes.
-    """
-
-    raw: ir.Node
-    copy: Copy
-
-    @property
-    def x(self) -> Tensor:
-        """The first input, differentiated through."""
-        return self.xs[0]
-
-    @property
-    def xs(self) -> tuple[Tensor, ...]:
-        """The inputs that are given, differentiated through."""
-        return tuple(self.copy.value(v) for v in self.raw.inputs if v is not None)
-
-    @property
-    def y(self) -> Tensor:
-        """The first output, held."""
-        return self.copy.held(self.raw.outputs[0])
-
-    def held(self, index: int) -> Tensor:
-        """Input ``index``, held."""
-        value = self.raw.inputs[index]
-        assert value is not None
-        return self.copy.held(value)
-
-    def has(self, index: int) -> bool:
-        """Is input ``index`` given?"""
-        return index < len(self.raw.inputs) and self.raw.inputs[index] is not None
-
-    def live(self, index: int) -> bool:
-        """Does input ``index`` depend on what is differentiated?"""
-        return self.has(index) and id(self.raw.inputs[index]) in self.copy.live
-
-    def const(self, index: int) -> Any:
-        """The array of a constant input; None where it is left out."""
-        if not self.has(index):
-            return None
-        value = self.raw.inputs[index]
-        if value is None or value.const_value is None or value.is_graph_input():
-            raise UnsupportedError(f"input {index} is computed at run time; only a constant is covered")
-        return value.const_value.numpy()
-
-    def attr(self, name: str, default: T) -> T:
-        """An attribute, of the type of its default."""
-        found = self.raw.attributes.get(name)
-        if found is None:
-            return default
-        return cast("T", list(found.value) if isinstance(default, list) else found.value)
-
-    def op(self, op_type: str, *inputs: Tensor | None, **attributes: Any) -> Tensor:
-        """Write one node into the copy."""
-        return self.copy.writer.op(op_type, *inputs, **attributes)
-
-    def ints(self, *numbers: int) -> Tensor:
-        """A constant int64 vector."""
-        return self.copy.writer.constant(np.asarray(numbers, dtype=np.int64))
-
-    def as_it_is(self) -> tuple[Tensor, ...]:
-        """The node itself."""
-        inputs = [None if v is None else self.copy.value(v) for v in self.raw.inputs]
-        attributes = {a.name: a.value for a in self.raw.attributes.values()}
-        outputs = len(self.raw.outputs)
-        return self.copy.writer.ops(self.raw.op_type, *inputs, outputs=outputs, memo=False, **attributes)
-
-    def only(self, *indices: int) -> None:
-        """Refuse where another input depends on what is differentiated."""
-        if any(self.live(i) for i in range(len(self.raw.inputs)) if i not in indices):
-            raise UnsupportedError("an input other than the picture depends on the image")
-
-    def gate(self, x: Tensor, slope: Tensor) -> Tensor:
-        """A piecewise linear activation. Where a policy decides its gradient, a Relu marks the place."""
-        slope = xp.astype(slope, x.dtype)
-        if id(self.raw) not in self.copy.gated:
-            return x * slope
-        mark = self.op("Relu", x, memo=False)
-        self.copy.gates[f"v{len(self.copy.origins)}"] = slope
-        return mark
-
-
+Made = Tensor | tuple[Tensor, ...]
 LOWERINGS: dict[str, Lowering] = {}
 
 
@@ -223,3 +39,18 @@ def lower(*op_types: str) -> Callable[[Lowering], Lowering]:
         return function
 
     return register
+
+
+# What the builder does right by itself
+
+
+@lower("Add", "Sub", "Mul", "Div", "Neg", "Sqrt", "Exp", "Log", "Erf", "Sin", "Cos", "Tanh", "Sigmoid", "Relu", "Abs")
+@lower("MatMul", "Gemm", "Conv", "GlobalAveragePool", "Softmax", "LogSoftmax", "Where", "Identity", "Cast", "Pow")
+@lower("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Concat", "Split", "Gather", "Slice", "Pad")
+@lower("ReduceMean", "ReduceSum", "Tile", "ReduceL2", "ReduceLogSumExp", "GatherElements", "GatherND", "Trilu")
+@lower("Clip", "LeakyRelu", "AveragePool", "MaxPool", "LayerNormalization", "Max", "Min", "Reciprocal", "CumSum")
+@lower("BatchNormalization","HardSigmoid","HardSwish","Sum","Resize","ConvTranspose","Elu","Selu","PRelu","Softplus")
+@lower("GlobalMaxPool","LRN","InstanceNormalization","DepthToSpace","SpaceToDepth","ReduceMax","ReduceMin","Gelu","Mish")
+@lower("ScatterElements","ScatterND","Einsum","Celu","Softsign","ThresholdedRelu","Mean","GroupNormalization","Dropout")
+def as_it_is(node: Node) -> Made:
+    return node.as_it_is()

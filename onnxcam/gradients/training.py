@@ -1,20 +1,44 @@
-"""Engine "training": the gradient builder of onnxruntime-training."""
+"""Engine "training": the gradient builder of onnxruntime-training.
+
+The path is copied, rewritten in operators that the builder differentiates correctly (:mod:`.lowering`), and given to
+it. Of its answer only what the gradients need is carried over; every value that the model has is read from the model.
+The result holds operators of ``com.microsoft``, so it runs where onnxruntime-training is installed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcam.errors import GradientError
-from onnxcam.gradients.relu import Policy
-from onnxcam.graph.symbolic import Tensor, Writer
+from onnxcam.gradients.lowering import LOWERINGS
+from onnxcam.gradients.path_copy import Copy
+from onnxcam.gradients.relu import POLICIES, Policy
+from onnxcam.graph import symbolic as xp
+from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.model import Model
 
+MAX_OPSET, MAX_IR = 21, 10  # what onnxruntime-training 1.19.2, its last release, loads
+_DOMAIN = "com.microsoft"
+_INSTALL = "pip install onnxcam[training], in an environment without another onnxruntime"
+_one_build = threading.Lock()  # file descriptor 2 belongs to the whole process
 
-def why_not(path: Sequence[ir.Node]) -> str:
+
+def why_not(path: Sequence[ir.Node], model: Model | None = None) -> str:
     """Why this engine cannot differentiate the path; empty where it can."""
-    return "not built yet"
+    return _unavailable() or _too_new(path, model) or _refusals(Copy(path, (), _opset(path), LOWERINGS))
 
 
 def backward(
@@ -25,6 +49,210 @@ def backward(
     seed: Tensor,
     wrt: Sequence[ir.Value],
     policy: Policy,
+    rectifiers: Collection[int] = (),
 ) -> list[Tensor]:
-    """Write the vector-Jacobian product by the gradient builder."""
-    raise GradientError(f"the training engine cannot do this: {why_not(path)}")
+    """Write the vector-Jacobian product ``seed`` -> d(of . seed)/d(v) for each v of ``wrt`` by the gradient builder.
+
+    Args:
+        model: the model being edited; its graph is the writer's.
+        writer: writes into the graph of all these.
+        path: the nodes between ``wrt`` and ``of``, in graph order.
+        of: the value that is differentiated.
+        seed: its cotangent.
+        wrt: with respect to what.
+        policy: how a gradient passes a rectifier.
+        rectifiers: ids of the nodes that the policy is for; others get the plain gradient.
+
+    Raises:
+        GradientError: the builder is not installed, an operator on the path is refused (all of them are named), or
+            ``of`` does not depend on one of ``wrt``.
+    """
+    read = {id(v) for n in path for v in n.inputs}
+    asked = [v for v in wrt if v is not of]
+    for value in asked:
+        if id(value) not in read:
+            raise GradientError(
+                f"{of.name} does not depend on {value.name} through differentiable operators, so there is no "
+                "gradient; choose a layer between the image and the score"
+            )
+    gated = () if policy is POLICIES["plain"] else rectifiers
+    copy = Copy(path, wrt, writer.opset, LOWERINGS, gated)
+    if problem := _unavailable() or _too_new(path, model) or _refusals(copy):
+        raise GradientError(
+            f"the training engine cannot do this: {problem}. Use engine='portable', or a layer nearer to the output"
+        )
+    found: dict[int, Tensor] = {id(of): seed}
+    if asked:
+        built = _build(copy, of, asked)
+        importer = _Import(writer, built, copy, policy)
+        importer.known[f"{copy.value(of).value.name}_grad"] = seed
+        found.update((id(v), importer.gradient(v)) for v in asked)
+    return [found[id(v)] for v in wrt]
+
+
+# Can it?
+
+
+def _unavailable() -> str:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return f"onnxruntime-training is not installed; {_INSTALL}"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return f"the installed onnxruntime cannot be imported ({error}); {_INSTALL}"
+    if _builder() is None:
+        return f"the installed onnxruntime {onnxruntime.__version__} is not the training build; {_INSTALL}"
+    return ""
+
+
+def _builder() -> Any:
+    from onnxruntime.capi import _pybind_state
+
+    return getattr(_pybind_state, "GradientGraphBuilder", None)
+
+
+def _opset(path: Sequence[ir.Node]) -> int:
+    graph = path[0].graph if path else None
+    return graph.opset_imports.get("", MAX_OPSET) if graph is not None else MAX_OPSET
+
+
+def _too_new(path: Sequence[ir.Node], model: Model | None) -> str:
+    if (opset := _opset(path)) > MAX_OPSET:
+        return f"the model is of opset {opset}, and onnxruntime-training 1.19.2 loads up to {MAX_OPSET}"
+    if model is not None and (version := model.ir_model.ir_version) > MAX_IR:
+        return f"the model is of IR version {version}, and onnxruntime-training 1.19.2 loads up to {MAX_IR}"
+    return ""
+
+
+def _refusals(copy: Copy) -> str:
+    """All refusals, grouped by operator and reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for node, reason in copy.refused:
+        kind = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        groups.setdefault((f"{kind} (opset {copy.opset})", reason), []).append(str(node.name))
+    return "; ".join(
+        f"{kind}: {reason}; {len(names)} node{'s' * (len(names) > 1)}, such as {names[0]}"
+        for (kind, reason), names in groups.items()
+    )
+
+
+# Building
+
+
+def _build(copy: Copy, of: ir.Value, wrt: Sequence[ir.Value]) -> ir.Graph:
+    """The copy with its gradient, as the builder gives it: that of ``v`` is called ``v_grad``."""
+    target = copy.value(of).value
+    copy.graph.outputs.append(target)
+    data = ir.to_proto(ir.Model(copy.graph, ir_version=MAX_IR)).SerializeToString()
+    names = {str(copy.value(v).value.name) for v in wrt}
+    try:
+        with _one_build, _silent():
+            # Without a loss to start from, it leaves the cotangent of the target open: our seed.
+            builder = _builder()(data, {target.name}, names, "")
+            builder.build()
+            built = builder.get_model()
+    except RuntimeError as error:
+        raise GradientError(
+            f"ONNX Runtime's gradient builder failed: {str(error).strip().splitlines()[0]}. Use engine='portable'"
+        ) from error
+    return ir.from_proto(_parsed(built)).graph
+
+
+def _parsed(data: bytes) -> Any:
+    import onnx
+
+    return onnx.load_model_from_string(data)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what native code prints: the builder logs to file descriptor 2, whatever the log level."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+class _Import:
+    """Carries over what the gradients need from the builder's graph, and nothing else."""
+
+    def __init__(self, writer: Writer, built: ir.Graph, copy: Copy, policy: Policy) -> None:
+        self.writer, self.copy, self.policy = writer, copy, policy
+        self.values = ir.convenience.create_value_mapping(built, include_subgraphs=False)
+        self.known = {name: writer.tensor(v) for name, v in copy.origins.items()}
+        self.gates = {str(mark.value.name): str(slope.value.name) for mark, slope in copy.gates}
+
+    def gradient(self, value: ir.Value) -> Tensor:
+        """The cotangent of a value of the model, of its shape."""
+        found = self.tensor(f"{self.copy.value(value).value.name}_grad")
+        node = found.value.producer()
+        if node is not None and (node.name or "").startswith(PREFIX) and value.shape is not None:
+            found.value.shape = value.shape.copy()
+        return found
+
+    def tensor(self, name: str) -> Tensor:
+        """The value called ``name`` in the builder's graph; its nodes are written without recursion."""
+        stack = [name]
+        while stack:
+            if stack[-1] in self.known:
+                stack.pop()
+                continue
+            missing = [n for n in self._needs(stack[-1]) if n not in self.known]
+            stack.extend(missing)
+            if not missing:
+                self._write(stack.pop())
+        return self.known[name]
+
+    def _needs(self, name: str) -> list[str]:
+        node = self.values[name].producer()
+        needs = [str(v.name) for v in node.inputs if v is not None] if node is not None else []
+        return [needs[0], self.gates[needs[1]]] if self._gated(node) else needs
+
+    def _gated(self, node: ir.Node | None) -> bool:
+        return node is not None and node.op_type == "ReluGrad" and str(node.inputs[1].name) in self.gates
+
+    def _write(self, name: str) -> None:
+        value = self.values[name]
+        node = value.producer()
+        if node is None:
+            assert value.const_value is not None, f"the builder's graph reads {name}, which nothing makes"
+            self.known[name] = self.writer.constant(value.const_value.numpy())
+            return
+        inputs = [None if v is None else self.known[str(v.name)] for v in node.inputs]
+        for output, tensor in zip(node.outputs, self._written(node, inputs), strict=True):
+            if output.name:
+                self.known[output.name] = tensor
+
+    def _written(self, node: ir.Node, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
+        if node.op_type == "Constant":
+            return (self.writer.constant(node.attributes["value"].as_tensor().numpy()),)
+        if node.op_type == "Identity" and inputs[0] is not None:
+            return (inputs[0],)
+        if self._gated(node):
+            dy, slope = inputs[0], self.known[self.gates[str(node.inputs[1].name)]]
+            assert dy is not None
+            return (self.policy(dy, slope),)
+        return self._appended(node, inputs)
+
+    def _appended(self, node: ir.Node, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
+        graph = self.writer.graph
+        for tensor in inputs:
+            if tensor is not None:
+                self.writer._hold(tensor)
+        name = f"{PREFIX}training/{node.op_type}_{len(graph)}"
+        outputs = [
+            ir.Value(name=f"{name}:{k}" if v.name else "", type=v.type, shape=v.shape)
+            for k, v in enumerate(node.outputs)
+        ]
+        operands = [t.value if t is not None else None for t in inputs]
+        attributes = list(node.attributes.values())
+        graph.append(ir.Node(node.domain, node.op_type, operands, attributes, outputs=outputs, name=name))
+        if node.domain:
+            graph.opset_imports.setdefault(node.domain, 1)
+        return tuple(self.writer.tensor(v) for v in outputs)

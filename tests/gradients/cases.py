@@ -60,9 +60,8 @@ def weight(*shape: int, low: float = -1, high: float = 1) -> Spread:
 
 
 def given(values: Any, variable: bool = False) -> Operand:
-    """Values as they are; integers stay integers."""
-    array = np.asarray(values)
-    return Operand(array.astype(np.float64) if array.dtype.kind == "f" else array, variable)
+    """Values as they are; only float64 takes the model's float type."""
+    return Operand(np.asarray(values), variable)
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Case:
         op: the operator under test.
         nodes: the graph; its output is ``y``.
         operands: by value name.
-        opset: the oldest opset to try.
+        opset, until: the oldest and newest opset to try.
         fixed: what a rule says to free axes; "" where it covers them.
         forward: nodes that stand in for ``nodes`` in the finite difference; for rounding, whose gradient is a
             convention.
@@ -86,6 +85,7 @@ class Case:
     nodes: tuple[onnx.NodeProto, ...]
     operands: dict[str, Operand]
     opset: int = 18
+    until: int = 99
     fixed: str = ""
     forward: tuple[onnx.NodeProto, ...] = ()
     oracle: str = "reference"
@@ -100,7 +100,7 @@ class Case:
     def opsets(self, newest: int = onnx.defs.onnx_opset_version()) -> list[int]:
         """The oldest opset, and each later one at which an operator of the case changes."""
         changes = {s.since_version for n in self.nodes for s in _schemas(n.op_type)}
-        return [self.opset, *sorted(v for v in changes if self.opset < v <= newest)]
+        return [self.opset, *sorted(v for v in changes if self.opset < v <= min(newest, self.until))]
 
     def feeds(self, dtype: Any) -> dict[str, np.ndarray]:
         return {name: _cast(o.array, dtype) for name, o in self.operands.items() if o.variable}
@@ -139,7 +139,7 @@ def _free(name: str, shape: Sequence[int], free: str) -> list[Any]:
 
 
 CASES: list[Case] = []
-_SETTINGS = ("opset", "fixed", "forward", "oracle")
+_SETTINGS = ("opset", "until", "fixed", "forward", "oracle")
 
 
 def case(

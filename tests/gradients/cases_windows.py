@@ -9,7 +9,6 @@ from cases import case, given, node, var, weight
 
 # Conv
 
-FIXED_KERNEL = False  # a weight that is an input keeps its axes
 for what, x, w, attributes in [
     ("1-D", (1, 2, 7), (3, 2, 3), {}),
     ("1x1", (1, 3, 4, 4), (2, 3, 1, 1), {}),
@@ -113,7 +112,7 @@ for groups in (1, 2, 4):
     case("GroupNormalization", f"{groups} groups", var(2, 4, 3, 3), weight(4), weight(4), num_groups=groups,
          epsilon=1e-2, opset=21)  # fmt: skip
     case("GroupNormalization", f"{groups} groups, scale by group", var(2, 4, 3, 3), weight(groups), weight(groups),
-         num_groups=groups, changes=False)  # fmt: skip
+         num_groups=groups, until=18)  # fmt: skip
 case("GroupNormalization", "scale and bias wanted", var(2, 4, 3, 3), var(4, free=False), var(4, free=False),
      num_groups=2, opset=21)  # fmt: skip
 for axis, scale in ((-1, (4,)), (1, (3, 4))):
@@ -126,18 +125,42 @@ case("MeanVarianceNormalization", "axes", var(2, 3, 4), axes=[1, -1])
 
 # Resize
 
-MODES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric")
-FLOORS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
-X = (1, 2, 4, 5)
+TRANSFORMS = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric")
+ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+PICTURE = var(1, 2, 4, 5)
 
 
-def scales(*values: float) -> list:
-    return [None, given(np.asarray(values, dtype=np.float32).view(Float32))]
+def scales(*values: float):
+    return None, given(np.asarray(values, dtype=np.float32))  # of this type at every precision of the model
 
 
-def sizes(*values: int) -> list:
-    return [None, None, given(values)]
+def sizes(*values: int):
+    return None, None, given(list(values))
 
 
-class Float32(np.ndarray):
-    """Scales are float32 at every precision of the model."""
+def resize(what: str, x, *how, **attributes) -> None:
+    case("Resize", what, x, *how, **{k: v for k, v in attributes.items() if v})
+
+
+for transform, rounding in itertools.product(TRANSFORMS, ROUNDINGS):
+    named = {"mode": "nearest", "coordinate_transformation_mode": transform, "nearest_mode": rounding}
+    resize(f"nearest {transform} {rounding} scales", PICTURE, *scales(1, 1, 2, 1.7), **named)
+    resize(f"nearest {transform} {rounding} sizes", PICTURE, *sizes(1, 2, 7, 3), **named)
+for mode, transform, smooth in itertools.product(("linear", "cubic"), TRANSFORMS, (0, 1)):
+    named = {"mode": mode, "coordinate_transformation_mode": transform, "antialias": smooth}
+    kind = f"{mode} {transform}{' antialias' * smooth}"
+    resize(f"{kind} scales", PICTURE, *scales(1, 1, 2, 0.6), **named)
+    resize(f"{kind} sizes", PICTURE, *sizes(1, 2, 7, 3), **named)
+resize("cubic exclude_outside", PICTURE, *scales(1, 1, 2, 1.5), mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5)
+resize("nearest twice", PICTURE, *scales(1, 1, 2, 2), coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+resize("nearest three times and twice, half_pixel", PICTURE, *scales(1, 1, 3, 2))
+resize("length kept at a scale above 1", PICTURE, *scales(1, 1, 1.2, 1.1), mode="linear")
+resize("linear align_corners to one pixel", PICTURE, *sizes(1, 2, 1, 8), mode="linear",
+       coordinate_transformation_mode="align_corners")  # fmt: skip
+resize("axes, scales", PICTURE, *scales(2, 1.5), mode="linear", axes=[2, 3])
+resize("negative axes in another order, sizes", PICTURE, *sizes(7, 3), mode="linear", axes=[-1, -2])
+resize("to a computed size", PICTURE, *sizes(), reads=["a", "", "", "s"], mode="linear",
+       before=[node("Shape", ["a"], ["s0"]), node("Mul", ["s0", "k"], ["s"])], others={"k": given([1, 1, 2, 3])})  # fmt: skip
+for mode in ("nearest", "linear", "cubic"):
+    resize(f"{mode} crop", PICTURE, given(np.asarray([0, 0, 0.1, 0.2, 1, 1, 0.8, 1.1], np.float32)), None,
+           given([1, 2, 6, 4]), mode=mode, coordinate_transformation_mode="tf_crop_and_resize", extrapolation_value=3.0)  # fmt: skip
