@@ -152,118 +152,16 @@ def load_model(path: str | Path) -> Model:
         ModelError: missing, damaged, no opset, unknown operators, or conversion to opset 18 failed.
     """
     file = Path(path)
-    data = _read(file)
-    proto = _parse(file, data)
-    notes: list[str] = []
-    source_opset = _check(file, proto)
-    _locate_external_data(file, proto)
-    notes += _keep_tensor_outputs(file, proto)
+    data = integrity.read(file)
+    proto = integrity.parse(file, data)
+    source_opset = integrity.check_operators(file, proto)
+    integrity.locate_external_data(file, proto)
+    integrity.check_weights(file, proto)
+    notes = _keep_tensor_outputs(file, proto)
     model = _to_ir(file, proto, source_opset, notes)
     meta = {p.key: p.value for p in proto.metadata_props}
     digest = hashlib.sha256(data).hexdigest()
     return Model(model, file, digest, source_opset, tuple(notes), meta)
-
-
-def _read(file: Path) -> bytes:
-    if file.is_dir():
-        raise ModelError(f"{file} is a folder; give the path of an .onnx file")
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise ModelError(f"{file}: no such file; check the path, or use zoo:NAME for a bundled model") from None
-    except OSError as error:
-        raise ModelError(f"cannot read {file}: {error.strerror or error}; check its permissions") from error
-    if not data:
-        raise ModelError(f"{file} is empty; export or download the model again")
-    return data
-
-
-def _parse(file: Path, data: bytes) -> onnx.ModelProto:
-    if data.startswith(b"version https://git-lfs"):
-        raise ModelError(f"{file} is a Git LFS pointer, not the model; fetch the real file with `git lfs pull`")
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(data)
-    except (DecodeError, ValueError):
-        raise ModelError(
-            f"{file} is not an ONNX model, or is cut off ({len(data)} bytes); export or download it again"
-        ) from None
-    if not proto.graph.node:
-        raise ModelError(f"{file} holds no graph; it is not an ONNX model, or it is cut off. Export it again")
-    return proto
-
-
-def _check(file: Path, proto: onnx.ModelProto) -> int:
-    imports = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
-    opset: int | None = imports.get("")
-    if opset is None:
-        raise ModelError(
-            f"{file} names no opset of the default domain (opset_import), so its operators have no defined meaning; "
-            "export it again with a current exporter"
-        )
-    if opset > onnx.defs.onnx_opset_version():
-        raise ModelError(
-            f"{file} needs opset {opset}; the installed onnx {onnx.__version__} knows up to "
-            f"{onnx.defs.onnx_opset_version()}. Upgrade onnx, or export with a lower opset"
-        )
-    if unknown := sorted(_unknown_operators(proto, imports)):
-        raise ModelError(
-            f"{file} uses operators that onnxcam does not know: {', '.join(unknown)}. Export it without custom "
-            "operators, or remove debugging nodes"
-        )
-    return opset
-
-
-def _unknown_operators(proto: onnx.ModelProto, imports: dict[str, int]) -> set[str]:
-    functions = {(f.domain, f.name) for f in proto.functions}
-    unknown = set()
-    for node in _all_nodes(proto.graph.node):
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        if (node.domain, node.op_type) in functions or domain.startswith("com.microsoft"):
-            continue
-        if not onnx.defs.has(node.op_type, imports.get(domain, 1), domain):
-            unknown.add(f"{domain + '::' if domain else ''}{node.op_type} (opset {imports.get(domain, '?')})")
-    return unknown
-
-
-def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            yield from _all_nodes(attribute.g.node)
-            for graph in attribute.graphs:
-                yield from _all_nodes(graph.node)
-
-
-def _locate_external_data(file: Path, proto: onnx.ModelProto) -> None:
-    """Point every external tensor at its real file, relative to the folder of the real model file."""
-    home = file.resolve().parent
-    checked: dict[str, str] = {}
-    for tensor in proto.graph.initializer:
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                if entry.value not in checked:
-                    checked[entry.value] = _external_location(file, home, entry.value)
-                entry.value = checked[entry.value]
-
-
-def _external_location(file: Path, home: Path, location: str) -> str:
-    named = file.parent / location
-    real = named.resolve()
-    inside = not Path(location).is_absolute() and ".." not in Path(location).parts
-    # A hub cache links both files into one folder of blobs: the link's target lies beside the resolved model.
-    if not inside or not (real.is_relative_to(home) or real.is_relative_to(file.parent.resolve())):
-        raise ModelError(
-            f"{file} keeps weights in {location!r}, outside its own folder; that is refused for safety. Move the "
-            "weights beside the model and save it again"
-        )
-    if not real.is_file():
-        raise ModelError(f"{file} keeps its weights in {location!r}, which is missing; put that file beside it")
-    if not real.is_relative_to(home):
-        raise ModelError(f"{file} is a link whose weights {location!r} are not beside its target; copy both files")
-    return str(real.relative_to(home))
 
 
 def _keep_tensor_outputs(file: Path, proto: onnx.ModelProto) -> list[str]:

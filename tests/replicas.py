@@ -1,4 +1,4 @@
-"""Independent replicas: CAM raw maps by finite differences on the tail of a model, in float64, without any gradient code.
+"""Independent replicas: raw CAMs by finite differences on the tail of a model, in float64, without any gradient code.
 
 The tail from the target layer to the logits is evaluated by ONNX's reference evaluator. Grad-CAM's weights are
 derivatives along directions: d/dt f(A + t 1_k) is the sum over pixels of G_k; HiResCAM's map is a derivative too:

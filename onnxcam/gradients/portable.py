@@ -30,7 +30,12 @@ class Refusal:
 
     def __str__(self) -> str:
         domain = f"{self.node.domain}::" if self.node.domain else ""
-        return f"{domain}{self.node.op_type} (node {self.node.name}, opset {self.node.version}): {self.reason}"
+        return f"{domain}{self.node.op_type} (node {self.node.name}, opset {_opset(self.node)}): {self.reason}"
+
+
+def _opset(node: ir.Node) -> int | None:
+    graph = node.graph
+    return graph.opset_imports.get(node.domain) if isinstance(graph, ir.Graph) else node.version
 
 
 def missing_rules(path: Sequence[ir.Node], rules: Table) -> list[Refusal]:
@@ -104,18 +109,24 @@ class _Walk:
         view = Node(node, self.writer, policy, wanted)
         rule = self.rules[node.domain, node.op_type]
         try:
-            dxs = rule.function(view, *dys)
+            _check_ranks(node, wanted)
+            self.distribute(node, rule.function(view, *dys), wanted, rule.broadcasts)
         except UnsupportedError as error:
             self.refused.append(Refusal(node, str(error)))
-            dxs = tuple(xp.zeros_like(self.writer.tensor(v)) if v is not None else None for v in node.inputs)
-        self.distribute(node, dxs, wanted, rule.broadcasts)
+            dtype = next(dy.dtype for dy in dys if dy is not None)
+            for value in node.inputs:  # the walk goes on, to find what else is refused
+                if value is not None and id(value) in self.live:
+                    self.cotangents.setdefault(id(value), []).append(xp.zeros_like(self.writer.tensor(value), dtype))
 
     def distribute(self, node: ir.Node, dxs: Cotangents, wanted: frozenset[int], broadcasts: bool) -> None:
-        given = dxs if isinstance(dxs, tuple) else (dxs,)
-        for index, (value, dx) in enumerate(zip(node.inputs, given, strict=False)):
-            if index in wanted and value is not None and dx is not None:
-                dx = unbroadcast(dx, self.writer.tensor(value)) if broadcasts else dx
-                self.cotangents.setdefault(id(value), []).append(dx)
+        given = dict(enumerate(dxs if isinstance(dxs, tuple) else (dxs,)))
+        for index in sorted(wanted):
+            value, dx = node.inputs[index], given.get(index)
+            assert value is not None
+            if dx is None:
+                raise UnsupportedError(f"input {index} ({value.name}) depends on the image")
+            dx = unbroadcast(dx, self.writer.tensor(value)) if broadcasts else dx
+            self.cotangents.setdefault(id(value), []).append(dx)
 
     def total(self, value: ir.Value) -> Tensor | None:
         parts = self.cotangents.get(id(value))
@@ -135,14 +146,19 @@ class _Walk:
         return total
 
 
+def _check_ranks(node: ir.Node, wanted: frozenset[int]) -> None:
+    for value in (*(node.inputs[i] for i in sorted(wanted)), node.outputs[0]):
+        if value is not None and value.shape is None:
+            raise UnsupportedError(f"the rank of {value.name} is unknown; export the model with shape information")
+
+
 def unbroadcast(dx: Tensor, like: Tensor) -> Tensor:
     """Sum ``dx`` over the axes along which ``like`` was broadcast, to the shape of ``like``."""
-    if dx.shape is None or like.shape is None:
-        return dx
     extra = dx.rank - like.rank
     if extra > 0:
         dx = xp.sum(dx, tuple(range(extra)))
     assert dx.shape is not None
+    assert like.shape is not None
     pairs = list(enumerate(zip(dx.shape, like.shape, strict=True)))
     axes = [i for i, (d, want) in pairs if want == 1 and d != 1]
     if axes:
@@ -163,14 +179,10 @@ def _unbroadcast_at_run_time(dx: Tensor, like: Tensor) -> Tensor:
 
 def refusal_error(refused: Sequence[Refusal]) -> GradientError:
     """One error that names every refusal, grouped by operator and reason."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
+    groups: dict[tuple[str, str, str], list[Refusal]] = {}
     for r in refused:
-        groups.setdefault((r.node.domain, r.node.op_type, r.reason), []).append(str(r.node.name))
-    lines = [
-        f"  {domain + '::' if domain else ''}{op}: {reason}; {len(names)} node{'s' * (len(names) > 1)}, "
-        f"such as {names[0]}"
-        for (domain, op, reason), names in groups.items()
-    ]
+        groups.setdefault((r.node.domain, r.node.op_type, r.reason), []).append(r)
+    lines = [f"  {same[0]}{f' (and {len(same) - 1} more like it)' * (len(same) > 1)}" for same in groups.values()]
     return GradientError(
         "the portable engine cannot differentiate these operators on the path:\n" + "\n".join(lines) + "\n"
         "Choose a layer nearer to the output, or the training engine (engine='training') where it is installed"

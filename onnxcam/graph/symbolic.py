@@ -26,6 +26,7 @@ from onnxcam.model import Dim
 PREFIX = "onnxcam/"
 Array = npt.NDArray[Any]
 _MAY_GROW = 4096  # bytes; an Expand is a node rather than a large constant
+_LAST = np.iinfo(np.int64).max  # the end of an axis, to Slice
 _FOLD_BELOW = 2**26  # bytes; larger constants are computed at run time rather than held twice
 
 
@@ -42,7 +43,7 @@ class Writer:
         self.opset = opset
         self._written: dict[Any, tuple[Tensor, ...]] = {}
         self._constants: dict[Any, Tensor] = {}
-        self._count = builtins.sum(1 for node in graph if (node.name or "").startswith(PREFIX))
+        self._count = builtins.max((_number(v.name) for v in _values(graph)), default=0)
 
     def tensor(self, value: ir.Value) -> Tensor:
         """The expression that stands for ``value``."""
@@ -80,10 +81,20 @@ class Writer:
         *inputs: Tensor | None,
         shape: Sequence[Dim] | None = None,
         memo: bool = True,
+        fold: bool = True,
         **attributes: Any,
     ) -> Tensor:
-        """Write one node with one output. ``shape`` overrides what inference finds."""
-        return self.ops(op_type, *inputs, outputs=1, shape=shape, memo=memo, **attributes)[0]
+        """Write one node with one output.
+
+        Args:
+            op_type: the operator.
+            inputs: its inputs; None where one is left out.
+            shape: overrides what inference finds.
+            memo: return the node that is there already, if the same was written before.
+            fold: compute it now if all inputs are constants.
+            attributes: the node's.
+        """
+        return self.ops(op_type, *inputs, outputs=1, shape=shape, memo=memo, fold=fold, **attributes)[0]
 
     def ops(
         self,
@@ -92,6 +103,7 @@ class Writer:
         outputs: int,
         shape: Sequence[Dim] | None = None,
         memo: bool = True,
+        fold: bool = True,
         **attributes: Any,
     ) -> tuple[Tensor, ...]:
         """Write one node with several outputs."""
@@ -104,7 +116,8 @@ class Writer:
         )
         if memo and key in self._written:
             return self._written[key]
-        made = self._folded(op_type, inputs, outputs, attrs) or self._node(op_type, inputs, outputs, attrs, shape)
+        folded = self._folded(op_type, inputs, outputs, attrs) if fold else None
+        made = folded or self._node(op_type, inputs, outputs, attrs, shape)
         self._written[key] = made
         return made
 
@@ -120,9 +133,11 @@ class Writer:
             return None
         names = ["" if t is None else f"i{k}" for k, t in enumerate(inputs)]
         node = onnx.helper.make_node(op_type, names, [f"o{k}" for k in range(outputs)], **attrs)
-        results = ReferenceEvaluator(node, opsets={"": self.opset}).run(
-            None, {n: cast("Tensor", t).const for n, t in zip(names, inputs, strict=True) if n}
-        )
+        feeds = {n: cast("Tensor", t).const for n, t in zip(names, inputs, strict=True) if n}
+        try:
+            results = ReferenceEvaluator(node, opsets={"": self.opset}).run(None, feeds)
+        except Exception:  # what the evaluator lacks (it says so in many ways) is left to the runtime
+            return None
         given_bytes = builtins.sum(a.nbytes for a in arrays if a is not None)
         if builtins.sum(r.nbytes for r in cast("list[Array]", results)) > given_bytes + _MAY_GROW:
             return None
@@ -257,8 +272,14 @@ class Tensor:
     def __pow__(self, other: Tensor | npt.ArrayLike) -> Tensor:
         return self._binary("Pow", other)
 
+    def __rpow__(self, other: npt.ArrayLike) -> Tensor:
+        return self._binary("Pow", other, swap=True)
+
     def __matmul__(self, other: Tensor | npt.ArrayLike) -> Tensor:
         return self._binary("MatMul", other)
+
+    def __rmatmul__(self, other: npt.ArrayLike) -> Tensor:
+        return self._binary("MatMul", other, swap=True)
 
     def __neg__(self) -> Tensor:
         return self.writer.op("Neg", self)
@@ -355,24 +376,29 @@ def _axes(x: Tensor, axis: Axis) -> Tensor | None:
     return x.writer.constant(np.atleast_1d(np.asarray(axis, dtype=np.int64)))
 
 
+def _reduce(op_type: str, x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
+    nothing = axis is not None and not isinstance(axis, int) and len(axis) == 0
+    return x if nothing else x.writer.op(op_type, x, _axes(x, axis), keepdims=int(keepdims))
+
+
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Sum over axes."""
-    return x.writer.op("ReduceSum", x, _axes(x, axis), keepdims=int(keepdims))
+    return _reduce("ReduceSum", x, axis, keepdims)
 
 
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Mean over axes."""
-    return x.writer.op("ReduceMean", x, _axes(x, axis), keepdims=int(keepdims))
+    return _reduce("ReduceMean", x, axis, keepdims)
 
 
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Maximum over axes."""
-    return x.writer.op("ReduceMax", x, _axes(x, axis), keepdims=int(keepdims))
+    return _reduce("ReduceMax", x, axis, keepdims)
 
 
 def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Minimum over axes."""
-    return x.writer.op("ReduceMin", x, _axes(x, axis), keepdims=int(keepdims))
+    return _reduce("ReduceMin", x, axis, keepdims)
 
 
 def argmax(x: Tensor, axis: int, keepdims: bool = False) -> Tensor:
@@ -443,9 +469,9 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     return tensors[0] if len(tensors) == 1 else tensors[0].writer.op("Concat", *tensors, axis=axis)
 
 
-def zeros_like(x: Tensor) -> Tensor:
-    """Zeros of the shape and type of ``x``."""
-    return expand_like(x.writer.constant(0, x.dtype), x)
+def zeros_like(x: Tensor, dtype: ir.DataType | None = None) -> Tensor:
+    """Zeros of the shape of ``x``, and of its type unless another is given."""
+    return expand_like(x.writer.constant(0, dtype or x.dtype), x)
 
 
 def ones_like(x: Tensor) -> Tensor:
@@ -467,10 +493,27 @@ def flip(x: Tensor, axis: int | Sequence[int]) -> Tensor:
 
 
 def pad(x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
-    """Zeros before and after; negative amounts crop (ONNX Pad)."""
-    if not any([*before, *after]):
+    """Zeros before and after; negative amounts crop."""
+    x = _crop(x, [builtins.max(-b, 0) for b in before], [builtins.max(-a, 0) for a in after])
+    amounts = [builtins.max(v, 0) for v in (*before, *after)]
+    return x.writer.op("Pad", x, x.writer.constant(np.asarray(amounts, dtype=np.int64))) if any(amounts) else x
+
+
+def _crop(x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    cuts = [(b, -a if a else _LAST, axis) for axis, (b, a) in enumerate(zip(before, after, strict=True)) if a or b]
+    if not cuts:
         return x
-    return x.writer.op("Pad", x, x.writer.constant(np.asarray([*before, *after], dtype=np.int64)))
+    return x.writer.op("Slice", x, *(x.writer.constant(np.asarray(v, dtype=np.int64)) for v in zip(*cuts, strict=True)))
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    return [*graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+
+
+def _number(name: str | None) -> int:
+    """The number that a writer gave to a name; 0 for names that are not a writer's."""
+    tail = (name or "").partition(":")[0].rpartition("_")[2]
+    return int(tail) if (name or "").startswith(PREFIX) and tail.isdecimal() else 0
 
 
 def _type(data: Array) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from onnxcam.gradients.rules import Cotangents, Node, vjp
+import numpy as np
+
+from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
@@ -57,3 +59,56 @@ def _without_axis(dx: Tensor | None, vector: Tensor, axis: int) -> Tensor | None
         return dx
     dx = xp.squeeze(dx, -2 if axis == 0 else -1)
     return xp.sum(dx, tuple(range(dx.rank - 1))) if dx.rank > 1 else dx
+
+
+@vjp("Einsum")  # the product of the cotangent and the other operands, summed to the letters of this one
+def einsum(node: Node, dy: Tensor) -> Cotangents:
+    terms, result = _letters(node.attr("equation", ""))
+    if any("." in t or len(set(t)) < len(t) for t in terms):
+        raise UnsupportedError(f"equation {node.attr('equation', '')!r}, with an ellipsis or a diagonal")
+    return tuple(_einsum_input(node, dy, terms, result, i) if i in node.wanted else None for i in range(len(terms)))
+
+
+def _letters(equation: str) -> tuple[list[str], str]:
+    left, arrow, result = equation.replace(" ", "").partition("->")
+    once = sorted(c for c in set(left) - {","} if left.count(c) == 1)
+    return left.split(","), result if arrow else "".join(once)
+
+
+def _einsum_input(node: Node, dy: Tensor, terms: list[str], result: str, index: int) -> Tensor:
+    others = [i for i in range(len(terms)) if i != index]
+    seen = set(result).union(*(terms[i] for i in others))
+    kept = "".join(c for c in terms[index] if c in seen)
+    equation = ",".join([result, *(terms[i] for i in others)]) + "->" + kept
+    dx = node.writer.op("Einsum", dy, *(node.xs[i] for i in others), equation=equation)
+    lost = [a for a, c in enumerate(terms[index]) if c not in seen]  # axes that the operator summed by themselves
+    return xp.expand_like(xp.expand_dims(dx, lost) if lost else dx, node.xs[index])
+
+
+def unit_rows(length: Tensor, like: Tensor) -> Tensor:
+    """The identity matrix of a size that may be known at run time only."""
+    if length.const is not None:
+        return like.lift(np.eye(int(length.const[0])))
+    values = like.lift([0, 1])
+    return like.writer.op("OneHot", positions(length), length, values, axis=-1)
+
+
+def positions(length: Tensor) -> Tensor:
+    """0 ... length - 1, int64, for a length given as a vector of one element."""
+    zero, one = (length.lift(v) for v in (0, 1))
+    return length.writer.op("Range", zero, xp.squeeze(length, 0), one)
+
+
+def along(dy: Tensor, matrix: Tensor, axis: int, like: Tensor) -> Tensor:
+    """``matrix`` (after, before), transposed, applied to one axis of ``dy``; to the length of that axis of ``like``."""
+    if axis == dy.rank - 1:
+        return dy @ matrix
+    transposed = xp.permute_dims(matrix, [1, 0])
+    if axis == dy.rank - 2:
+        return transposed @ dy
+    lead, tail = ([xp.dim(dy, a) for a in r] for r in (range(axis), range(axis + 1, dy.rank)))
+    rows = xp.reshape(dy, xp.concat([*lead, xp.dim(dy, axis), dy.writer.constant([-1])]), [None] * (axis + 2))
+    assert dy.shape is not None
+    assert like.shape is not None
+    dims = [*dy.shape[:axis], like.shape[axis], *dy.shape[axis + 1 :]]
+    return xp.reshape(transposed @ rows, xp.concat([*lead, xp.dim(like, axis), *tail]), dims)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
+from onnxcam.gradients.rules.reduction import nonzero
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
@@ -12,43 +15,100 @@ def _per_channel(vector: Tensor, rank: int) -> Tensor:
     return xp.reshape(vector, [-1, *[1] * (rank - 2)])
 
 
+def _channel_sum(x: Tensor) -> Tensor:
+    return xp.sum(x, (0, *range(2, x.rank)))
+
+
 @vjp("BatchNormalization")  # inference: y = scale (x - mean) / sqrt(var + eps) + bias
 def batch_normalization(node: Node, dy: Tensor) -> Cotangents:
     if node.attr("training_mode", 0):
         raise UnsupportedError("training_mode=1")
-    if node.wanted - {0}:
-        raise UnsupportedError("statistics or scale depend on the image")
-    _, scale, _, _, var = node.xs
-    factor = scale / xp.sqrt(var + node.attr("epsilon", 1e-5))
-    return dy * _per_channel(factor, dy.rank)
+    x, scale, _, mean, var = node.xs
+    deviation = xp.sqrt(var + node.attr("epsilon", 1e-5))
+    dx = dy * _per_channel(scale / deviation, dy.rank) if 0 in node.wanted else None
+    normal = (x - _per_channel(mean, x.rank)) / _per_channel(deviation, x.rank)
+    dscale = _channel_sum(dy * normal) if 1 in node.wanted else None
+    return dx, dscale, _channel_sum(dy) if 2 in node.wanted else None
 
 
-@vjp("InstanceNormalization")
+@vjp("InstanceNormalization")  # y = scale (x - mean) / sqrt(var + eps) + bias over the pixels
 def instance_normalization(node: Node, dy: Tensor) -> Cotangents:
-    if node.wanted - {0}:
-        raise UnsupportedError("scale or bias depends on the image")
     x, scale, _ = node.xs
-    axes = tuple(range(2, x.rank))
-    return _through_statistics(x, dy * _per_channel(scale, x.rank), axes, node.attr("epsilon", 1e-5))
+    axes, epsilon = tuple(range(2, x.rank)), node.attr("epsilon", 1e-5)
+    dx = _through_statistics(x, dy * _per_channel(scale, x.rank), axes, epsilon) if 0 in node.wanted else None
+    dscale = _channel_sum(dy * _normal(x, axes, epsilon)) if 1 in node.wanted else None
+    return dx, dscale, _channel_sum(dy) if 2 in node.wanted else None
 
 
-@vjp("LayerNormalization")  # y = scale (x - mean) / sqrt(var + eps) + bias over the last axes
-def layer_normalization(node: Node, dy: Tensor, *unused: Tensor | None) -> Cotangents:
-    if node.wanted - {0} or any(u is not None for u in unused):
-        raise UnsupportedError("scale, bias or the saved statistics are part of the path")
-    x, scale = node.xs[:2]
-    axis = node.attr("axis", -1)
-    axes = tuple(range(axis % x.rank, x.rank))
-    return _through_statistics(x, dy * scale, axes, node.attr("epsilon", 1e-5))
+@vjp("LayerNormalization", broadcasts=True)  # y = scale (x - mean) / sqrt(var + eps) + bias over the last axes
+def layer_normalization(node: Node, dy: Tensor, *saved: Tensor | None) -> Cotangents:
+    if any(s is not None for s in saved):
+        raise UnsupportedError("the saved statistics are part of the path")
+    x, scale = node.xs[0], node.xs[1]
+    axes, epsilon = tuple(range(node.attr("axis", -1) % x.rank, x.rank)), node.attr("epsilon", 1e-5)
+    dx = _through_statistics(x, dy * scale, axes, epsilon) if 0 in node.wanted else None
+    return dx, dy * _normal(x, axes, epsilon) if 1 in node.wanted else None, dy
+
+
+@vjp("GroupNormalization")  # y = scale (x - mean) / sqrt(var + eps) + bias over the pixels and channels of a group
+def group_normalization(node: Node, dy: Tensor) -> Cotangents:
+    if node.writer.opset < 21:
+        raise UnsupportedError("opset 18 to 20 scales groups, later ones channels; export with opset 21")
+    x, scale, _ = node.xs
+    grouped, g = (xp.reshape(t, [0, node.attr("num_groups", 1), -1]) for t in (x, dy * _per_channel(scale, x.rank)))
+    epsilon = node.attr("epsilon", 1e-5)
+    dx = xp.reshape_like(_through_statistics(grouped, g, (2,), epsilon), x) if 0 in node.wanted else None
+    normal = xp.reshape_like(_normal(grouped, (2,), epsilon), x)
+    dscale = _channel_sum(dy * normal) if 1 in node.wanted else None
+    return dx, dscale, _channel_sum(dy) if 2 in node.wanted else None
+
+
+def _standardise(x: Tensor, axes: tuple[int, ...], epsilon: float) -> tuple[Tensor, Tensor]:
+    """(x - mean) / sqrt(var + eps), and that root; in float32 where a float16 square would overflow."""
+    x = xp.astype(x, ir.DataType.FLOAT) if x.dtype == ir.DataType.FLOAT16 else x
+    centred = x - xp.mean(x, axes, keepdims=True)
+    deviation = xp.sqrt(xp.mean(centred * centred, axes, keepdims=True) + epsilon)
+    return centred / deviation, deviation
+
+
+def _normal(x: Tensor, axes: tuple[int, ...], epsilon: float) -> Tensor:
+    return xp.astype(_standardise(x, axes, epsilon)[0], x.dtype)
 
 
 def _through_statistics(x: Tensor, g: Tensor, axes: tuple[int, ...], epsilon: float) -> Tensor:
     """The cotangent of x in (x - mean) / sqrt(var + eps), both taken over ``axes``, for the cotangent ``g``."""
-    centred = x - xp.mean(x, axes, keepdims=True)
-    deviation = xp.sqrt(xp.mean(centred * centred, axes, keepdims=True) + epsilon)
-    normal = centred / deviation
+    normal, deviation = _standardise(x, axes, epsilon)
+    g = xp.astype(g, normal.dtype)
     inner = g - xp.mean(g, axes, keepdims=True) - normal * xp.mean(g * normal, axes, keepdims=True)
-    return inner / deviation
+    return xp.astype(inner / deviation, x.dtype)
+
+
+@vjp("RMSNormalization", broadcasts=True)  # y = scale x / r, r = sqrt(mean(x^2) + eps) over the last axes
+def rms_normalization(node: Node, dy: Tensor) -> Cotangents:
+    x, scale = node.xs
+    axes = tuple(range(node.attr("axis", -1) % x.rank, x.rank))
+    wide = xp.astype(x, ir.DataType.FLOAT) if x.dtype == ir.DataType.FLOAT16 else x
+    root = xp.sqrt(xp.mean(wide * wide, axes, keepdims=True) + node.attr("epsilon", 1e-5))
+    normal, g = wide / root, xp.astype(dy * scale, wide.dtype)
+    dx = (g - normal * xp.mean(g * normal, axes, keepdims=True)) / root
+    return xp.astype(dx, x.dtype), dy * xp.astype(normal, x.dtype) if 1 in node.wanted else None
+
+
+@vjp("LpNormalization")  # y = x / |x|, so dx = (dy - d|x|/dx sum(dy y)) / |x|, where d|x|/dx is y or sign(x)
+def lp_normalization(node: Node, dy: Tensor) -> Cotangents:
+    x, axis, one = node.x, node.attr("axis", -1), node.attr("p", 2) == 1
+    norm = xp.sum(xp.abs(x), axis, keepdims=True) if one else xp.sqrt(xp.sum(x * x, axis, keepdims=True))
+    slope = xp.sign(x) if one else node.y
+    return (dy - slope * xp.sum(dy * node.y, axis, keepdims=True)) / nonzero(norm)
+
+
+@vjp("MeanVarianceNormalization")  # y = c / (s + e), c = x - mean, s = sqrt(mean(c^2)), e = 1e-9
+def mean_variance_normalization(node: Node, dy: Tensor) -> Cotangents:
+    axes = tuple(node.attr("axes", [0, 2, 3]))
+    centred = node.x - xp.mean(node.x, axes, keepdims=True)
+    deviation = nonzero(xp.sqrt(xp.mean(centred * centred, axes, keepdims=True)))
+    share = xp.mean(dy * node.y, axes, keepdims=True) / deviation
+    return (dy - xp.mean(dy, axes, keepdims=True)) / (deviation + 1e-9) - centred * share / (deviation + 1e-9)
 
 
 @vjp("LRN")  # y_c = x_c s_c^-beta, s_c = bias + alpha / size sum of x^2 over the window around channel c

@@ -6,7 +6,7 @@ from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, no_gradi
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
-no_gradient("ArgMax", "ArgMin")
+no_gradient("ArgMax", "ArgMin", "Hardmax")
 
 
 def axes_of(node: Node) -> tuple[int, ...]:
@@ -34,12 +34,17 @@ def count(x: Tensor, axes: tuple[int, ...]) -> Tensor | float:
     return product
 
 
-@vjp("ReduceSum")
+def nonzero(x: Tensor) -> Tensor:
+    """``x``, with ones for zeros: a divisor where the quotient's other factor is zero as well."""
+    return xp.where(x == 0, xp.ones_like(x), x)
+
+
+@vjp("ReduceSum")  # dx = dy
 def reduce_sum(node: Node, dy: Tensor) -> Cotangents:
     return xp.expand_like(spread(node, dy, axes_of(node)), node.x)
 
 
-@vjp("ReduceMean")
+@vjp("ReduceMean")  # dx = dy / count
 def reduce_mean(node: Node, dy: Tensor) -> Cotangents:
     axes = axes_of(node)
     return xp.expand_like(spread(node, dy, axes) / count(node.x, axes), node.x)
@@ -52,12 +57,40 @@ def reduce_extremum(node: Node, dy: Tensor) -> Cotangents:
     return hit * (spread(node, dy, axes) / xp.sum(hit, axes, keepdims=True))
 
 
+@vjp("ReduceL1")  # dx = dy sign(x)
+def reduce_l1(node: Node, dy: Tensor) -> Cotangents:
+    return xp.sign(node.x) * spread(node, dy, axes_of(node))
+
+
 @vjp("ReduceL2")  # dx = dy x / y
 def reduce_l2(node: Node, dy: Tensor) -> Cotangents:
     axes = axes_of(node)
-    y = spread(node, node.y, axes)
-    safe = xp.where(y > 0, y, xp.ones_like(y))
-    return node.x * (spread(node, dy, axes) / safe)
+    return node.x * (spread(node, dy, axes) / nonzero(spread(node, node.y, axes)))
+
+
+@vjp("ReduceSumSquare")  # dx = 2 dy x
+def reduce_sum_square(node: Node, dy: Tensor) -> Cotangents:
+    return node.x * spread(node, dy * 2, axes_of(node))
+
+
+@vjp("ReduceLogSum")  # y = log(sum(x)), so dx = dy exp(-y)
+def reduce_log_sum(node: Node, dy: Tensor) -> Cotangents:
+    return xp.expand_like(spread(node, dy * xp.exp(-node.y), axes_of(node)), node.x)
+
+
+@vjp("ReduceLogSumExp")  # dx = dy exp(x - y)
+def reduce_log_sum_exp(node: Node, dy: Tensor) -> Cotangents:
+    axes = axes_of(node)
+    return spread(node, dy, axes) * xp.exp(node.x - spread(node, node.y, axes))
+
+
+@vjp("ReduceProd")  # dx = dy times the product of the others, which is 0 where another one is 0
+def reduce_prod(node: Node, dy: Tensor) -> Cotangents:
+    axes, safe = axes_of(node), nonzero(node.x)
+    zero = xp.astype(node.x == 0, dy.dtype)
+    others = xp.sum(zero, axes, keepdims=True) - zero
+    product = node.writer.op("ReduceProd", safe, node.writer.constant(list(axes))) if axes else safe
+    return node.mask(spread(node, dy, axes) * product / safe, others == 0)
 
 
 @vjp("Softmax")  # dx = y (dy - sum(dy y))
@@ -78,3 +111,11 @@ def cum_sum(node: Node, dy: Tensor) -> Cotangents:
         raise UnsupportedError("no axis")
     reverse, exclusive = node.attr("reverse", 0), node.attr("exclusive", 0)
     return node.writer.op("CumSum", dy, axis, reverse=1 - reverse, exclusive=exclusive)
+
+
+@vjp("TopK")  # the cotangents go back to where the values came from
+def top_k(node: Node, dy: Tensor | None, *indices: None) -> Cotangents:
+    if dy is None:
+        return None
+    zeros, taken = xp.zeros_like(node.x, dy.dtype), node.writer.tensor(node.raw.outputs[1])
+    return node.writer.op("ScatterElements", zeros, taken, dy, axis=node.attr("axis", -1))

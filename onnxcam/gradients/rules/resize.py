@@ -2,91 +2,114 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import math
+from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
+from onnxcam.gradients.rules.linear import along, unit_rows
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
+
+_COPYING = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
 
 
 @vjp("Resize")  # y = M x along each axis, so dx = M^T dy
 def resize(node: Node, dy: Tensor) -> Cotangents:
-    repeats = _whole_repeats(node)
-    if repeats is not None:
+    if node.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise UnsupportedError("keep_aspect_ratio_policy other than stretch")
+    if repeats := _whole_repeats(node):
         return _pooled_sum(dy, repeats)
-    x, y = node.x, node.y
-    if node.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-        raise UnsupportedError("coordinate_transformation_mode=tf_crop_and_resize")
     dx = dy
-    for axis in range(x.rank):
-        before, after = (t.shape[axis] if t.shape is not None else None for t in (x, y))
-        if before == after and before is not None:
-            continue
-        if not isinstance(before, int) or not isinstance(after, int):
-            raise UnsupportedError(f"axis {axis} has no fixed length")
-        dx = _along(dx, _matrix(node, axis, before), axis)
+    for axis in _resized_axes(node):
+        dx = along(dx, xp.permute_dims(_responses(node, axis, dy), [1, 0]), axis, node.x)
     return dx
 
 
-def _matrix(node: Node, axis: int, length: int) -> Any:
-    """(after, before): what the operator does along one axis, seen from its answer to unit vectors."""
-    names, extra = _one_axis_inputs(node, axis)
-    keep = {a.name for a in node.raw.attributes.values()} - {"axes", "keep_aspect_ratio_policy"}
-    attributes = [ir.to_proto(a) for a in node.raw.attributes.values() if a.name in keep]
-    proto = onnx.helper.make_node("Resize", ["x", "", *names], ["y"])
-    proto.attribute.extend(attributes)
-    evaluator = ReferenceEvaluator(proto, opsets={"": node.writer.opset})
-    columns = [
-        cast("list[Any]", evaluator.run(None, {"x": unit, **extra}))[0] for unit in np.eye(length, dtype=np.float32)
-    ]
-    return np.stack(columns, axis=1)
+def _resized_axes(node: Node) -> list[int]:
+    rank = node.x.rank
+    axes = [a % rank for a in node.attr("axes", list(range(rank)))]
+    return [a for at, a in enumerate(axes) if not _unchanged(node, at, a)]
 
 
-def _one_axis_inputs(node: Node, axis: int) -> tuple[list[str], dict[str, Any]]:
-    scales, sizes = node.const(2, "scales"), node.const(3, "sizes")
-    axes = node.attr("axes", list(range(node.x.rank)))
-    at = [a % node.x.rank for a in axes].index(axis)
-    if scales is not None and scales.size:
-        return ["scales"], {"scales": scales[at : at + 1]}
-    if node.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise UnsupportedError("keep_aspect_ratio_policy")
-    return ["", "sizes"], {"sizes": sizes[at : at + 1]}
-
-
-def _along(dy: Tensor, matrix: Any, axis: int) -> Tensor:
-    """M^T applied along one axis."""
-    order = [*(a for a in range(dy.rank) if a != axis), axis]
-    moved = xp.permute_dims(dy, order) if axis != dy.rank - 1 else dy
-    product = xp.matmul(moved, matrix.astype(dy.dtype.numpy()))
-    return xp.permute_dims(product, np.argsort(order).tolist()) if axis != dy.rank - 1 else product
-
-
-def _whole_repeats(node: Node) -> list[int] | None:
-    """Whole-number scales of a nearest upsampling that repeats pixels; None for anything else."""
-    mode = (
-        node.attr("coordinate_transformation_mode", "half_pixel"),
-        node.attr("nearest_mode", "round_prefer_floor"),
-    )
-    plain = mode in {
-        ("asymmetric", "floor"),
-        ("half_pixel", "round_prefer_floor"),
-        ("half_pixel", "round_prefer_ceil"),
-    }
+def _unchanged(node: Node, at: int, axis: int) -> bool:
+    """Whether the operator leaves this axis as it is."""
+    before, after = _lengths(node, axis)
     scales = node.input(2)
-    if node.attr("mode", "nearest") != "nearest" or not plain or scales is None or scales.const is None:
-        return None
-    whole = scales.const.size == node.x.rank and bool(np.all(scales.const == np.round(scales.const)))
-    if not whole or list(scales.const[:2]) != [1, 1] or "axes" in node.raw.attributes:
-        return None
-    return [int(s) for s in scales.const[2:]]
+    if scales is not None and scales.shape != (0,):
+        if scales.const is None or scales.const[at] == 1 or before != after:
+            return scales.const is not None and bool(scales.const[at] == 1) and not _crops(node)
+        raise UnsupportedError(f"scale {scales.const[at]} keeps the length of axis {axis}, which runtimes read in two ways")
+    return isinstance(before, int) and before == after and not _crops(node)
+
+
+def _crops(node: Node) -> bool:
+    return node.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+
+
+def _lengths(node: Node, axis: int) -> tuple[Any, Any]:
+    x, y = node.x.shape, node.y.shape
+    assert x is not None
+    assert y is not None
+    return x[axis], y[axis]
+
+
+def _responses(node: Node, axis: int, dy: Tensor) -> Tensor:
+    """(before, after): row i is what the operator makes of a unit at i along one axis.
+
+    The operator itself tells, at run time: runtimes differ in where they round, and this follows each of them.
+    """
+    attributes = {n: a.value for n, a in node.raw.attributes.items() if n not in _NOT_PASSED}
+    if _crops(node):
+        attributes["extrapolation_value"] = 0.0  # a constant outside the picture has no gradient
+    units = xp.expand_dims(unit_rows(xp.dim(node.x, axis), dy), [0, 1])
+    made = node.writer.op("Resize", units, *_one_axis_inputs(node, axis), fold=False, **attributes)
+    return xp.squeeze(made, [0, 1])
+
+
+_NOT_PASSED = ("axes", "keep_aspect_ratio_policy", "extrapolation_value")
+
+
+def _one_axis_inputs(node: Node, axis: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """roi, scales and sizes that stretch the last of four axes as the node stretches ``axis``."""
+    rank = node.x.rank
+    axes = [a % rank for a in node.attr("axes", list(range(rank)))]
+    at, count = axes.index(axis), len(axes)
+    roi, scales = node.input(1), node.input(2)
+    if roi is not None and _crops(node):
+        begin, end = xp.slice_axis(roi, 0, at, at + 1), xp.slice_axis(roi, 0, count + at, count + at + 1)
+        roi = xp.concat([roi.lift([0, 0, 0]), begin, roi.lift([1, 1, 1]), end])
+    else:
+        roi = None
+    if scales is not None and scales.shape != (0,):
+        return roi, xp.concat([scales.lift([1, 1, 1]), xp.slice_axis(scales, 0, at, at + 1)]), None
+    before, after = xp.dim(node.x, axis), xp.dim(node.y, axis)
+    return roi, None, xp.concat([before.lift([1, 1]), before, after])
+
+
+def _whole_repeats(node: Node) -> list[int]:
+    """How often a nearest upsampling repeats each pixel, per spatial axis; empty for anything else."""
+    mode = node.attr("coordinate_transformation_mode", "half_pixel"), node.attr("nearest_mode", "round_prefer_floor")
+    if node.attr("mode", "nearest") != "nearest" or mode not in _COPYING or node.x.rank < 3:
+        return []
+    factors = _scales(node)
+    whole = all(f is not None and f == int(f) for f in factors) and factors[:2] == [1, 1]
+    return [int(f) for f in factors[2:] if f is not None] if whole and max(map(float, factors)) > 1 else []
+
+
+def _scales(node: Node) -> list[float | None]:
+    """The factor of each axis; None where it is not known."""
+    scales = node.input(2)
+    if scales is not None and scales.const is not None and scales.const.size == node.x.rank:
+        return [float(s) for s in scales.const]
+    if scales is not None and scales.shape != (0,):
+        return [None]
+    pairs = [_lengths(node, a) for a in range(node.x.rank)]
+    return [b / a if isinstance(a, int) and isinstance(b, int) else float(a == b) or None for a, b in pairs]
 
 
 def _pooled_sum(dy: Tensor, repeats: list[int]) -> Tensor:
     """Each pixel gathers the cotangents of its copies."""
     pooled = dy.writer.op("AveragePool", dy, kernel_shape=repeats, strides=repeats)
-    return pooled * float(np.prod(repeats))
+    return pooled * float(math.prod(repeats))

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import load
+
+from onnxcam.errors import OptionError, UnknownNameError
+from onnxcam.graph.surgery import cut, expose, make_batch_dynamic, rename
+from onnxcam.runtime import Session
+
+BODY = """(float[{n},3,8,8] x) => (float[{n},5] y) {{
+    a = Conv <pads = [1,1,1,1]> (x, w)
+    r = Relu (a)
+    p = GlobalAveragePool (r)
+    k = Constant <value_ints = [{first}, 4]> ()
+    f = Reshape (p, k)
+    z = Gemm <transB = 1> (f, v)
+    y = Softmax <axis = 1> (z)
+}}"""
+W = {"w": (4, 3, 3, 3), "v": (5, 4)}
+
+
+def model(folder, n="N", first=0):
+    return load(folder, BODY.format(n=n, first=first), **W)
+
+
+def noise(n=2):
+    return np.random.default_rng(1).standard_normal((n, 3, 8, 8)).astype(np.float32)
+
+
+def proto(m):
+    return ir.to_proto(m.ir_model).SerializeToString(deterministic=True)
+
+
+def test_exposing_adds_outputs_and_changes_nothing_else(tmp_path):
+    given = model(tmp_path)
+    before = proto(given)
+    y, a, r = Session(expose(given, ["a", "r"])).run({"x": noise()})
+    np.testing.assert_array_equal(r, np.maximum(a, 0))
+    np.testing.assert_array_equal(y, Session(given).run({"x": noise()})[0])
+    assert proto(given) == before
+
+
+def test_head_and_tail_join_to_the_whole(tmp_path):
+    given = model(tmp_path)
+    head, tail = cut(given, ["x"], ["r"]), cut(given, ["r"], ["y"])
+    between = Session(head).run({"x": noise()})[0]
+    np.testing.assert_allclose(Session(tail).run({"r": between})[0], Session(given).run({"x": noise()})[0], rtol=1e-6)
+    assert len(head.graph) + len(tail.graph) == len(given.graph)
+
+
+def test_a_cut_that_needs_more_inputs_is_refused(tmp_path):
+    body = "(float[1,3,8,8] x) => (float[1,3,8,8] y) { a = Relu (x) b = Neg (x) y = Add (a, b) }"
+    with pytest.raises(OptionError, match="cannot cut"):
+        cut(load(tmp_path, body), ["a"], ["y"])
+
+
+def test_renaming_keeps_the_graph(tmp_path):
+    given = model(tmp_path)
+    renamed = rename(given, {"r": "features", "y": "probabilities"})
+    assert [v.name for v in renamed.outputs] == ["probabilities"]
+    np.testing.assert_array_equal(Session(renamed).run({"x": noise()})[0], Session(given).run({"x": noise()})[0])
+    with pytest.raises(OptionError, match="taken"):
+        rename(given, {"r": "z"})
+    with pytest.raises(UnknownNameError, match="known"):
+        rename(given, {"q": "b"})
+
+
+@pytest.mark.parametrize("first", [1, 0, -1])
+def test_a_fixed_batch_axis_is_freed(tmp_path, first):
+    fixed = model(tmp_path, n=1, first=first)
+    free = make_batch_dynamic(fixed)
+    x = noise(3)
+    want = np.concatenate([Session(fixed).run({"x": x[k : k + 1]})[0] for k in range(3)])
+    np.testing.assert_allclose(Session(free).run({"x": x})[0], want, rtol=1e-5)
+    assert (fixed.image_input.batch, free.image_input.batch) == (1, None)
+
+
+def test_a_batch_axis_that_an_operator_fixes_stays(tmp_path):
+    body = """(float[1,3,8,8] x) => (float[2,3,8,8] y) {
+        y = Concat <axis = 0> (x, x)
+    }"""
+    with pytest.raises(OptionError, match="cannot be freed: nodes that fix it: y"):
+        make_batch_dynamic(load(tmp_path, body))
+
+
+def test_a_reshape_that_mixes_images_stays(tmp_path):
+    body = """(float[1,3,8,8] x) => (float[3,64] y) {
+        k = Constant <value_ints = [3, 64]> ()
+        y = Reshape (x, k)
+    }"""
+    with pytest.raises(OptionError, match="cannot be freed"):
+        make_batch_dynamic(load(tmp_path, body))
