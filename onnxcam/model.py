@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,13 +16,13 @@ from typing import Literal
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-from google.protobuf.message import DecodeError
-from onnx import TensorProto
 
+from onnxcam import integrity
 from onnxcam.errors import ModelError, OutputError
+from onnxcam.integrity import first_line
 
 OPSET = 18  # the oldest opset that the gradient rules are written for
-_LIFT_ABOVE = 1024  # bytes; the C++ converter copies every weight several times, so larger ones are taken out
+_RESIZE_IN_FULL = 11  # the first opset whose Resize says how it samples
 _PROTO_LIMIT = 2**31 - 1
 Dim = int | str | None
 Layout = Literal["NCHW", "NHWC"]
@@ -178,7 +176,7 @@ def _keep_tensor_outputs(file: Path, proto: onnx.ModelProto) -> list[str]:
         source = node.input[0] if node is not None and node.op_type == "ZipMap" else None
         notes.append(f"output {output.name} is no tensor; {f'read {source} before it' if source else 'left out'}")
         if source:
-            kept.append(onnx.helper.make_empty_tensor_value_info(source))
+            kept.append(onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, None))
     if not kept:
         raise ModelError(f"{file} has no tensor output; give a model whose scores come out as a tensor")
     if notes:
@@ -201,22 +199,23 @@ def _drop_unused_nodes(graph: onnx.GraphProto) -> None:
 
 def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> ir.Model:
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+    integrity.check_structure(file, proto)
     try:
         if proto.functions:
             proto = ir.to_proto(passes.InlinePass()(ir.from_proto(proto)).model)
+            integrity.check_structure(file, proto)
         if opset < OPSET:
             proto = _convert(file, proto, opset)
             notes.append(f"converted from opset {opset} to {OPSET}")
+        notes += integrity.infer_shapes(file, proto)
         model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, file.resolve().parent)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        passes.RemoveInitializersFromInputsPass()(model)
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"{file} is not a valid ONNX graph: {_first_line(error)}. Export it again") from error
-    ir.external_data.set_base_dir(model.graph, file.resolve().parent)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    passes.RemoveInitializersFromInputsPass()(model)
-    passes.TopologicalSortPass()(model)
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        raise ModelError(f"{file} is not a valid ONNX graph: {first_line(error)}. Export it again") from error
     _name_nodes(model)
     return model
 
@@ -229,39 +228,18 @@ def _name_nodes(model: ir.Model) -> None:
 
 
 def _convert(file: Path, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    resized = _resized_by_floor(proto)
+    resized = _resized_by_floor(proto) if opset < _RESIZE_IN_FULL else set()
     try:
-        with _weights_lifted(proto):
+        with integrity.weights_lifted(proto):
             converted = onnx.version_converter.convert_version(proto, OPSET)
     except Exception as error:
         raise ModelError(
-            f"{file} (opset {opset}) cannot be converted to opset {OPSET}: {_first_line(error)}. Export it with "
+            f"{file} (opset {opset}) cannot be converted to opset {OPSET}: {first_line(error)}. Export it with "
             f"opset {OPSET} or later"
         ) from error
     _restore_weights(proto, converted)
     _mend_resize(converted, resized)
     return converted
-
-
-@contextmanager
-def _weights_lifted(proto: onnx.ModelProto) -> Iterator[None]:
-    graph = proto.graph
-    everything = list(graph.initializer)
-    inputs = list(graph.input)
-    named = {i.name for i in inputs}
-    small = [t for t in everything if t.ByteSize() <= _LIFT_ABOVE]
-    added = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in everything if t.name not in named]
-    large = {t.name for t in everything} - {t.name for t in small}
-    proto.ir_version = max(proto.ir_version, 4)
-    del graph.initializer[:]
-    graph.initializer.extend(small)
-    graph.input.extend(v for v in added if v.name in large)
-    try:
-        yield
-    finally:
-        del graph.initializer[:], graph.input[:]
-        graph.initializer.extend(everything)
-        graph.input.extend(inputs)
 
 
 def _restore_weights(source: onnx.ModelProto, converted: onnx.ModelProto) -> None:
@@ -287,11 +265,6 @@ def _mend_resize(converted: onnx.ModelProto, outputs: set[str]) -> None:
             continue
         node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
         node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
 
 
 def _type_text(value: ir.Value) -> str:

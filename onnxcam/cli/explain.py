@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -109,7 +110,8 @@ class _Job:
 
         picture = read_image(path, max_pixels=self.max_pixels or MAX_PIXELS)
         found = replace(self.explainer.explain(picture, self.target), source=str(path))
-        files = found.save(self.folder, f"{stem}.{found.method}", **self.look)
+        asked = "" if self.target is None else "." + re.sub(r"[^\w-]+", "-", self.target)
+        files = found.save(self.folder, f"{stem}.{found.method}{asked}", **self.look)
         self.tell(found)
         if self.as_json:
             record = {**found.to_dict(), "files": {k: str(p) for k, p in files.items()}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from cases import case, given, node, var, weight
 
 SHAPE = (2, 3, 4)
@@ -136,7 +137,7 @@ for op in (*REDUCTIONS, "ReduceLogSum"):
     case(op, "axes 0 and -1, no keepdims", x, given([0, -1]), keepdims=0)
     case(op, "axes -1 and 0, out of order", x, given([-1, 0]))
     case(op, "no axes, noop", x, noop_with_empty_axes=1)
-    case(op, "empty axes", x, given([0][:0]), keepdims=0)
+    case(op, "empty axes", x, given(np.zeros(0, np.int64)), keepdims=0)
 for op in ("Softmax", "LogSoftmax"):
     for axis in (-1, 1, 0):
         case(op, f"axis {axis}", var(*SHAPE), axis=axis)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.graph import symbolic as xp
@@ -14,15 +16,14 @@ def relu(node: Node, dy: Tensor) -> Cotangents:
     return node.gate(dy, node.y > 0)
 
 
-@vjp("Clip")  # dx = dy * [low < y < high]; a bound from zero upwards is a ReLU6
+@vjp("Clip", broadcasts=True)  # dx = dy * [low < y < high]; a bound from zero upwards is a ReLU6
 def clip(node: Node, dy: Tensor) -> Cotangents:
     low, high = node.input(1), node.input(2)
     inside = [node.y > low] if low is not None else []
     inside += [node.y < high] if high is not None else []
-    if not inside:
-        return dy
-    keep = inside[0] if len(inside) == 1 else inside[0] & inside[1]
-    return node.gate(dy, keep)
+    dx = node.gate(dy, functools.reduce(operator.and_, inside)) if inside else dy
+    dlow = node.mask(dy, node.x < low) if low is not None and 1 in node.wanted else None
+    return dx, dlow, node.mask(dy, node.x > high) if high is not None and 2 in node.wanted else None
 
 
 def _slope(node: Node, alpha: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ def celu(node: Node, dy: Tensor) -> Cotangents:
     return dy * xp.exp(xp.minimum(node.x, 0) / node.attr("alpha", 1.0))
 
 
-@vjp("Selu")
+@vjp("Selu")  # y = gamma alpha (exp(x) - 1) below zero, gamma x above
 def selu(node: Node, dy: Tensor) -> Cotangents:
     alpha, gamma = node.attr("alpha", 1.6732632), node.attr("gamma", 1.0507010)
     return dy * xp.where(node.x > 0, gamma, gamma * alpha * xp.exp(xp.minimum(node.x, 0)))
@@ -102,7 +103,19 @@ def mish(node: Node, dy: Tensor) -> Cotangents:
     return dy * (t + x * node.writer.op("Sigmoid", x) * (1.0 - t * t))
 
 
-@vjp("Gelu")
+@vjp("Swish")  # y = x s(alpha x), s the sigmoid
+def swish(node: Node, dy: Tensor) -> Cotangents:
+    scaled = node.x * node.attr("alpha", 1.0)
+    s = node.writer.op("Sigmoid", scaled)
+    return dy * (s + scaled * s * (1.0 - s))
+
+
+@vjp("Shrink")  # dx = dy * [|x| > lambda]
+def shrink(node: Node, dy: Tensor) -> Cotangents:
+    return node.mask(dy, xp.abs(node.x) > node.attr("lambd", 0.5))
+
+
+@vjp("Gelu")  # y = x Phi(x)
 def gelu(node: Node, dy: Tensor) -> Cotangents:
     approximate = node.attr("approximate", "none")
     if approximate == "none":

@@ -6,7 +6,7 @@ Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,19 +40,22 @@ class Window:
 
 def window(node: Node, kernel: Sequence[Dim]) -> Window:
     """The geometry that the attributes of Conv and the pools describe (ONNX spec, operator Conv)."""
+    win, auto = _plain_window(node, kernel), node.attr("auto_pad", "NOTSET")
+    if auto in ("NOTSET", "VALID"):
+        return win
+    pairs = [_same_padding(node, a, r, s, auto) for a, (r, s) in enumerate(zip(win.reach, win.strides, strict=True))]
+    return replace(win, before=tuple(p[0] for p in pairs), after=tuple(p[1] for p in pairs))
+
+
+def _plain_window(node: Node, kernel: Sequence[Dim]) -> Window:
+    """The geometry without automatic padding."""
     if not all(isinstance(k, int) for k in kernel):
         raise UnsupportedError("the kernel's shape is unknown")
     sizes = tuple(k for k in kernel if isinstance(k, int))
     n = len(sizes)
-    strides, dilations = tuple(node.attr("strides", [1] * n)), tuple(node.attr("dilations", [1] * n))
-    auto = node.attr("auto_pad", "NOTSET")
-    pads = node.attr("pads", [0] * 2 * n)
-    if auto in ("NOTSET", "VALID"):
-        pads = pads if auto == "NOTSET" else [0] * 2 * n
-        return Window(sizes, strides, dilations, tuple(pads[:n]), tuple(pads[n:]))
-    reach = [(k - 1) * d for k, d in zip(sizes, dilations, strict=True)]
-    pairs = [_same_padding(node, axis, reach[axis], strides[axis], auto) for axis in range(n)]
-    return Window(sizes, strides, dilations, tuple(p[0] for p in pairs), tuple(p[1] for p in pairs))
+    pads = node.attr("pads", [0] * 2 * n) if node.attr("auto_pad", "NOTSET") == "NOTSET" else [0] * 2 * n
+    strides, dilations = node.attr("strides", [1] * n), node.attr("dilations", [1] * n)
+    return Window(sizes, tuple(strides), tuple(dilations), tuple(pads[:n]), tuple(pads[n:]))
 
 
 def _same_padding(node: Node, axis: int, reach: int, stride: int, auto: str) -> tuple[int | Tensor, int | Tensor]:
@@ -108,9 +111,9 @@ def _by_transposed_conv(dy: Tensor, w: Tensor, win: Window, group: int, like: Te
         pads = [int(p) for p in win.before + win.after]  # type: ignore[arg-type]
         dims = like.shape
         return dy.writer.op("ConvTranspose", dy, w, shape=dims, pads=pads, output_padding=whole, **attributes)
-    room = [s - 1 for s in win.strides]
+    room = [s - 1 for s in win.strides]  # rows at the end that no window may have reached
     full = dy.writer.op("ConvTranspose", dy, w, output_padding=room if any(room) else None, **attributes)
-    return crop(_enlarged(full, win), win.before, like)
+    return crop(full, win.before, like)
 
 
 def _exact_output_padding(dy: Tensor, win: Window, like: Tensor) -> list[int] | None:
@@ -126,13 +129,7 @@ def _exact_output_padding(dy: Tensor, win: Window, like: Tensor) -> list[int] | 
         if not all(isinstance(v, int) for v in (n, m, before, after)):
             return None
         found.append(n + before + after - ((m - 1) * win.strides[a] + win.reach[a] + 1))  # type: ignore[operator]
-    return found if all(0 <= p < max(s, 2) for p, s in zip(found, win.strides, strict=True)) else None
-
-
-def _enlarged(full: Tensor, win: Window) -> Tensor:
-    """Room for pixels that lie behind the last window (padding that was never read stays zero)."""
-    spare = [r + s for r, s in zip(win.reach, win.strides, strict=True)]
-    return xp.pad(full, [0] * full.rank, [0, 0, *spare])
+    return found if all(0 <= p < s for p, s in zip(found, win.strides, strict=True)) else None
 
 
 def crop(full: Tensor, before: Sequence[int | Tensor], like: Tensor) -> Tensor:
@@ -146,33 +143,70 @@ def crop(full: Tensor, before: Sequence[int | Tensor], like: Tensor) -> Tensor:
 
 def _weight_gradient(x: Tensor, dy: Tensor, w: Tensor, win: Window, group: int) -> Tensor:
     """dW as a convolution of the image with the cotangent, batch and channels exchanged."""
-    if group != 1 or not all(isinstance(p, int) for p in win.before + win.after):
-        raise UnsupportedError("the weight depends on the image, with groups or run-time padding")
-    order = [1, 0, *range(2, x.rank)]
-    pads = [int(p) for p in win.before + win.after]  # type: ignore[arg-type]
+    swap = [1, 0, *range(2, x.rank)]
     full = x.writer.op(
-        "Conv", xp.permute_dims(x, order), xp.permute_dims(dy, order),
-        pads=pads, strides=list(win.dilations), dilations=list(win.strides),
+        "Conv", _batch_as_channels(_padded(x, win), group), xp.permute_dims(dy, swap),
+        strides=list(win.dilations), dilations=list(win.strides), group=group,
     )  # fmt: skip
-    return crop(xp.permute_dims(full, order), [0] * len(win.kernel), w)
+    return crop(xp.permute_dims(full, swap), [0] * len(win.kernel), w)
 
 
-@vjp("ConvTranspose")
+def _padded(x: Tensor, win: Window) -> Tensor:
+    amounts = [0, 0, *win.before, 0, 0, *win.after]
+    vectors = [p if isinstance(p, Tensor) else x.writer.constant([p]) for p in amounts]
+    return x.writer.op("Pad", x, xp.concat(vectors)) if any(amounts) else x
+
+
+def _batch_as_channels(x: Tensor, group: int) -> Tensor:
+    """(N, G I, ...) -> (I, G N, ...)."""
+    if group == 1:
+        return xp.permute_dims(x, [1, 0, *range(2, x.rank)])
+    n, *spatial = (xp.dim(x, a) for a in range(x.rank) if a != 1)
+    groups, rest = (x.writer.constant([v]) for v in (group, -1))
+    split = xp.reshape(x, xp.concat([n, groups, rest, *spatial]), [None] * (x.rank + 1))
+    turned = xp.permute_dims(split, [2, 1, 0, *range(3, x.rank + 1)])
+    return xp.reshape(turned, xp.concat([xp.dim(turned, 0), rest, *spatial]), [None] * x.rank)
+
+
+@vjp("ConvTranspose")  # dx is the convolution whose adjoint it is
 def conv_transpose(node: Node, dy: Tensor) -> Cotangents:
     x, w = node.xs[:2]
     assert w.shape is not None
-    if node.attr("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.raw.attributes:
-        raise UnsupportedError("auto_pad or output_shape")
-    if 1 in node.wanted:
-        raise UnsupportedError("the weight depends on the image")
-    win = window(node, w.shape[2:])
-    pads = [int(p) for p in win.before + win.after]  # type: ignore[arg-type]
+    group, (win, before, after) = node.attr("group", 1), _transposed_padding(node, w.shape[2:])
+    full = xp.pad(dy, [0, 0, *before], [0, 0, *after])
+    attributes: dict[str, Any] = {"strides": list(win.strides), "dilations": list(win.dilations), "group": group}
+    dx = x.writer.op("Conv", full, w, shape=x.shape, **attributes) if 0 in node.wanted else None
+    dw = _weight_gradient(full, x, w, win, group) if 1 in node.wanted else None
+    return dx, dw, xp.sum(dy, (0, *range(2, dy.rank))) if 2 in node.wanted else None
+
+
+def _transposed_padding(node: Node, kernel: Sequence[Dim]) -> tuple[Window, list[int], list[int]]:
+    """The window without padding, and what the operator cut off before and after (ONNX spec, ConvTranspose).
+
+    Pixels that output_padding or output_shape added behind the last window count as negative.
+    """
+    win, auto = _plain_window(node, kernel), node.attr("auto_pad", "NOTSET")
     extra = node.attr("output_padding", [0] * len(win.kernel))
-    # Output pixels that output_padding added behind the last window are outside the adjoint's reach.
-    padded = xp.pad(dy, [0] * dy.rank, [0, 0, *(-e for e in extra)])
-    dx = x.writer.op(
-        "Conv", padded, w, strides=list(win.strides), dilations=list(win.dilations), pads=pads,
-        group=node.attr("group", 1), shape=x.shape,
-    )  # fmt: skip
-    db = xp.sum(dy, (0, *range(2, dy.rank))) if 2 in node.wanted else None
-    return dx, None, db
+    bare = replace(win, before=(0,) * len(kernel), after=(0,) * len(kernel))
+    if "output_shape" not in node.raw.attributes and auto in ("NOTSET", "VALID"):
+        pairs = zip(win.before, win.after, extra, strict=True)
+        cuts = [(int(b), int(a) - e) for b, a, e in pairs]  # type: ignore[arg-type]
+    else:
+        cuts = [_shared(_surplus(node, win, a), e, auto) for a, e in enumerate(extra)]
+    return bare, [b for b, _ in cuts], [a for _, a in cuts]
+
+
+def _surplus(node: Node, win: Window, axis: int) -> int:
+    """How much longer than the output all windows together are: (n - 1) stride + reach + 1 - length."""
+    n, m = (t.shape[axis + 2] if t.shape is not None else None for t in (node.x, node.y))
+    if "output_shape" not in node.raw.attributes:
+        return win.reach[axis] + 1 - win.strides[axis]  # the length is n stride
+    if not isinstance(n, int) or not isinstance(m, int):
+        raise UnsupportedError(f"output_shape, where axis {axis + 2} has no fixed length")
+    return (n - 1) * win.strides[axis] + win.reach[axis] + 1 - m
+
+
+def _shared(surplus: int, extra: int, auto: str) -> tuple[int, int]:
+    total = max(surplus + extra, 0)
+    before = total // 2 if auto == "SAME_UPPER" else total - total // 2
+    return before, surplus - before

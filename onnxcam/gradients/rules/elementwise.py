@@ -8,22 +8,36 @@ import operator
 
 import numpy as np
 
-from onnxcam.gradients.rules import Cotangents, Node, no_gradient, vjp
+from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, no_gradient, vjp
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
 no_gradient("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Xor", "IsNaN", "IsInf")
 no_gradient("Sign", "Floor", "Ceil", "Round")
+no_gradient("RandomNormalLike", "RandomUniformLike", "Bernoulli")
 
 
-@vjp("Identity", "Dropout")
-def identity(node: Node, dy: Tensor, *mask: None) -> Cotangents:
+@vjp("Identity")
+def identity(node: Node, dy: Tensor) -> Cotangents:
     return dy
 
 
-@vjp("Cast", "CastLike")
+@vjp("Dropout")  # nothing, at inference
+def dropout(node: Node, dy: Tensor, *mask: None) -> Cotangents:
+    training = node.const(2, "training_mode")
+    if training is not None and training:
+        raise UnsupportedError("training_mode=1")
+    return dy
+
+
+@vjp("Cast")
 def cast(node: Node, dy: Tensor) -> Cotangents:
     return xp.astype(dy, node.x.dtype)
+
+
+@vjp("CastLike")
+def cast_like(node: Node, dy: Tensor) -> Cotangents:
+    return xp.astype(dy, node.x.dtype), xp.zeros_like(node.xs[1]) if 1 in node.wanted else None
 
 
 @vjp("Add", broadcasts=True)
@@ -58,37 +72,37 @@ def div(node: Node, dy: Tensor) -> Cotangents:
     return dy / b, -(dy * node.y / b) if 1 in node.wanted else None
 
 
-@vjp("Neg")
+@vjp("Neg")  # dx = -dy
 def neg(node: Node, dy: Tensor) -> Cotangents:
     return -dy
 
 
-@vjp("Abs")
+@vjp("Abs")  # dx = dy sign(x)
 def abs_(node: Node, dy: Tensor) -> Cotangents:
     return dy * xp.sign(node.x)
 
 
-@vjp("Reciprocal")
+@vjp("Reciprocal")  # dx = -dy y^2
 def reciprocal(node: Node, dy: Tensor) -> Cotangents:
     return -(dy * node.y * node.y)
 
 
-@vjp("Exp")
+@vjp("Exp")  # dx = dy y
 def exp(node: Node, dy: Tensor) -> Cotangents:
     return dy * node.y
 
 
-@vjp("Log")
+@vjp("Log")  # dx = dy / x
 def log(node: Node, dy: Tensor) -> Cotangents:
     return dy / node.x
 
 
-@vjp("Sqrt")
+@vjp("Sqrt")  # dx = dy / (2 y)
 def sqrt(node: Node, dy: Tensor) -> Cotangents:
     return dy * 0.5 / node.y
 
 
-@vjp("Erf")
+@vjp("Erf")  # dx = dy 2 / sqrt(pi) exp(-x^2)
 def erf(node: Node, dy: Tensor) -> Cotangents:
     return dy * xp.exp(-(node.x * node.x)) * (2 / math.sqrt(math.pi))
 
@@ -103,27 +117,72 @@ def cos(node: Node, dy: Tensor) -> Cotangents:
     return -(dy * xp.sin(node.x))
 
 
+@vjp("Tan")  # dx = dy (1 + y^2)
+def tan(node: Node, dy: Tensor) -> Cotangents:
+    return dy * (1.0 + node.y * node.y)
+
+
+@vjp("Asin")  # dx = dy / sqrt(1 - x^2)
+def asin(node: Node, dy: Tensor) -> Cotangents:
+    return dy / xp.sqrt(1.0 - node.x * node.x)
+
+
+@vjp("Acos")
+def acos(node: Node, dy: Tensor) -> Cotangents:
+    return -dy / xp.sqrt(1.0 - node.x * node.x)
+
+
+@vjp("Atan")  # dx = dy / (1 + x^2)
+def atan(node: Node, dy: Tensor) -> Cotangents:
+    return dy / (1.0 + node.x * node.x)
+
+
+@vjp("Sinh")
+def sinh(node: Node, dy: Tensor) -> Cotangents:
+    return dy * node.writer.op("Cosh", node.x)
+
+
+@vjp("Cosh")
+def cosh(node: Node, dy: Tensor) -> Cotangents:
+    return dy * node.writer.op("Sinh", node.x)
+
+
+@vjp("Asinh")  # dx = dy / sqrt(x^2 + 1)
+def asinh(node: Node, dy: Tensor) -> Cotangents:
+    return dy / xp.sqrt(node.x * node.x + 1.0)
+
+
+@vjp("Acosh")  # dx = dy / sqrt(x^2 - 1)
+def acosh(node: Node, dy: Tensor) -> Cotangents:
+    return dy / xp.sqrt(node.x * node.x - 1.0)
+
+
+@vjp("Atanh")  # dx = dy / (1 - x^2)
+def atanh(node: Node, dy: Tensor) -> Cotangents:
+    return dy / (1.0 - node.x * node.x)
+
+
 @vjp("Pow", broadcasts=True)  # dx = dy p x^(p - 1);  dp = dy y log(x), 0 where x <= 0
 def pow_(node: Node, dy: Tensor) -> Cotangents:
     x, p = node.x, xp.astype(node.xs[1], node.x.dtype)
     dp = None
     if 1 in node.wanted:
-        safe = xp.where(x > 0, x, xp.ones_like(x))
-        dp = dy * node.y * xp.log(safe)
-    return dy * p * _power(x, p), dp
+        dp = dy * node.y * xp.log(xp.where(x > 0, x, xp.ones_like(x)))
+    return dy * p * _power(x, p) if 0 in node.wanted else None, dp
 
 
 def _power(x: Tensor, p: Tensor) -> Tensor:
-    """x^(p - 1), without the 0 * inf that a square meets at zero."""
+    """x^(p - 1), without the 0 * inf that p = 0 meets at x = 0."""
     if p.const is not None and np.all(p.const == 2):
         return x
-    return x ** (p - 1.0)
+    return x ** (xp.where(p == 0, xp.ones_like(p), p) - 1.0)
 
 
 @vjp("Where", broadcasts=True)
 def where(node: Node, dy: Tensor) -> Cotangents:
     condition = node.xs[0]
-    return None, node.mask(dy, condition), node.mask(dy, ~condition)
+    da = node.mask(dy, condition) if 1 in node.wanted else None
+    return None, da, node.mask(dy, ~condition) if 2 in node.wanted else None
 
 
 @vjp("Max", "Min", broadcasts=True)  # ties share the cotangent equally

@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.gradients.rules.convolution import Window, spread_out, window
-from onnxcam.gradients.rules.reduction import count
+from onnxcam.gradients.rules.linear import positions
+from onnxcam.gradients.rules.reduction import count, nonzero
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
@@ -29,20 +30,42 @@ def global_max_pool(node: Node, dy: Tensor) -> Cotangents:
     x = node.x
     flat = xp.reshape(x, [0, 0, -1])
     first = xp.argmax(flat, axis=2, keepdims=True)
-    length = xp.squeeze(xp.dim(flat, 2), 0)
-    zero, one = (x.writer.constant(np.asarray(v, dtype=np.int64)) for v in (0, 1))
-    places = x.writer.op("Range", zero, length, one)
-    return xp.reshape_like(xp.reshape(dy, [0, 0, -1]) * xp.astype(places == first, dy.dtype), x)
+    hit = xp.astype(positions(xp.dim(flat, 2)) == first, dy.dtype)
+    return xp.reshape_like(xp.reshape(dy, [0, 0, -1]) * hit, x)
+
+
+@vjp("GlobalLpPool")  # y = (sum |x|^p)^(1/p)
+def global_lp_pool(node: Node, dy: Tensor) -> Cotangents:
+    return _norm_slope(node) * (dy * _inverse_power(node))
+
+
+@vjp("LpPool")  # the same over windows
+def lp_pool(node: Node, dy: Tensor) -> Cotangents:
+    x, win = node.x, window(node, node.attr("kernel_shape", list[int]()))
+    return _spread_windows(dy * _inverse_power(node), win, x) * _norm_slope(node)
+
+
+def _norm_slope(node: Node) -> Tensor:
+    """sign(x) |x|^(p - 1)"""
+    p = float(node.attr("p", 2))
+    return node.x if p == 2 else xp.sign(node.x) * xp.abs(node.x) ** (p - 1)
+
+
+def _inverse_power(node: Node) -> Tensor:
+    """y^(1 - p)"""
+    return nonzero(node.y) ** (1.0 - node.attr("p", 2))
 
 
 @vjp("AveragePool")  # each window spreads its cotangent evenly over the pixels that it counted
 def average_pool(node: Node, dy: Tensor) -> Cotangents:
-    x = node.x
     win = window(node, node.attr("kernel_shape", list[int]()))
-    shares = dy / _counted(node, win, dy)
+    return _spread_windows(dy / _counted(node, win, dy), win, node.x)
+
+
+def _spread_windows(dy: Tensor, win: Window, x: Tensor) -> Tensor:
+    """Every pixel of ``x`` sums the cotangents of the windows that it is in."""
     ones = x.writer.constant(np.ones((1, 1, *win.kernel)), x.dtype)
-    planes = _planes(shares)
-    return xp.reshape_like(spread_out(planes, ones, win, 1, _planes(x)), x)
+    return xp.reshape_like(spread_out(_planes(dy), ones, win, 1, _planes(x)), x)
 
 
 def _planes(x: Tensor) -> Tensor:
@@ -98,18 +121,13 @@ def _cut(counts: Tensor, dy: Tensor) -> Tensor:
 @vjp("MaxPool")  # the first maximum of each window takes all, as ONNX's Indices count it
 def max_pool(node: Node, dy: Tensor, *indices: None) -> Cotangents:
     x = node.x
-    if node.attr("storage_order", 0):
-        raise UnsupportedError("storage_order=1")
     names = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides")
     attributes = {name: _attribute(node, name) for name in names}
     _, where = x.writer.ops("MaxPool", x, outputs=2, **attributes)
-    dy = xp.astype(dy, ir.DataType.FLOAT) if dy.dtype == ir.DataType.FLOAT16 else dy  # runtimes lack a float16 sum
-    zeros = xp.broadcast_to(dy.lift(0), _product(xp.shape_of(x)), [None])
+    dtype = dy.dtype
+    dy = xp.astype(dy, ir.DataType.FLOAT) if dtype == ir.DataType.FLOAT16 else dy  # runtimes lack a float16 sum
+    zeros = xp.broadcast_to(dy.lift(0), x.writer.op("ReduceProd", xp.shape_of(x), keepdims=1), [None])
     taken = x.writer.op(
         "ScatterElements", zeros, xp.reshape(where, [-1]), xp.reshape(dy, [-1]), axis=0, reduction="add"
     )
-    return xp.astype(xp.reshape_like(taken, x), x.dtype)
-
-
-def _product(shape: Tensor) -> Tensor:
-    return shape.writer.op("ReduceProd", shape, keepdims=1)
+    return xp.astype(xp.reshape_like(taken, x), dtype)

@@ -7,15 +7,20 @@ of many int8 networks.
 
 from __future__ import annotations
 
-import numpy as np
+import onnx_ir as ir
 
-from onnxcam.gradients.rules import Cotangents, Node, vjp
+from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
+
+_LEVELS = {ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127)}
+_LEVELS |= {ir.DataType.UINT16: (0, 65535), ir.DataType.INT16: (-32768, 32767)}
 
 
 def _along(node: Node, scale: Tensor) -> Tensor:
     """A scale per channel, shaped to multiply the tensor."""
+    if node.attr("block_size", 0):
+        raise UnsupportedError("block_size: one scale per block")
     if scale.rank != 1 or scale.shape == (1,):
         return scale
     axis = node.attr("axis", 1) % node.x.rank
@@ -24,10 +29,11 @@ def _along(node: Node, scale: Tensor) -> Tensor:
 
 @vjp("QuantizeLinear")  # y = clip(round(x / scale) + zero point); read from y, so that int8 fusion stays possible
 def quantize(node: Node, dy: Tensor) -> Cotangents:
-    scale = _along(node, node.xs[1])
-    limits = np.iinfo(node.y.dtype.numpy())
+    if node.y.dtype not in _LEVELS:
+        raise UnsupportedError(f"levels of type {node.y.dtype}; covered are {', '.join(t.name for t in _LEVELS)}")
+    low, high = _LEVELS[node.y.dtype]
     level = xp.astype(node.y, dy.dtype)
-    return node.mask(dy / scale, (level > float(limits.min)) & (level < float(limits.max)))
+    return node.mask(dy / _along(node, node.xs[1]), (level > low) & (level < high))
 
 
 @vjp("DequantizeLinear")  # y = (x - zero point) scale

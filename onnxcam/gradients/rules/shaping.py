@@ -1,12 +1,13 @@
-"""Operators that move elements about."""
+"""Operators that reshape, repeat, join and cut."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 
 import numpy as np
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, no_gradient, vjp
+from onnxcam.gradients.rules.linear import along, positions
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 from onnxcam.model import Dim
@@ -30,6 +31,21 @@ def expand(node: Node, dy: Tensor) -> Cotangents:
     return dy
 
 
+@vjp("Tile")  # dx sums dy over the copies
+def tile(node: Node, dy: Tensor) -> Cotangents:
+    x, repeats = node.xs
+    copies = [xp.slice_axis(repeats, 0, a, a + 1) for a in range(x.rank)]
+    lengths = list(itertools.chain(*((c, xp.dim(x, a)) for a, c in enumerate(copies))))
+    split = xp.reshape(dy, xp.concat(lengths), _interleaved_dims(copies, x))
+    return xp.sum(split, tuple(range(0, 2 * x.rank, 2)))
+
+
+def _interleaved_dims(copies: list[Tensor], x: Tensor) -> list[Dim]:
+    known = [None if c.const is None else int(c.const[0]) for c in copies]
+    assert x.shape is not None
+    return list(itertools.chain(*zip(known, x.shape, strict=True)))
+
+
 @vjp("Concat")  # cut the cotangent where the inputs meet
 def concat(node: Node, dy: Tensor) -> Cotangents:
     axis = node.attr("axis", 0) % dy.rank
@@ -47,86 +63,99 @@ def _between(dy: Tensor, axis: int, start: Tensor, end: Tensor, like: Tensor) ->
 
 @vjp("Split")
 def split(node: Node, *dys: Tensor | None) -> Cotangents:
+    dtype = next(dy.dtype for dy in dys if dy is not None)
     pieces = [node.writer.tensor(v) for v in node.raw.outputs]
-    parts = [xp.zeros_like(y) if dy is None else dy for y, dy in zip(pieces, dys, strict=True)]
+    parts = [xp.zeros_like(y, dtype) if dy is None else dy for y, dy in zip(pieces, dys, strict=True)]
     return xp.concat(parts, node.attr("axis", 0))
 
 
-def pad_to(dy: Tensor, axis: int, before: Tensor, like: Tensor) -> Tensor:
-    """Zeros before and after ``dy`` along one axis, to the length of ``like``."""
-    after = xp.dim(like, axis) - before - xp.dim(dy, axis)
-    zero = dy.writer.constant(np.asarray([0]))
-    pads = [before if a == axis else zero for a in range(dy.rank)] + [
-        after if a == axis else zero for a in range(dy.rank)
-    ]
-    return dy.writer.op("Pad", dy, xp.concat(pads), shape=like.shape)
-
-
-@vjp("Slice")
+@vjp("Slice")  # the elements of dy go back to start, start + step, ...
 def slice_(node: Node, dy: Tensor) -> Cotangents:
-    x = node.x
-    starts, ends = node.const(1, "starts"), node.const(2, "ends")
+    x, starts = node.x, node.xs[1]
+    assert starts.shape is not None
+    if not isinstance(starts.shape[0], int):
+        raise UnsupportedError("it is unknown how many axes are cut")
     axes, steps = node.const(3, "axes"), node.const(4, "steps")
-    axes = np.arange(len(starts)) if axes is None else axes
-    steps = np.ones_like(starts) if steps is None else steps
-    assert x.shape is not None
-    dims = list(x.shape)
-    for a, start, end, step in reversed(list(zip(axes.tolist(), starts, ends, steps, strict=True))):
-        axis = a % x.rank
-        length = dims[axis]
-        if not isinstance(length, int):
-            if start < 0 or step != 1:
-                raise UnsupportedError(f"axis {axis} has no fixed length, with steps or counted from the end")
-            dy = pad_to(dy, axis, node.writer.constant(np.asarray([int(start)])), x)
-            continue
-        dy = _unslice(dy, axis, range(length)[int(start) : _stop(int(end), length) : int(step)], length)
+    axes = range(starts.shape[0]) if axes is None else axes.tolist()
+    steps = [1] * len(axes) if steps is None else steps.tolist()
+    for i, (axis, step) in enumerate(zip(axes, steps, strict=True)):
+        start = starts if len(axes) == 1 else xp.slice_axis(starts, 0, i, i + 1)
+        dy = _unslice(dy, axis % x.rank, xp.astype(start, xp.dim(x, axis).dtype), step, x)
     return dy
 
 
-def _stop(end: int, length: int) -> int | None:
-    """ONNX clamps an end before the first element to -1 - length; Python writes None."""
-    return None if end < -length else end
+def _unslice(dy: Tensor, axis: int, start: Tensor, step: int, x: Tensor) -> Tensor:
+    """Zeros before, between and after the elements of ``dy``, to the length of ``x`` along one axis."""
+    length = xp.dim(x, axis)
+    first = _clamped(xp.where(start < 0, start + length, start), length - int(step < 0))
+    if step < 0:
+        dy, first = xp.flip(dy, axis), first + (xp.dim(dy, axis) - 1) * step
+    if abs(step) > 1:
+        dy = _interleave(dy, axis, abs(step))
+    return _pad_to(dy, axis, _clamped(first, length), x)
 
 
-def _unslice(dy: Tensor, axis: int, taken: range, length: int) -> Tensor:
-    """Put the elements of ``dy`` back to the places ``taken`` of an axis of ``length`` zeros."""
-    if taken.step < 0:
-        dy, taken = xp.flip(dy, axis), taken[::-1]
-    if len(taken) and taken.step > 1:
-        dy = _interleave(dy, axis, taken.step)
-    begin = taken.start if len(taken) else 0
-    end = length - begin - ((len(taken) - 1) * taken.step + 1 if len(taken) else 0)
-    spare = (taken.step - 1) if len(taken) and taken.step > 1 else 0
-    before, after = [0] * dy.rank, [0] * dy.rank
-    before[axis], after[axis] = begin, end - spare
-    return xp.pad(dy, before, after)
+def _clamped(index: Tensor, high: Tensor) -> Tensor:
+    return xp.minimum(index.writer.op("Max", index, index.lift([0])), high)
+
+
+def _pad_to(dy: Tensor, axis: int, before: Tensor, like: Tensor) -> Tensor:
+    """Zeros before and after ``dy`` along one axis, to the length of ``like``."""
+    after = xp.dim(like, axis) - before - xp.dim(dy, axis)
+    if before.const is not None and after.const is not None and not before.const[0] and not after.const[0]:
+        return dy
+    zero = before.lift([0])
+    pads = [pad if a == axis else zero for pad in (before, after) for a in range(dy.rank)]
+    assert dy.shape is not None
+    assert like.shape is not None
+    dims = [*dy.shape[:axis], like.shape[axis], *dy.shape[axis + 1 :]]
+    return dy.writer.op("Pad", dy, xp.concat(pads), shape=dims)
 
 
 def _interleave(dy: Tensor, axis: int, step: int) -> Tensor:
-    """Zeros after every element along one axis."""
+    """Zeros between the elements along one axis."""
     wide = xp.expand_dims(dy, axis + 1)
-    after = [0] * wide.rank
-    after[axis + 1] = step - 1
-    padded = xp.pad(wide, [0] * wide.rank, after)
-    shape: list[int] = [0] * dy.rank
-    shape[axis] = -1
+    padded = xp.pad(wide, [0] * wide.rank, [0] * (axis + 1) + [step - 1] + [0] * (dy.rank - axis - 1))
+    lengths = [xp.dim(dy, a) if a != axis else xp.dim(dy, a) * step for a in range(dy.rank)]
     assert dy.shape is not None
-    dims: list[Dim] = [d if a != axis else (d * step if isinstance(d, int) else None) for a, d in enumerate(dy.shape)]
-    lengths = [xp.dim(dy, a) if a != axis else dy.writer.constant(np.asarray([-1])) for a in range(dy.rank)]
-    return xp.reshape(padded, xp.concat(lengths), dims)
+    dims = [d if a != axis else (d * step if isinstance(d, int) else None) for a, d in enumerate(dy.shape)]
+    return xp.slice_axis(xp.reshape(padded, xp.concat(lengths), dims), axis, 0, 1 - step)
 
 
-@vjp("Pad")
+@vjp("Pad")  # of zeros: cut; otherwise each element sums the places that copied it
 def pad(node: Node, dy: Tensor) -> Cotangents:
-    mode, pads = node.attr("mode", "constant"), node.const(1, "pads")
-    if mode != "constant":
-        raise UnsupportedError(f"mode={mode}")
-    axes = node.const(3, "axes")
+    mode, axes = node.attr("mode", "constant"), node.const(3, "axes")
     axes = list(range(dy.rank)) if axes is None else [int(a) % dy.rank for a in axes]
+    if mode == "constant":
+        return _uncopied(node, dy, axes)
+    pads = node.const(1, "pads")
+    for i, axis in enumerate(axes):
+        amounts = pads[[i, len(axes) + i]]
+        if amounts.any():
+            dy = along(dy, _copies(node, axis, amounts, dy), axis, node.x)
+    return dy
+
+
+def _uncopied(node: Node, dy: Tensor, axes: list[int]) -> Tensor:
+    pads = node.xs[1]
+    if pads.const is None:
+        return node.writer.op("Pad", dy, -pads, None, node.input(3), shape=node.x.shape)
     before, after = [0] * dy.rank, [0] * dy.rank
     for i, a in enumerate(axes):
-        before[a], after[a] = -int(pads[i]), -int(pads[i + len(axes)])
+        before[a], after[a] = -int(pads.const[i]), -int(pads.const[i + len(axes)])
     return xp.pad(dy, before, after)
+
+
+def _copies(node: Node, axis: int, amounts: np.ndarray, like: Tensor) -> Tensor:
+    """(after, before): row i is 1 at the element that place i copied, as the operator itself copies positions."""
+    places = positions(xp.dim(node.x, axis))
+    copied = node.writer.op("Pad", places, node.writer.constant(amounts), mode=node.attr("mode", "edge"))
+    return node.writer.op("OneHot", copied, xp.dim(node.x, axis), like.lift([0, 1]), axis=-1)
+
+
+@vjp("Trilu")  # the same triangle
+def trilu(node: Node, dy: Tensor) -> Cotangents:
+    return node.writer.op("Trilu", dy, node.input(1), upper=node.attr("upper", 1))
 
 
 @vjp("DepthToSpace")
@@ -143,27 +172,3 @@ def depth_to_space(node: Node, dy: Tensor) -> Cotangents:
 @vjp("SpaceToDepth")
 def space_to_depth(node: Node, dy: Tensor) -> Cotangents:
     return node.writer.op("DepthToSpace", dy, blocksize=node.attr("blocksize", 1), mode="DCR")
-
-
-@vjp("Gather")  # dx[:, i, :] sums dy over the places that read i: a product with a 0/1 matrix
-def gather(node: Node, dy: Tensor) -> Cotangents:
-    x, index = node.xs
-    axis = node.attr("axis", 0) % x.rank
-    depth = xp.dim(x, axis)
-    flat = xp.reshape(index, [-1])
-    values = node.writer.constant(np.asarray([0, 1]), dy.dtype)
-    picks = node.writer.op("OneHot", flat, depth, values, axis=0)  # (length of the axis, picks)
-    lead = [xp.dim(x, a) for a in range(axis)]
-    tail = [xp.dim(x, a) for a in range(axis + 1, x.rank)]
-    one = node.writer.constant(np.asarray([1]))
-    rows = _product([one, *lead])
-    columns = _product([one, *tail])
-    block = xp.reshape(dy, xp.concat([rows, xp.shape_of(flat), columns]), [None, None, None])
-    return xp.reshape_like(picks @ block, x)
-
-
-def _product(lengths: Sequence[Tensor]) -> Tensor:
-    total = lengths[0]
-    for length in lengths[1:]:
-        total = total * length
-    return total

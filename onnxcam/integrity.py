@@ -1,0 +1,369 @@
+"""Is this file a sound ONNX graph? Everything that is checked before the graph is read.
+
+Damaged and hostile files end here, each with a message that says what is wrong; what comes after may rely on it:
+weights fill their dimensions and lie beside the model, nodes are in order, types and shapes do not contradict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+
+from onnxcam.errors import ModelError
+
+_LIFT_ABOVE = 1024  # bytes; the C++ checker and converter copy every weight several times, so larger ones are taken out
+_LARGEST_OPSET = 2**31 - 1
+
+
+def read(file: Path) -> bytes:
+    """The bytes of the file.
+
+    Raises:
+        ModelError: there is none, it cannot be read, or it is empty.
+    """
+    if file.is_dir():
+        raise ModelError(f"{file} is a folder; give the path of an .onnx file")
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{file}: no such file; check the path, or use zoo:NAME for a bundled model") from None
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror or error}; check its permissions") from error
+    if not data:
+        raise ModelError(f"{file} is empty; export or download the model again")
+    return data
+
+
+def parse(file: Path, data: bytes) -> onnx.ModelProto:
+    """The message that the bytes hold.
+
+    Raises:
+        ModelError: they hold none, or no graph.
+    """
+    if data.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{file} is a Git LFS pointer, not the model; fetch the real file with `git lfs pull`")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except (DecodeError, ValueError):
+        raise ModelError(
+            f"{file} is not an ONNX model, or is cut off ({len(data)} bytes); export or download it again"
+        ) from None
+    if not proto.graph.node:
+        raise ModelError(f"{file} holds no graph; it is not an ONNX model, or it is cut off. Export it again")
+    return proto
+
+
+def check_operators(file: Path, proto: onnx.ModelProto) -> int:
+    """The opset of the default domain, when every operator is known.
+
+    Raises:
+        ModelError: no opset, one that is too new, or unknown operators.
+    """
+    imports = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
+    opset: int | None = imports.get("")
+    if opset is None:
+        raise ModelError(
+            f"{file} names no opset of the default domain (opset_import), so its operators have no defined meaning; "
+            "export it again with a current exporter"
+        )
+    if bad := {d: v for d, v in imports.items() if not 0 < v <= _LARGEST_OPSET}:
+        raise ModelError(f"{file} imports opset {bad}, which no operator set has; it is damaged, export it again")
+    if opset > onnx.defs.onnx_opset_version() or proto.ir_version > onnx.IR_VERSION:
+        raise ModelError(
+            f"{file} needs opset {opset} and IR version {proto.ir_version}; the installed onnx {onnx.__version__} "
+            f"knows up to {onnx.defs.onnx_opset_version()} and {int(onnx.IR_VERSION)}. Upgrade onnx, or export with a "
+            "lower opset"
+        )
+    if unknown := sorted(_unknown_operators(proto, imports)):
+        raise ModelError(
+            f"{file} uses operators that onnxcam does not know: {', '.join(unknown)}. Export it without custom "
+            "operators, or remove debugging nodes"
+        )
+    return opset
+
+
+def _unknown_operators(proto: onnx.ModelProto, imports: dict[str, int]) -> set[str]:
+    functions = {(f.domain, f.name) for f in proto.functions}
+    unknown = set()
+    for node in all_nodes(proto):
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if (node.domain, node.op_type) in functions or domain.startswith("com.microsoft"):
+            continue
+        if not onnx.defs.has(node.op_type, imports.get(domain, 1), domain):
+            unknown.add(f"{domain + '::' if domain else ''}{node.op_type} (opset {imports.get(domain, '?')})")
+    return unknown
+
+
+def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of the graph, of its subgraphs and of the functions."""
+    yield from _nested(proto.graph.node)
+    for function in proto.functions:
+        yield from _nested(function.node)
+
+
+def _nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for graph in _subgraphs(node):
+            yield from _nested(graph.node)
+
+
+def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
+
+
+def _all_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+    yield from proto.graph.initializer
+    for node in all_nodes(proto):
+        for graph in _subgraphs(node):
+            yield from graph.initializer
+        for attribute in node.attribute:
+            yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
+
+
+# External data
+
+
+def locate_external_data(file: Path, proto: onnx.ModelProto) -> None:
+    """Point every external tensor at its real file, relative to the folder of the real model file.
+
+    Raises:
+        ModelError: the file is missing, or lies outside the model's folder.
+    """
+    home = file.resolve().parent
+    checked: dict[str, str] = {}
+    for tensor in _all_tensors(proto):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                if entry.value not in checked:
+                    checked[entry.value] = _external_location(file, home, entry.value)
+                entry.value = checked[entry.value]
+
+
+def _external_location(file: Path, home: Path, location: str) -> str:
+    named = file.parent / location
+    real = named.resolve()
+    inside = not Path(location).is_absolute() and ".." not in Path(location).parts
+    # A hub cache links both files into one folder of blobs: the link's target lies beside the resolved model.
+    if not inside or not (real.is_relative_to(home) or real.is_relative_to(file.parent.resolve())):
+        raise ModelError(
+            f"{file} keeps weights in {location!r}, outside its own folder; that is refused for safety. Move the "
+            "weights beside the model and save it again"
+        )
+    if not real.is_file():
+        raise ModelError(f"{file} keeps its weights in {location!r}, which is missing; put that file beside it")
+    if not real.is_relative_to(home):
+        raise ModelError(f"{file} is a link whose weights {location!r} are not beside its target; copy both files")
+    return str(real.relative_to(home))
+
+
+# Weights
+
+
+def check_weights(file: Path, proto: onnx.ModelProto) -> None:
+    """Hold the size of every weight's data against its dimensions.
+
+    Raises:
+        ModelError: data are missing or do not fit.
+    """
+    for tensor in _all_tensors(proto):
+        if problem := _misfit(file, tensor):
+            raise ModelError(
+                f"{file}: weight {tensor.name!r} {list(tensor.dims)} {problem}; export or download it again"
+            )
+
+
+def _misfit(file: Path, tensor: TensorProto) -> str:
+    """What is wrong with a tensor, or ""."""
+    if tensor.data_type not in _ELEMENT_TYPES:
+        return f"has the unknown element type {tensor.data_type}"
+    if any(d < 0 for d in tensor.dims):
+        return "has a negative dimension"
+    count = math.prod(tensor.dims)
+    if tensor.data_type == TensorProto.STRING:
+        held, needed, unit = len(tensor.string_data), count, "strings"
+    elif tensor.data_location == TensorProto.EXTERNAL:
+        held, needed, unit = _external_bytes(file, tensor), _bytes(tensor, count), "bytes in its external file"
+    elif tensor.HasField("raw_data"):
+        held, needed, unit = len(tensor.raw_data), _bytes(tensor, count), "bytes"
+    else:
+        held, needed, unit = _typed_entries(tensor, count)
+    return "" if held == needed else f"needs {needed} {unit} and has {held}"
+
+
+_ELEMENT_TYPES = {int(t) for t in ir.DataType} - {TensorProto.UNDEFINED}
+_TYPED: dict[int, tuple[str, int]] = {
+    TensorProto.FLOAT: ("float_data", 1),
+    TensorProto.COMPLEX64: ("float_data", 2),
+    TensorProto.DOUBLE: ("double_data", 1),
+    TensorProto.COMPLEX128: ("double_data", 2),
+    TensorProto.INT64: ("int64_data", 1),
+    TensorProto.UINT32: ("uint64_data", 1),
+    TensorProto.UINT64: ("uint64_data", 1),
+}
+
+
+def _typed_entries(tensor: TensorProto, count: int) -> tuple[int, int, str]:
+    """Entries of the typed field (onnx.proto, TensorProto): held, needed; below 8 bits several share one."""
+    name, per_element = _TYPED.get(tensor.data_type, ("int32_data", 1))
+    narrow = ir.DataType(tensor.data_type).bitwidth < 8
+    return len(getattr(tensor, name)), _bytes(tensor, count) if narrow else count * per_element, f"entries of {name}"
+
+
+def _bytes(tensor: TensorProto, count: int) -> int:
+    return math.ceil(count * ir.DataType(tensor.data_type).bitwidth / 8)
+
+
+def _external_bytes(file: Path, tensor: TensorProto) -> int:
+    """Bytes that an external tensor has: its length, else up to the end of the file; -1 where the file is shorter."""
+    entries = {e.key: e.value for e in tensor.external_data}
+    if not entries.get("location"):
+        return -1
+    size = (file.resolve().parent / entries["location"]).stat().st_size
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries["length"]) if "length" in entries else _bytes(tensor, math.prod(tensor.dims))
+    except ValueError:
+        return -1
+    return length if 0 <= offset <= offset + length <= size else max(size - max(offset, 0), -1)
+
+
+# The graph
+
+
+@contextmanager
+def weights_lifted(proto: onnx.ModelProto) -> Iterator[None]:
+    """While it lasts, large weights are inputs without data, and small ones constants that no input overrides."""
+    graph = proto.graph
+    everything, inputs = list(graph.initializer), list(graph.input)
+    small = [t for t in everything if t.ByteSize() <= _LIFT_ABOVE and t.data_location != TensorProto.EXTERNAL]
+    lifted = {t.name for t in everything} - {t.name for t in small}
+    held = {t.name for t in everything}
+    proto.ir_version = max(proto.ir_version, 4)
+    del graph.initializer[:], graph.input[:]
+    graph.initializer.extend(small)
+    graph.input.extend(v for v in inputs if v.name not in held)
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in everything if t.name in lifted
+    )
+    try:
+        yield
+    finally:
+        del graph.initializer[:], graph.input[:]
+        graph.initializer.extend(everything)
+        graph.input.extend(inputs)
+
+
+def check_structure(file: Path, proto: onnx.ModelProto) -> None:
+    """Bring the nodes into order, then let ONNX's checker look at every name, operator and attribute.
+
+    Raises:
+        ModelError: a cycle, a name that nothing makes or that is made twice, a wrong attribute.
+    """
+    _sort_nodes(file, proto.graph)
+    skeleton = onnx.ModelProto()
+    with weights_lifted(proto):
+        skeleton.CopyFrom(proto)
+    del skeleton.graph.value_info[:]
+    skeleton.graph.name = skeleton.graph.name or "graph"
+    for value in (*skeleton.graph.input, *skeleton.graph.output):  # shapes may be left out; the checker wants them
+        if not value.HasField("type") or value.type.HasField("tensor_type"):
+            value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or TensorProto.FLOAT
+            value.type.tensor_type.shape.SetInParent()
+    try:
+        onnx.checker.check_model(skeleton)
+    except (onnx.checker.ValidationError, RuntimeError, ValueError, TypeError) as error:
+        raise ModelError(f"{file} is not a valid ONNX graph: {first_line(error)}. Export it again") from error
+
+
+def _sort_nodes(file: Path, graph: onnx.GraphProto) -> None:
+    """Kahn's algorithm; nodes stay in file order where that order is valid already."""
+    makers = {out: k for k, node in enumerate(graph.node) for out in node.output if out}
+    needs = [{makers[name] for name in _reads(node) if name in makers} for node in graph.node]
+    if all(all(n < k for n in needed) for k, needed in enumerate(needs)):
+        return
+    order = _topological(needs)
+    if len(order) < len(needs):
+        stuck = next(graph.node[k] for k in range(len(needs)) if k not in set(order))
+        raise ModelError(
+            f"{file}: {stuck.op_type} {stuck.name or list(stuck.output)} depends on its own output; export it again"
+        )
+    nodes = [graph.node[k] for k in order]
+    ordered = onnx.GraphProto(node=nodes)
+    del graph.node[:]
+    graph.node.extend(ordered.node)
+
+
+def _topological(needs: list[set[int]]) -> list[int]:
+    followers: dict[int, list[int]] = {}
+    for k, needed in enumerate(needs):
+        for n in needed:
+            followers.setdefault(n, []).append(k)
+    waiting = [len(needed) for needed in needs]
+    order = [k for k, count in enumerate(waiting) if count == 0]
+    for k in order:
+        for follower in followers.get(k, []):
+            waiting[follower] -= 1
+            if waiting[follower] == 0:
+                order.append(follower)
+    return order
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    yield from node.input
+    for graph in _subgraphs(node):
+        for inner in graph.node:
+            yield from _reads(inner)
+
+
+def infer_shapes(file: Path, proto: onnx.ModelProto) -> list[str]:
+    """Write the type and shape of every value into the graph; returns a note where declared shapes were wrong.
+
+    Raises:
+        ModelError: types or shapes contradict one another.
+    """
+    notes = []
+    with weights_lifted(proto):
+        try:
+            inferred = _inferred(proto)
+        except Exception:  # a runtime goes by what operators give, not by what the file says of inner values
+            _forget_shapes(proto.graph)
+            notes.append("the file's own shapes contradict its operators; inferred anew")
+            inferred = _try_inferred(file, proto)
+    del proto.graph.value_info[:], proto.graph.output[:]
+    proto.graph.value_info.extend(inferred.graph.value_info)
+    proto.graph.output.extend(inferred.graph.output)
+    return notes
+
+
+def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
+    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+
+
+def _try_inferred(file: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return _inferred(proto)
+    except Exception as error:
+        raise ModelError(f"{file}: its operators do not fit together: {first_line(error)}. Export it again") from error
+
+
+def _forget_shapes(graph: onnx.GraphProto) -> None:
+    del graph.value_info[:]
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, cut to a readable length."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

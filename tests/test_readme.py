@@ -1,0 +1,65 @@
+"""The README's examples run as they are printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from onnxcam.methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line[2:] for line in re.findall(r"^\$ onnxcam .*", README, re.M)]
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run(command, tmp_path, monkeypatch, capsys):
+    from onnxcam.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model_zoo").symlink_to(ROOT / "model_zoo")
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_python_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert any(tmp_path.rglob("*.*"))
+
+
+def test_pictures_are_what_the_printed_commands_make(tmp_path, monkeypatch):
+    """Within a grey level or two: runtimes differ in the last bits."""
+    import numpy as np
+
+    from onnxcam.cli import main
+    from onnxcam.image import read_image
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model_zoo").symlink_to(ROOT / "model_zoo")
+    for command in [c for c in COMMANDS if "-o docs/images" in c]:
+        monkeypatch.setattr("sys.argv", shlex.split(command))
+        with pytest.raises(SystemExit):
+            main()
+    shown = re.findall(r"\((docs/images/[^)]*)\)", README)
+    assert len(shown) == 3
+    for name in shown:
+        made, kept = read_image(tmp_path / name).astype(int), read_image(ROOT / name).astype(int)
+        assert made.shape == kept.shape
+        assert np.abs(made - kept).max() <= 2
+
+
+def test_the_table_of_methods_is_the_catalogue():
+    assert re.findall(r"^\| `(\w+)` \|", README, re.M) == list(METHODS)
+
+
+def test_links_within_the_project_exist():
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
