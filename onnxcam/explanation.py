@@ -183,7 +183,7 @@ class Explanation:
         }
 
     def save(self, folder: str | Path, stem: str | None = None, **style: Any) -> dict[str, Path]:
-        """Write overlay (PNG, one per layer), arrays (NPZ) and record (JSON); each whole or not at all.
+        """Write overlay (PNG, one per layer), arrays (NPZ) and record (JSON), each file whole or not at all.
 
         Args:
             folder: is made where it does not exist.
@@ -191,7 +191,8 @@ class Explanation:
             style: as for :meth:`overlay`.
 
         Returns:
-            The files by kind: ``overlay`` (if there is a picture), ``arrays``, ``record``.
+            The files by kind: ``overlay`` (if there is a picture), ``attribution`` (pixel methods: the signed gradient
+            round grey), ``arrays``, ``record``.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -204,6 +205,9 @@ class Explanation:
                 suffix = f".{number + 1}" if number else ""
                 files[f"overlay{suffix}"] = where / f"{name}{suffix}.png"
                 save_image(files[f"overlay{suffix}"], one.overlay(**{"title": True, **style}))
+        if self.attribution is not None:
+            files["attribution"] = where / f"{name}.attribution.png"
+            save_image(files["attribution"], self.attribution_image())
         files["arrays"] = _write(where / f"{name}.npz", _packed(self))
         record = {**self.to_dict(), "files": {k: p.name for k, p in files.items()}}
         files["record"] = _write(where / f"{name}.json", json.dumps(record, indent=1).encode())
