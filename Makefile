@@ -9,7 +9,7 @@ EXTRA ?= $(shell $(PYTHON) -c "import platform as p, sys; \
 STAMPS := .stamps
 PYTEST := python -m pytest -n 2
 
-.PHONY: demo test lint test-training test-cpu readme clean
+.PHONY: demo test lint test-training test-cpu package pictures clean
 
 demo: $(STAMPS)/run
 	@echo "ONNX Runtime: onnxcam[$(EXTRA)]"
@@ -28,6 +28,20 @@ test-training: $(STAMPS)/dev
 
 test-cpu: $(STAMPS)/cpu
 	$(VENV_CPU)/bin/$(PYTEST)
+
+# The wheel on its own, away from the checkout: it must carry the zoo.
+package:
+	rm -rf dist $(STAMPS)/wheel && mkdir -p $(STAMPS)/wheel
+	$(PYTHON) -m venv $(STAMPS)/wheel/venv
+	$(STAMPS)/wheel/venv/bin/pip wheel -q --no-deps -w dist .
+	$(STAMPS)/wheel/venv/bin/pip install -q "$$(ls dist/*.whl)[cpu]"
+	cd $(STAMPS)/wheel && venv/bin/python -c "import onnxcam.zoo as z; print(*z.samples('shapes-cnn')[:2], sep='\n')" > samples
+	cd $(STAMPS)/wheel && venv/bin/onnxcam explain zoo:shapes-cnn $$(cat samples) -o out
+
+# The README's pictures, by the commands that it prints.
+pictures: $(STAMPS)/run
+	grep '^\$$ onnxcam.*-o docs/images' README.md | sed 's/^\$$ //' | while read -r c; do $(VENV)/bin/$$c || exit 1; done
+	rm -f docs/images/*.json docs/images/*.npz docs/images/*.attribution.png
 
 $(STAMPS)/run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
