@@ -46,7 +46,7 @@ def measure(path: str, method: str, rounds: int, threads: int) -> str:
     feeds = {explainer.model.image_input.name: x}
     plain = Session(explainer.model, threads=threads)
     both = {**feeds, **{name: np.full(len(x), -1, np.int64) for name in program.classes}}
-    a, b = alternate(lambda: plain.run(feeds), lambda: program.session.run(both, program.outputs), rounds)
+    a, b = alternate(lambda: plain.run(feeds), lambda: program.run(both), rounds)
     low, high = np.percentile(b / a, [25, 75])
     return f"{np.median(a) * 1e3:9.2f} {np.median(b) / np.median(a):6.3f}  {low:.3f} to {high:.3f}"
 

@@ -20,7 +20,7 @@ from onnxcam.graph import symbolic as xp
 from onnxcam.graph.inspect import Logits, find_logits, input_convention, target_layers
 from onnxcam.graph.names import find_value
 from onnxcam.graph.paths import FLOATS, first_float, float_path, map_layouts
-from onnxcam.graph.symbolic import PREFIX, Writer
+from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.image import InputSpec, Preprocess, as_image
 from onnxcam.labels import find_labels
 from onnxcam.methods import Method, find_method
@@ -48,8 +48,12 @@ class _Program:
 
     session: Session
     classes: tuple[str, ...]
-    outputs: tuple[str, ...]
+    outputs: dict[str, str]
     walk: Backward | None
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The answers by name; gradients that are equal along an axis come with length 1 there."""
+        return dict(zip(self.outputs, self.session.run(feeds, list(self.outputs.values())), strict=True))
 
 
 class Explainer:
@@ -159,8 +163,7 @@ class Explainer:
         feeds: dict[str, Array] = {self.model.image_input.name: x}
         for name, index in zip(program.classes, chosen.classes, strict=True):
             feeds[name] = np.full(len(x), index, dtype=np.int64)
-        found = dict(zip(program.outputs, program.session.run(feeds, program.outputs), strict=True))
-        return self._explanations(x, chosen, program, found)
+        return self._explanations(x, chosen, program, program.run(feeds))
 
     # Building
 
@@ -214,15 +217,14 @@ class Explainer:
             found = dict(zip([id(v) for v in {id(v): v for v in values}.values()], walk.gradients, strict=True))
             for number, value in enumerate(values):
                 named[f"activations/{number}"] = writer.tensor(value)
-                named[f"gradients/{number}"] = found[id(value)]
+                named[f"gradients/{number}"] = found[id(value)].small
         if self.method.relu is not None:
             walk = go([named_value(edited, self.model.image_input.name)], relu=self.method.relu)
             named["pixels"] = walk.gradients[0]
-        for name, tensor in named.items():
-            writer.output(tensor, f"{PREFIX}{name}")
-        probabilities = self._probability_output()
-        outputs = [f"{PREFIX}{n}" for n in named] + ([probabilities] if probabilities else [])
-        return _Program(self._new_session(edited), head.inputs, tuple(outputs), walk)
+        outputs = {name: _expose(writer, tensor, name) for name, tensor in named.items()}
+        if (probabilities := self._probability_output()) is not None:
+            outputs["probabilities"] = probabilities
+        return _Program(self._new_session(edited), head.inputs, outputs, walk)
 
     def _probability_output(self) -> str | None:
         """The model's own output, where it is the probability of each class."""
@@ -249,7 +251,7 @@ class Explainer:
     def _explanations(
         self, x: Array, target: Target, program: _Program, found: Mapping[str, Array]
     ) -> list[Explanation]:
-        answers = {k.removeprefix(PREFIX): _float32(v) if v.dtype.kind != "i" else v for k, v in found.items()}
+        answers = {k: v if v.dtype.kind == "i" else _float32(v) for k, v in found.items()}
         size = self._input_size(x)
         cams = [self._cam(answers, number) for number in range(len(self.layers))]
         heats = [maps.normalize(np, maps.resize(np, _rectified(c, self.normalize), size), self.normalize) for c in cams]
@@ -265,7 +267,8 @@ class Explainer:
 
     def _cam(self, answers: Mapping[str, Array], number: int) -> Array:
         assert self.method.weights is not None
-        A, G = (answers[f"{kind}/{number}"] for kind in ("activations", "gradients"))
+        A = answers[f"activations/{number}"]
+        G = np.broadcast_to(answers[f"gradients/{number}"], A.shape)
         if self.layers[number].layout == "NHWC":
             A, G = (np.moveaxis(a, 3, 1) for a in (A, G))
         return _float32(maps.weighted_sum(np, self.method.weights(np, A, G), A))
@@ -327,8 +330,7 @@ class Explainer:
         )
 
     def _probability(self, answers: Mapping[str, Array], k: int, index: int) -> float | None:
-        name = self._probability_output()
-        return None if name is None else float(answers[name][k].reshape(-1)[index])
+        return float(answers["probabilities"][k].reshape(-1)[index]) if "probabilities" in answers else None
 
     def _label(self, index: int) -> str | None:
         return self.labels[index] if self.labels and 0 <= index < len(self.labels) else None
@@ -368,6 +370,17 @@ class Explainer:
             "logits": self.logits.name,
             "versions": {"onnxcam": __version__, "onnxruntime": runtime.__version__, "builds": installed_builds()},
         }
+
+
+def _expose(writer: Writer, tensor: Tensor, name: str) -> str:
+    """Make a tensor an output and say under which name: the model's own values keep theirs, without a copy."""
+    value = tensor.value
+    if (value.name or "").startswith(PREFIX):
+        writer.output(tensor, f"{PREFIX}{name}")
+        return f"{PREFIX}{name}"
+    if not value.is_graph_output():
+        writer.graph.outputs.append(value)
+    return str(value.name)
 
 
 def locate(model: str | Path) -> Path:

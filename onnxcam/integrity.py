@@ -58,7 +58,22 @@ def parse(file: Path, data: bytes) -> onnx.ModelProto:
         ) from None
     if not proto.graph.node:
         raise ModelError(f"{file} holds no graph; it is not an ONNX model, or it is cut off. Export it again")
+    if garbled := next((t for t in _texts(proto) if isinstance(t, bytes)), None):
+        raise ModelError(f"{file} is damaged: the name {garbled[:40]!r} is no UTF-8 text; export or download it again")
     return proto
+
+
+def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:
+    """Names and metadata; protobuf gives bytes for those that are no UTF-8."""
+    values = (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
+    tensors, nodes = list(_all_tensors(proto)), list(all_nodes(proto))
+    yield from (o.domain for o in proto.opset_import)
+    yield from (named.name for named in (proto.graph, *values, *tensors))
+    for node in nodes:
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+    for annotated in (proto, proto.graph, *values, *tensors, *nodes):
+        yield annotated.doc_string
+        yield from (t for m in annotated.metadata_props for t in (m.key, m.value))
 
 
 def check_operators(file: Path, proto: onnx.ModelProto) -> int:
@@ -294,10 +309,9 @@ def _sort_nodes(file: Path, graph: onnx.GraphProto) -> None:
         return
     order = _topological(needs)
     if len(order) < len(needs):
-        stuck = next(graph.node[k] for k in range(len(needs)) if k not in set(order))
-        raise ModelError(
-            f"{file}: {stuck.op_type} {stuck.name or list(stuck.output)} depends on its own output; export it again"
-        )
+        stuck = graph.node[min(set(range(len(needs))) - set(order))]
+        name = stuck.name or ", ".join(stuck.output)
+        raise ModelError(f"{file}: its nodes form a cycle ({stuck.op_type} {name} waits for it); export it again")
     nodes = [graph.node[k] for k in order]
     ordered = onnx.GraphProto(node=nodes)
     del graph.node[:]
@@ -333,6 +347,7 @@ def infer_shapes(file: Path, proto: onnx.ModelProto) -> list[str]:
         ModelError: types or shapes contradict one another.
     """
     notes = []
+    _free_negative_dims(proto.graph)
     with weights_lifted(proto):
         try:
             inferred = _inferred(proto)
@@ -355,6 +370,14 @@ def _try_inferred(file: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
         return _inferred(proto)
     except Exception as error:
         raise ModelError(f"{file}: its operators do not fit together: {first_line(error)}. Export it again") from error
+
+
+def _free_negative_dims(graph: onnx.GraphProto) -> None:
+    """Some exporters write -1 for a free axis; ONNX leaves it out."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0:
+                dim.Clear()
 
 
 def _forget_shapes(graph: onnx.GraphProto) -> None:

@@ -6,11 +6,14 @@ import ast
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from onnxcam.errors import OptionError
 
 Labels = tuple[str, ...]
+_MISUNDERSTOOD = (ValueError, TypeError, IndexError, SyntaxError, RecursionError, MemoryError, csv.Error)
+_MOST = 1_000_000  # classes; a larger index is a mistake, not a class
 
 
 def find_labels(given: str | Path | Sequence[str] | None, meta: Mapping[str, str]) -> Labels | None:
@@ -29,7 +32,8 @@ def find_labels(given: str | Path | Sequence[str] | None, meta: Mapping[str, str
         return tuple(given)
     for key in ("onnxcam/labels", "names"):
         if key in meta:
-            return _from_text(meta[key])
+            with suppress(*_MISUNDERSTOOD):  # other tools may keep other things under so plain a name
+                return _from_text(meta[key]) or None
     return None
 
 
@@ -39,8 +43,8 @@ def _from_file(path: Path) -> Labels:
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"cannot read the label file {path}: {error}; give a text, CSV or JSON file") from error
     try:
-        names = _from_text(text) if path.suffix == ".json" else _from_lines(path, text)
-    except (ValueError, TypeError, IndexError) as error:
+        names = _from_text(text) if path.suffix.lower() == ".json" else _from_lines(path, text)
+    except _MISUNDERSTOOD as error:
         raise OptionError(f"the label file {path} is not understood: {error}; give one name a line") from error
     if not names:
         raise OptionError(f"the label file {path} is empty; give one name a line, in class order")
@@ -48,13 +52,18 @@ def _from_file(path: Path) -> Labels:
 
 
 def _from_text(text: str) -> Labels:
-    data = json.loads(text) if text.lstrip().startswith("[") or '"' in text else ast.literal_eval(text)
+    try:
+        data = json.loads(text)
+    except ValueError:
+        data = ast.literal_eval(text)
+    if not isinstance(data, dict | list | tuple):
+        raise ValueError("it holds neither a list nor {index: name}")
     return _by_index(data) if isinstance(data, dict) else tuple(map(str, data))
 
 
 def _from_lines(path: Path, text: str) -> Labels:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if path.suffix != ".csv":
+    if path.suffix.lower() != ".csv":
         return tuple(lines)
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
     for index, name in ((0, 1), (1, 0)):
@@ -65,5 +74,9 @@ def _from_lines(path: Path, text: str) -> Labels:
 
 
 def _by_index(names: Mapping[str | int, str]) -> Labels:
+    if not names:
+        return ()
     known = {int(index): str(name) for index, name in names.items()}
+    if wrong := [i for i in known if not 0 <= i < _MOST]:
+        raise ValueError(f"{wrong[0]} is no class index")
     return tuple(known.get(i, str(i)) for i in range(max(known) + 1))

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import os
+import tempfile
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +27,7 @@ from onnxcam.integrity import first_line
 OPSET = 18  # the oldest opset that the gradient rules are written for
 _RESIZE_IN_FULL = 11  # the first opset whose Resize says how it samples
 _PROTO_LIMIT = 2**31 - 1
+_LARGEST_INPUT = 2**28  # elements; 1 GB of float32
 Dim = int | str | None
 Layout = Literal["NCHW", "NHWC"]
 
@@ -103,7 +107,7 @@ class Model:
         """
         found = [image for v in self.inputs if (image := _as_image(v))]
         if found:
-            return found[0]
+            return _sensible(self.label, found[0])
         seen = ", ".join(f"{v.name} {_type_text(v)}" for v in self.inputs) or "none"
         raise ModelError(
             f"{self.label}: no image input. Its inputs: {seen}. An image is a rank-4 tensor, NCHW or NHWC, with 1 or "
@@ -124,20 +128,38 @@ class Model:
         return sum(v.const_value.nbytes for v in self.graph.initializers.values() if v.const_value is not None)
 
     def save(self, path: str | Path) -> Path:
-        """Write the model; above 2 GB the weights go to ``NAME.data`` beside it.
+        """Write the model, whole or not at all; above 2 GB the weights go to ``NAME.data`` beside it.
 
         Raises:
-            OutputError: the file cannot be written there.
+            OutputError: the file cannot be written there, or the model itself is read from it.
         """
         target = Path(path)
-        if self.path and target.exists() and target.samefile(self.path):
-            raise OutputError(f"{target} is the model's own file, which is never written to; choose another name")
-        external = f"{target.name}.data" if self.nbytes() > _PROTO_LIMIT - 2**26 else None
+        weights = target.with_name(f"{target.name}.data") if self.nbytes() > _PROTO_LIMIT - 2**26 else None
+        for file in (target, weights):
+            if file is not None and file.exists() and any(file.samefile(own) for own in self._own_files()):
+                raise OutputError(f"{file} is the model's own file, which is never written to; choose another name")
         try:
-            ir.save(self.ir_model, target, external_data=external)
+            _save(self.clone().ir_model, target, weights)
         except OSError as error:
             raise OutputError(f"cannot write {target}: {error.strerror or error}; choose another folder") from error
         return target
+
+    def _own_files(self) -> set[Path]:
+        """The files that it was read from and whose weights it still reads."""
+        held = (v.const_value for v in self.graph.initializers.values())
+        files = {Path(t.path) for t in held if isinstance(t, ir.ExternalTensor)} | ({self.path} if self.path else set())
+        return {f for f in files if f.exists()}
+
+
+def _save(model: ir.Model, target: Path, weights: Path | None) -> None:
+    if weights is None:
+        ir.external_data.load_to_model(model)
+    with tempfile.TemporaryDirectory(prefix=".onnxcam-", dir=target.parent) as folder:
+        partial = Path(folder) / target.name
+        ir.save(model, partial, external_data=weights.name if weights else None)
+        if weights is not None:
+            os.replace(partial.with_name(weights.name), weights)
+        os.replace(partial, target)
 
 
 def load_model(path: str | Path) -> Model:
@@ -228,18 +250,28 @@ def _name_nodes(model: ir.Model) -> None:
 
 
 def _convert(file: Path, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    resized = _resized_by_floor(proto) if opset < _RESIZE_IN_FULL else set()
     try:
         with integrity.weights_lifted(proto):
-            converted = onnx.version_converter.convert_version(proto, OPSET)
+            converted = _converted(proto)
     except Exception as error:
         raise ModelError(
             f"{file} (opset {opset}) cannot be converted to opset {OPSET}: {first_line(error)}. Export it with "
             f"opset {OPSET} or later"
         ) from error
     _restore_weights(proto, converted)
-    _mend_resize(converted, resized)
+    if opset < _RESIZE_IN_FULL:
+        _mend_resizes(proto.graph, converted.graph)
     return converted
+
+
+def _converted(proto: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.version_converter.convert_version(proto, OPSET)
+    except Exception:  # perhaps only the shapes that the file notes of inner values are wrong
+        if not proto.graph.value_info:
+            raise
+        del proto.graph.value_info[:]
+        return onnx.version_converter.convert_version(proto, OPSET)
 
 
 def _restore_weights(source: onnx.ModelProto, converted: onnx.ModelProto) -> None:
@@ -251,20 +283,23 @@ def _restore_weights(source: onnx.ModelProto, converted: onnx.ModelProto) -> Non
     converted.graph.input.extend(inputs)
 
 
-def _resized_by_floor(proto: onnx.ModelProto) -> set[str]:
-    """Outputs of Upsample-9 and Resize-10, which both sample at floor(x / scale)."""
-    return {n.output[0] for n in proto.graph.node if n.op_type == "Upsample" or n.op_type == "Resize"}
+def _mend_resizes(source: onnx.GraphProto, converted: onnx.GraphProto) -> None:
+    """Upsample-9 and Resize-10 sample at x / scale; the converter forgets that, and the names of what it replaces."""
+    old = [n for n in source.node if n.op_type in ("Upsample", "Resize")]
+    new = [n for n in converted.node if n.op_type == "Resize"]
+    for node in new:
+        if not any(a.name == "coordinate_transformation_mode" for a in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
+    if len(old) == len(new):
+        _rename(converted, {b.output[0]: a.output[0] for a, b in zip(old, new, strict=True)})
 
 
-def _mend_resize(converted: onnx.ModelProto, outputs: set[str]) -> None:
-    """Put back the sampling rule that the converter forgets between Upsample-9 or Resize-10 and Resize-11."""
-    for node in converted.graph.node:
-        if node.op_type != "Resize" or node.output[0] not in outputs:
-            continue
-        if any(a.name == "coordinate_transformation_mode" for a in node.attribute):
-            continue
-        node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
-        node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    del graph.value_info[:]
+    for node in graph.node:
+        for given in (node.input, node.output):
+            given[:] = [names.get(name, name) for name in given]
 
 
 def _type_text(value: ir.Value) -> str:
@@ -315,6 +350,16 @@ def _as_image(value: ir.Value) -> ImageInput | None:
     return ImageInput(value.name, layout, n, c or channels, h, w, value.dtype, reason)
 
 
+def _sensible(label: str, image: ImageInput) -> ImageInput:
+    size = math.prod(d or 1 for d in (image.batch, image.channels, image.height, image.width))
+    if not 0 < size <= _LARGEST_INPUT:
+        raise ModelError(
+            f"{label}: its input {image.name} is {image.batch or 1} x {image.channels} x {image.height or 'any'} x "
+            f"{image.width or 'any'}, which no picture fills; the file is damaged, export it again"
+        )
+    return image
+
+
 def _layout_by_conv(value: ir.Value) -> tuple[Layout, int, str] | None:
     """Follow the input to its first convolution, whose weight tells the channels."""
     queue: list[tuple[ir.Value, Layout]] = [(value, "NCHW")]
@@ -327,7 +372,7 @@ def _layout_by_conv(value: ir.Value) -> tuple[Layout, int, str] | None:
             seen.add(id(node))
             if node.op_type == "Conv" and node.inputs[0] is current and (weight := node.inputs[1]) is not None:
                 group = node.attributes.get_int("group", 1)
-                if weight.shape is None or not isinstance(weight.shape[1], int):
+                if weight.shape is None or len(weight.shape) < 2 or not isinstance(weight.shape[1], int):
                     continue
                 channels = weight.shape[1] * group
                 return (

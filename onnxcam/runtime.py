@@ -19,6 +19,8 @@ Array = npt.NDArray[Any]
 _BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-training-cpu", "onnxruntime-training")
 _INSTALL = "pip install 'onnxcam[training]' (or onnxcam[cpu] on newer Python, arm64 and other edge machines)"
 _INLINE_BELOW = 1024  # bytes; larger weights are handed over in memory, so that 2 GB is no limit
+_HANDED_OVER = {ir.DataType[n] for n in ("FLOAT", "FLOAT16", "DOUBLE", "BOOL", "INT8", "INT16", "INT32", "INT64")}
+_HANDED_OVER |= {ir.DataType[n] for n in ("UINT8", "UINT16", "UINT32", "UINT64")}  # NumPy has no bfloat16, float8, int4
 
 
 @cache
@@ -33,7 +35,7 @@ def load_runtime() -> Any:
         import onnxruntime
 
         onnxruntime.InferenceSession  # noqa: B018  (half-removed packages import as empty namespaces)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a mixed-up installation fails in many ways
         if not builds:
             raise RuntimeUnavailableError(f"no ONNX Runtime is installed; {_INSTALL}") from error
         raise RuntimeUnavailableError(
@@ -78,6 +80,8 @@ class Session:
     def __init__(
         self, model: Model, providers: Sequence[str] | None = None, threads: int | None = None, optimize: bool = True
     ) -> None:
+        if threads is not None and threads < 1:
+            raise OptionError(f"threads={threads}: give 1 or more, or leave it to the runtime")
         runtime = load_runtime()
         options = runtime.SessionOptions()
         options.log_severity_level = 4
@@ -118,12 +122,13 @@ def _serialise(model: Model, runtime: Any) -> tuple[bytes, dict[str, Any]]:
     weights = {}
     for name, value in stripped.graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or tensor.nbytes <= _INLINE_BELOW or tensor.dtype.bitwidth < 8:
+        if tensor is None:
             continue
-        array = tensor.numpy()
-        if array.dtype.isbuiltin != 1:  # bfloat16 and the like are no NumPy types of their own
+        if tensor.nbytes <= _INLINE_BELOW or tensor.dtype not in _HANDED_OVER:
+            if isinstance(tensor, ir.ExternalTensor):  # of bytes, the runtime does not know where its files lie
+                value.const_value = ir.external_data.convert_tensors_from_external([tensor])[0]
             continue
-        weights[name] = runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+        weights[name] = runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
         value.const_value = ir.ExternalTensor(
             "in-memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import warnings
@@ -45,6 +46,7 @@ def _options(
 
 def main() -> None:
     """Entry point: errors become one message on stderr, and an exit code."""
+    _mend_streams()
     debug = "--debug" in sys.argv
     sys.argv = [sys.argv[0], *(a for a in sys.argv[1:] if a != "--debug")]
     warnings.showwarning = _warn
@@ -58,13 +60,26 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(CANNOT_START) from None
+    except OSError as error:
+        _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", debug)
     except Exception as error:
         _stop(f"unexpected {type(error).__name__}: {error}. Run with --debug and report it", debug)
+
+
+def _mend_streams() -> None:
+    """A closed stream swallows what is written; a name that the terminal cannot show is escaped."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        if hasattr(stream := getattr(sys, name), "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _stop(message: str, debug: bool, code: int = CANNOT_START) -> None:
     if debug:
         raise
+    if "--json" in sys.argv:
+        print(json.dumps({"error": message}))
     print(f"onnxcam: {message}", file=sys.stderr)
     raise SystemExit(code)
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import Counter
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnxcam.errors import ImageError, OnnxcamError
+from onnxcam.errors import ImageError, ModelError, OnnxcamError, OptionError
 
 if TYPE_CHECKING:
     from onnxcam import Explainer, Explanation
 
 _MODEL = typer.Argument(metavar="MODEL", help="An .onnx file, or zoo:NAME.")
-_IMAGES = typer.Argument(metavar="IMAGE...", help="Pictures.")
+_IMAGES = typer.Argument(metavar="IMAGE", help="Pictures.")
 
 
 def command(
@@ -59,9 +59,17 @@ def command(
         model, preprocess, layer or "auto", method, engine, labels, provider, threads,
         output=output, fuse=fuse, normalize=normalize,
     )  # fmt: skip
-    folder = make_folder(out)
+    _check_labels(explainer)
+    if max_pixels is not None and max_pixels < 1:
+        raise OptionError(f"--max-pixels {max_pixels}: give a number above 0")
+    mine, folder = not out.exists(), make_folder(out)
     job = _Job(explainer, None if target == "top1" else target, folder, look, max_pixels, as_json, _stems(images))
-    raise typer.Exit(job.run(images))
+    try:
+        code = job.run(images)
+    finally:
+        if mine and not any(folder.iterdir()):
+            folder.rmdir()
+    raise typer.Exit(code)
 
 
 def _check_look(look: dict[str, Any]) -> None:
@@ -73,13 +81,22 @@ def _check_look(look: dict[str, Any]) -> None:
     overlay(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.float32), **{**look, "title": None})
 
 
+def _check_labels(explainer: Explainer) -> None:
+    """Names and classes that differ in number are often shifted by one (a background class)."""
+    names, classes = explainer.labels, explainer.logits.classes
+    if names is not None and classes is not None and len(names) != classes:
+        text = f"{len(names)} names for {classes} classes: names may be missing or shifted; check the label file"
+        print(f"onnxcam: {text}", file=sys.stderr)
+
+
 def _stems(images: list[Path]) -> list[str]:
     """File names that do not collide when pictures of different folders share one."""
-    counts: Counter[str] = Counter()
+    taken: set[str] = set()
     stems = []
     for path in images:
-        counts[path.stem] += 1
-        stems.append(path.stem if counts[path.stem] == 1 else f"{path.stem}-{counts[path.stem]}")
+        names = (path.stem if k == 1 else f"{path.stem}-{k}" for k in count(1))
+        stems.append(next(name for name in names if name.casefold() not in taken))
+        taken.add(stems[-1].casefold())
     return stems
 
 
@@ -95,14 +112,16 @@ class _Job:
 
     def run(self, images: list[Path]) -> int:
         failures = 0
-        for path, stem in zip(images, self.stems, strict=True):
-            try:
-                self.one(path, stem)
-            except ImageError as error:
-                failures += 1
-                self.fail(path, error)
-        if not self.as_json and self.rows:
-            _print_table(self.rows)
+        try:
+            for path, stem in zip(images, self.stems, strict=True):
+                try:
+                    self.one(path, stem)
+                except (ImageError, ModelError) as error:  # of this picture: NaN may come of one alone
+                    failures += 1
+                    self.fail(path, error)
+        finally:
+            if not self.as_json and self.rows:
+                _print_table(self.rows)
         return 0 if not failures else (2 if failures == len(images) else 1)
 
     def one(self, path: Path, stem: str) -> None:
@@ -122,16 +141,19 @@ class _Job:
         self.rows.append((path.name, name, score, layer, found.method, str(files["overlay"])))
 
     def fail(self, path: Path, error: OnnxcamError) -> None:
-        print(f"onnxcam: {error}", file=sys.stderr)
+        self.say(str(error))
         if self.as_json:
             print(json.dumps({"source": str(path), "error": str(error)}), flush=True)
 
     def tell(self, found: Explanation) -> None:
-        """Each notice once."""
         for note in found.notes:
-            if note not in self.told:
-                self.told.add(note)
-                print(f"onnxcam: {note}", file=sys.stderr)
+            self.say(note)
+
+    def say(self, text: str) -> None:
+        """Each notice once."""
+        if text not in self.told:
+            self.told.add(text)
+            print(f"onnxcam: {text}", file=sys.stderr)
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,9 @@ import typer
 
 if TYPE_CHECKING:
     from onnxcam.model import Model
+
+_SHOWN = 8
+_NO_LAYER = "none: no spatial map between image and logits; saliency and guided_backprop need none"
 
 
 def command(
@@ -89,26 +93,37 @@ def _engines(model: Model, logits: str, layer: str | None, pixels: Any) -> dict[
 def _show(facts: dict[str, Any]) -> None:
     from onnxcam.cli.listing import table
 
-    image, logits = facts["input"], facts["logits"]
+    image, logits, sites = facts["input"], facts["logits"], facts["activations"]
     size = f"{image['height'] or 'any'}x{image['width'] or 'any'}"
     rows = [
         ("file", f"{facts['model']} (opset {facts['opset']}, {facts['producer'] or 'producer unknown'})"),
         ("input", f"{image['name']}: {image['dtype']} {image['layout']}, {image['channels']} channels, {size}, batch "
                   f"{image['batch'] or 'any'}; {image['reason']}"),
-        ("outputs", ", ".join(f"{o['name']} {o['dtype']} {o['shape']}" for o in facts["outputs"])),
+        ("outputs", ", ".join(f"{o['name']} {o['dtype']} {_dims(o['shape'])}" for o in facts["outputs"])),
         ("logits", f"{logits['name']}: {logits['classes'] or 'any number of'} {logits['kind']}; {logits['reason']}"),
-        ("activations", "{sites}, of them {rectifiers} rectifiers (guided methods change these)".format(**facts["activations"])),
-        ("preprocess", f"{facts['preprocess']['name']}; {facts['preprocess']['reason']}"),
+        ("activations", f"{sites['sites']}, of them {sites['rectifiers']} rectifiers (guided methods change these)"),
+        ("preprocess", facts["preprocess"]["reason"]),
+        ("target layer", "{name}; {reason}".format(**facts["layers"][0]) if facts["layers"] else _NO_LAYER),
         *((f"engine {name}", _engine_line(can)) for name, can in facts["engines"].items()),
         *(("note", note) for note in facts["notes"]),
     ]  # fmt: skip
     table(("what", "found"), rows)
     best = [
-        (str(i + 1), layer["name"], layer["op_type"], str(layer["shape"]), layer["reason"])
-        for i, layer in enumerate(facts["layers"][:8])
+        (str(i + 1), layer["name"], layer["op_type"], _dims(layer["shape"]))
+        for i, layer in enumerate(facts["layers"][:_SHOWN])
     ]
-    table(("#", "target layer", "made by", "shape", "reason"), best)
+    if best:
+        table(("#", "target layer, best first", "made by", "shape"), best)
+    if len(facts["layers"]) > _SHOWN:
+        print(f"... {len(facts['layers'])} in all; --json lists them with their reasons")
+
+
+def _dims(shape: Sequence[Any] | None) -> str:
+    """A shape as people write it; axes that shape inference named are any."""
+    if shape is None:
+        return "(unknown)"
+    return "(" + ", ".join("any" if d is None or str(d).startswith("unk__") else str(d) for d in shape) + ")"
 
 
 def _engine_line(can: dict[str, str]) -> str:
-    return "; ".join(f"{what}: {state}" for what, state in can.items())
+    return "; ".join(f"{what}: {textwrap.shorten(state, 120, placeholder=' ...')}" for what, state in can.items())

@@ -18,7 +18,8 @@ from onnxcam.graph.inspect import FLOATS
 from onnxcam.graph.symbolic import Tensor, Writer
 
 T = TypeVar("T")
-Lowering = Callable[["Node"], Tensor | tuple[Tensor, ...]]
+Made = Tensor | tuple[Tensor, ...]
+Lowering = Callable[["Node"], Made]
 _KEPT_INSIDE = 1024  # bytes; larger weights are inputs of the copy, so that it stays a few kB
 
 
@@ -51,6 +52,7 @@ class Copy:
         self.graph = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name="path")
         self.writer = Writer(self.graph, opset)
         self.table, self.gated = table, gated
+        self.named = not any(_may_broadcast(n) for n in path)
         self.origins: dict[str, ir.Value] = {}
         self.gates: list[tuple[Tensor, Tensor]] = []
         self.refused: list[tuple[ir.Node, str]] = []
@@ -80,9 +82,14 @@ class Copy:
         return self._held[id(original)]
 
     def _new(self, original: ir.Value, **data: Any) -> ir.Value:
-        value = ir.Value(name=f"v{len(self.origins)}", type=original.type, shape=original.shape, **data)
+        value = ir.Value(name=f"v{len(self.origins)}", type=original.type, shape=self._shape(original), **data)
         self.origins[cast("str", value.name)] = original
         return value
+
+    def _shape(self, original: ir.Value) -> ir.Shape | None:
+        if original.shape is None or self.named:
+            return original.shape
+        return ir.Shape([d if isinstance(d, int) else None for d in original.shape])
 
     def _input(self, original: ir.Value) -> Tensor:
         value = self._new(original)
@@ -99,25 +106,62 @@ class Copy:
         for original, tensor in zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False):
             self._bind(original, tensor)
 
-    def _lowered(self, node: ir.Node) -> Tensor | tuple[Tensor, ...]:
+    def _lowered(self, node: ir.Node) -> Made:
         lowering = self.table.get(node.op_type) if node.domain == "" else None
         if lowering is None:
             raise UnsupportedError("not among the operators whose gradient is known to be right")
-        for value in node.outputs:
-            if value.dtype in FLOATS and value.dtype != ir.DataType.FLOAT:
-                raise UnsupportedError(f"{value.dtype} (its kernels are for FLOAT)")
-            if value.dtype in FLOATS and value.shape is None:
-                raise UnsupportedError("the rank of its output is unknown")
+        inputs = [v for v in node.inputs if v is not None and id(v) in self.live]
+        for value in (*inputs, *(v for v in node.outputs if v.dtype in FLOATS)):
+            if value.dtype != ir.DataType.FLOAT:
+                raise UnsupportedError(f"{value.dtype} values; its kernels are for FLOAT")
+            if value.shape is None:
+                raise UnsupportedError(f"the rank of {value.name} is unknown")
         return lowering(Node(node, self))
+
+    def separate(self) -> None:
+        """No node reads a value twice: the builder writes an invalid graph where one does."""
+        for node in list(self.graph):
+            for index, value in enumerate(node.inputs):
+                if value is not None and value.dtype in FLOATS and value in node.inputs[:index]:
+                    again = ir.node("Identity", [value])
+                    again.outputs[0].name = f"again{len(self.graph)}"
+                    again.outputs[0].type, again.outputs[0].shape = value.type, value.shape
+                    self.graph.insert_before(node, again)
+                    node.replace_input_with(index, again.outputs[0])
 
     def _bind(self, original: ir.Value, tensor: Tensor) -> None:
         """Let ``tensor``, or an Identity of it where it stands for something else already, stand for ``original``."""
         taken = tensor.value.producer() is None or tensor.value.name in self.origins
         value = (self.writer.op("Identity", tensor, memo=False) if taken else tensor).value
         value.name = f"v{len(self.origins)}"
-        value.type, value.shape = original.type, original.shape
+        value.type, value.shape = original.type, self._shape(original)
         self.origins[value.name] = original
         self._values[id(original)] = self.writer.tensor(value)
+
+
+_BROADCASTING = {"Add", "Sub", "Mul", "Div", "Pow", "Sum", "Mean", "Max", "Min", "Where", "PRelu", "Expand"} | {
+    "MatMul",
+    "Gemm",
+}
+
+
+def _may_broadcast(node: ir.Node) -> bool:
+    """Are two free axes of different names combined? The builder trusts names: it takes such axes for different ones.
+
+    Unnamed, it looks at the lengths at run time.
+    """
+    if node.op_type not in _BROADCASTING:
+        return False
+    skipped = 2 if node.op_type == "MatMul" else 0
+    out = _names(node.outputs[0])
+    operands = node.inputs[2:] if node.op_type == "Gemm" else node.inputs
+    inputs = [_names(v) for v in operands if v is not None and v.dtype in FLOATS]
+    pairs = [p for dims in inputs for p in list(zip(dims[::-1], out[::-1], strict=False))[skipped:]]
+    return any(d not in (1, o) for d, o in pairs)
+
+
+def _names(value: ir.Value) -> list[int | str | None]:
+    return [d if isinstance(d, int) else d.value for d in value.shape or ()]
 
 
 @dataclass(frozen=True)
@@ -197,10 +241,15 @@ class Node:
         if any(self.live(i) for i in range(len(self.raw.inputs)) if i not in indices):
             raise UnsupportedError("an input other than the picture depends on the image")
 
+    @property
+    def gated(self) -> bool:
+        """Does a policy decide its gradient?"""
+        return id(self.raw) in self.copy.gated
+
     def gate(self, x: Tensor, slope: Tensor) -> Tensor:
         """A piecewise linear activation. Where a policy decides its gradient, a Relu marks the place."""
         slope = xp.astype(slope, x.dtype)
-        if id(self.raw) not in self.copy.gated:
+        if not self.gated:
             return x * slope
         mark = self.op("Relu", x, memo=False)
         self.copy.gates.append((mark, slope))

@@ -7,32 +7,25 @@ The result holds operators of ``com.microsoft``, so it runs where onnxruntime-tr
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
 from onnxcam.errors import GradientError
 from onnxcam.gradients.lowering import LOWERINGS
 from onnxcam.gradients.path_copy import Copy
 from onnxcam.gradients.relu import POLICIES, Policy
-from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.model import Model
 
 MAX_OPSET, MAX_IR = 21, 10  # what onnxruntime-training 1.19.2, its last release, loads
-_DOMAIN = "com.microsoft"
-_INSTALL = "pip install onnxcam[training], in an environment without another onnxruntime"
+_INSTEAD = "Use engine='portable', or a layer nearer to the output"
+_INSTALL = "pip install 'onnxcam[training]' in an environment without another onnxruntime"
 _one_build = threading.Lock()  # file descriptor 2 belongs to the whole process
 
 
@@ -78,9 +71,7 @@ def backward(
     gated = () if policy is POLICIES["plain"] else rectifiers
     copy = Copy(path, wrt, writer.opset, LOWERINGS, gated)
     if problem := _unavailable() or _too_new(path, model) or _refusals(copy):
-        raise GradientError(
-            f"the training engine cannot do this: {problem}. Use engine='portable', or a layer nearer to the output"
-        )
+        raise GradientError(f"the training engine cannot do this: {problem}. {_INSTEAD}")
     found: dict[int, Tensor] = {id(of): seed}
     if asked:
         built = _build(copy, of, asked)
@@ -94,21 +85,15 @@ def backward(
 
 
 def _unavailable() -> str:
-    if importlib.util.find_spec("onnxruntime") is None:
-        return f"onnxruntime-training is not installed; {_INSTALL}"
     try:
         import onnxruntime
+        from onnxruntime.capi import _pybind_state
     except ImportError as error:
-        return f"the installed onnxruntime cannot be imported ({error}); {_INSTALL}"
-    if _builder() is None:
-        return f"the installed onnxruntime {onnxruntime.__version__} is not the training build; {_INSTALL}"
+        return f"onnxruntime-training is not installed ({error}); {_INSTALL}"
+    if not hasattr(_pybind_state, "GradientGraphBuilder"):
+        version = getattr(onnxruntime, "__version__", "")
+        return f"the installed onnxruntime {version} is not the training build; {_INSTALL}"
     return ""
-
-
-def _builder() -> Any:
-    from onnxruntime.capi import _pybind_state
-
-    return getattr(_pybind_state, "GradientGraphBuilder", None)
 
 
 def _opset(path: Sequence[ir.Node]) -> int:
@@ -141,42 +126,50 @@ def _refusals(copy: Copy) -> str:
 
 def _build(copy: Copy, of: ir.Value, wrt: Sequence[ir.Value]) -> ir.Graph:
     """The copy with its gradient, as the builder gives it: that of ``v`` is called ``v_grad``."""
+    from onnxruntime.capi._pybind_state import GradientGraphBuilder
+
     target = copy.value(of).value
     copy.graph.outputs.append(target)
+    copy.separate()
     data = ir.to_proto(ir.Model(copy.graph, ir_version=MAX_IR)).SerializeToString()
-    names = {str(copy.value(v).value.name) for v in wrt}
+    names = {copy.value(v).value.name for v in wrt}
     try:
         with _one_build, _silent():
             # Without a loss to start from, it leaves the cotangent of the target open: our seed.
-            builder = _builder()(data, {target.name}, names, "")
+            builder = GradientGraphBuilder(data, {target.name}, names, "")
             builder.build()
             built = builder.get_model()
     except RuntimeError as error:
-        raise GradientError(
-            f"ONNX Runtime's gradient builder failed: {str(error).strip().splitlines()[0]}. Use engine='portable'"
-        ) from error
-    return ir.from_proto(_parsed(built)).graph
-
-
-def _parsed(data: bytes) -> Any:
-    import onnx
-
-    return onnx.load_model_from_string(data)
+        raise GradientError(f"ONNX Runtime's gradient builder failed: {_gist(error)}. {_INSTEAD}") from error
+    proto = onnx.load_model_from_string(built)
+    proto.graph.input.append(onnx.helper.make_empty_tensor_value_info(f"{target.name}_grad"))
+    return ir.from_proto(proto).graph
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
     """Drop what native code prints: the builder logs to file descriptor 2, whatever the log level."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none to log to
+        yield
+        return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
         os.dup2(nowhere, 2)
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _gist(error: object) -> str:
+    """The end of what native code says; it begins with file names and signatures."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"... {text[-300:]}"
 
 
 class _Import:
@@ -186,7 +179,7 @@ class _Import:
         self.writer, self.copy, self.policy = writer, copy, policy
         self.values = ir.convenience.create_value_mapping(built, include_subgraphs=False)
         self.known = {name: writer.tensor(v) for name, v in copy.origins.items()}
-        self.gates = {str(mark.value.name): str(slope.value.name) for mark, slope in copy.gates}
+        self.gates = {f"{mark.value.name}_grad": str(slope.value.name) for mark, slope in copy.gates}
 
     def gradient(self, value: ir.Value) -> Tensor:
         """The cotangent of a value of the model, of its shape."""
@@ -211,11 +204,17 @@ class _Import:
 
     def _needs(self, name: str) -> list[str]:
         node = self.values[name].producer()
-        needs = [str(v.name) for v in node.inputs if v is not None] if node is not None else []
-        return [needs[0], self.gates[needs[1]]] if self._gated(node) else needs
+        if node is None:
+            return []
+        if gate := self._gate(node):
+            return list(gate)
+        return [str(v.name) for v in node.inputs if v is not None]
 
-    def _gated(self, node: ir.Node | None) -> bool:
-        return node is not None and node.op_type == "ReluGrad" and str(node.inputs[1].name) in self.gates
+    def _gate(self, node: ir.Node) -> tuple[str, str] | None:
+        """Of the gradient of a gated Relu: its cotangent, and the slope for the policy."""
+        # Its other input is the Relu's output or its input, as the builder likes.
+        dy = str(node.inputs[0].name) if node.op_type == "ReluGrad" and node.inputs[0] is not None else ""
+        return (dy, self.gates[dy]) if dy in self.gates else None
 
     def _write(self, name: str) -> None:
         value = self.values[name]
@@ -224,23 +223,22 @@ class _Import:
             assert value.const_value is not None, f"the builder's graph reads {name}, which nothing makes"
             self.known[name] = self.writer.constant(value.const_value.numpy())
             return
-        inputs = [None if v is None else self.known[str(v.name)] for v in node.inputs]
-        for output, tensor in zip(node.outputs, self._written(node, inputs), strict=True):
+        for output, tensor in zip(node.outputs, self._written(node), strict=True):
             if output.name:
                 self.known[output.name] = tensor
 
-    def _written(self, node: ir.Node, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
+    def _written(self, node: ir.Node) -> tuple[Tensor, ...]:
+        if gate := self._gate(node):
+            return (self.policy(self.known[gate[0]], self.known[gate[1]]),)
+        inputs = [None if v is None else self.known[str(v.name)] for v in node.inputs]
         if node.op_type == "Constant":
             return (self.writer.constant(node.attributes["value"].as_tensor().numpy()),)
         if node.op_type == "Identity" and inputs[0] is not None:
             return (inputs[0],)
-        if self._gated(node):
-            dy, slope = inputs[0], self.known[self.gates[str(node.inputs[1].name)]]
-            assert dy is not None
-            return (self.policy(dy, slope),)
         return self._appended(node, inputs)
 
-    def _appended(self, node: ir.Node, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
+    def _appended(self, node: ir.Node, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """The node itself, of whatever domain, with the types that the builder found."""
         graph = self.writer.graph
         for tensor in inputs:
             if tensor is not None:
@@ -250,7 +248,7 @@ class _Import:
             ir.Value(name=f"{name}:{k}" if v.name else "", type=v.type, shape=v.shape)
             for k, v in enumerate(node.outputs)
         ]
-        operands = [t.value if t is not None else None for t in inputs]
+        operands = [None if t is None else t.value for t in inputs]
         attributes = list(node.attributes.values())
         graph.append(ir.Node(node.domain, node.op_type, operands, attributes, outputs=outputs, name=name))
         if node.domain:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxcam.errors import ModelError, UnknownNameError
 from onnxcam.graph.activations import Site, activation_sites, is_rectifier
-from onnxcam.graph.paths import FLOATS, TO_NCHW, cuts, first_float, float_path, map_layouts, reads
+from onnxcam.graph.paths import FLOATS, PASSING, TO_NCHW, cuts, first_float, float_path, map_layouts, reads
 from onnxcam.model import Dim, Layout, Model, dims_of
 
 __all__ = ["FLOATS", "Site", "activation_sites", "first_float", "float_path", "is_rectifier", "map_layouts", "reads"]
@@ -21,9 +21,6 @@ _PROBABILITY = {"Softmax", "LogSoftmax", "Sigmoid"}
 _QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
 _NORMALISING = {"Sub", "Add", "Mul", "Div", "BatchNormalization"}
 _TRAILING = {"Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"} | _QUANTISERS
-_POOLS = {"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"}
-# What lies between the last map and the head without computing anything of its own.
-_PASSING = _POOLS | {"Identity", "Cast", "Dropout", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Pad", "Flatten"}
 _DECODING = (
     _TRAILING | _PROBABILITY | {"Concat", "Slice", "Split", "Mul", "Add", "Sub", "Div", "Exp", "Gather", "Resize"}
 )
@@ -215,7 +212,7 @@ def is_map(value: ir.Value, layouts: Mapping[int, Layout]) -> bool:
 
 def _before_pooling(value: ir.Value) -> ir.Value:
     """Back over pooling and what computes nothing, but not out of NCHW."""
-    while (node := value.producer()) is not None and node.op_type in _PASSING and node.inputs[0] is not None:
+    while (node := value.producer()) is not None and node.op_type in PASSING and node.inputs[0] is not None:
         if list(node.attributes.get_ints("perm", [])) == TO_NCHW:
             break
         value = node.inputs[0]

@@ -200,27 +200,56 @@ class Writer:
 class Tensor:
     """A value of the graph being written, usable like an array.
 
+    A broadcast stays pending (see :func:`expand_like`) until something needs the expanded value: arithmetic with a
+    tensor of the full shape, or with a number, works on the smaller one.
+
     Attributes:
-        value: the graph value.
         writer: who writes it.
     """
 
-    __slots__ = ("value", "writer")
+    __slots__ = ("_like", "_small", "_value", "writer")
     __array_ufunc__ = None  # numpy arrays on the left hand side give way to the reflected operators below
 
     def __init__(self, value: ir.Value, writer: Writer) -> None:
-        self.value = value
+        self._value: ir.Value | None = value
         self.writer = writer
+        self._small: Tensor | None = None
+        self._like: Tensor | None = None
+
+    @classmethod
+    def pending(cls, small: Tensor, like: Tensor) -> Tensor:
+        """``small``, to be expanded to the shape of ``like`` when that is needed."""
+        tensor = cls(small.value, small.writer)
+        tensor._value, tensor._small, tensor._like = None, small, like
+        return tensor
+
+    @property
+    def value(self) -> ir.Value:
+        """The graph value; a pending broadcast is written now."""
+        if self._value is None:
+            assert self._small is not None
+            assert self._like is not None
+            self._value = broadcast_to(self._small, shape_of(self._like), self._like.shape).value
+        return self._value
+
+    @property
+    def small(self) -> Tensor:
+        """What broadcasts to this tensor: the operand of a pending broadcast, else itself."""
+        return self if self._small is None else self._small
 
     @property
     def dtype(self) -> ir.DataType:
         """ONNX element type."""
+        if self._small is not None:
+            return self._small.dtype
         assert self.value.dtype is not None, f"type of {self.value.name} unknown"
         return self.value.dtype
 
     @property
     def shape(self) -> tuple[Dim, ...] | None:
         """Ints, names of symbolic axes and None; None as a whole where even the rank is unknown."""
+        if self._like is not None:
+            return self._like.shape
         if self.value.shape is None:
             return None
         return tuple(d if isinstance(d, int) else d.value for d in self.value.shape)
@@ -234,6 +263,8 @@ class Tensor:
     @property
     def const(self) -> Array | None:
         """The array, where it is known while writing."""
+        if self._value is None:
+            return None
         held = self.value.const_value
         return None if held is None or self.value.is_graph_input() else held.numpy()
 
@@ -242,8 +273,19 @@ class Tensor:
         return other if isinstance(other, Tensor) else self.writer.constant(other, self.dtype)
 
     def _binary(self, op_type: str, other: Tensor | npt.ArrayLike, swap: bool = False) -> Tensor:
-        a, b = self, self.lift(other)
-        return self.writer.op(op_type, b, a) if swap else self.writer.op(op_type, a, b)
+        a, b = (self.lift(other), self) if swap else (self, self.lift(other))
+        for pending, full in ((a, b), (b, a)):
+            if pending._small is None or full._small is not None:
+                continue
+            if full.shape == ():  # a number: the result is as pending as its operand
+                small = pending._small._binary(op_type, full, swap=full is a)
+                return Tensor.pending(small, cast("Tensor", pending._like))
+            if _same(pending, full):
+                a, b = (pending._small, b) if pending is a else (a, pending._small)
+                break
+        if op_type == "Mul" and (_is_one(a, b) or _is_one(b, a)):
+            return b if _is_one(a, b) else a
+        return self.writer.op(op_type, a, b)
 
     def __add__(self, other: Tensor | npt.ArrayLike) -> Tensor:
         return self._binary("Add", other)
@@ -282,6 +324,8 @@ class Tensor:
         return self._binary("MatMul", other, swap=True)
 
     def __neg__(self) -> Tensor:
+        if self._small is not None:
+            return Tensor.pending(-self._small, cast("Tensor", self._like))
         return self.writer.op("Neg", self)
 
     def __gt__(self, other: Tensor | npt.ArrayLike) -> Tensor:
@@ -311,7 +355,8 @@ class Tensor:
         return self.writer.op("Not", self)
 
     def __repr__(self) -> str:
-        return f"Tensor({self.value.name}, {self.value.dtype}, {self.shape})"
+        name = self._value.name if self._value is not None else f"pending {self.small.value.name}"
+        return f"Tensor({name}, {self.dtype}, {self.shape})"
 
 
 # The namespace: functions of the array API, on tensors.
@@ -441,12 +486,18 @@ def broadcast_to(x: Tensor, shape: Sequence[int] | Tensor, dims: Sequence[Dim] |
 
 
 def expand_like(x: Tensor, like: Tensor) -> Tensor:
-    """Expand to the shape of ``like``."""
-    return x if _same(x, like) else broadcast_to(x, shape_of(like), like.shape)
+    """Expand to the shape of ``like``, when that is needed."""
+    return x if _same(x, like) else Tensor.pending(x.small, like)
 
 
 def _same(x: Tensor, like: Tensor) -> bool:
     return x.shape is not None and None not in x.shape and x.shape == like.shape
+
+
+def _is_one(x: Tensor, other: Tensor) -> bool:
+    """``x * other`` is ``other``: x is the number 1, and has no more axes."""
+    known = x.const
+    return known is not None and known.size == 1 and known.ndim <= other.rank and bool(np.all(known == 1))
 
 
 def permute_dims(x: Tensor, axes: Sequence[int]) -> Tensor:

@@ -64,7 +64,7 @@ def given(values: Any, variable: bool = False) -> Operand:
     return Operand(np.asarray(values), variable)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A small model.
 
@@ -75,9 +75,10 @@ class Case:
         operands: by value name.
         opset, until: the oldest and newest opset to try.
         fixed: what a rule says to free axes; "" where it covers them.
-        forward: nodes that stand in for ``nodes`` in the finite difference; for rounding, whose gradient is a
-            convention.
-        oracle: ``"reference"``, or ``"runtime"`` where onnx's reference evaluator has the operator wrong.
+        forward: nodes that stand in for ``nodes`` in the finite difference: for rounding, whose gradient is a
+            convention, and where the reference evaluator has the operator wrong.
+        rounds: runtimes round a coordinate differently here, so each is held against itself.
+        rank: of the output, where ONNX cannot infer it.
     """
 
     name: str
@@ -88,7 +89,8 @@ class Case:
     until: int = 99
     fixed: str = ""
     forward: tuple[onnx.NodeProto, ...] = ()
-    oracle: str = "reference"
+    rounds: bool = False
+    rank: int | None = None
 
     def __repr__(self) -> str:
         return self.name
@@ -116,8 +118,8 @@ class Case:
             else:
                 weights.append(onnx.numpy_helper.from_array(array, name))
         nodes = self.forward if forward and self.forward else self.nodes
-        output = onnx.ValueInfoProto(name="y")
-        output.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        shape = None if self.rank is None else [None] * self.rank
+        output = helper.make_tensor_value_info("y", helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
         graph = helper.make_graph(list(nodes), "case", inputs, [output], weights)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset or self.opset)], ir_version=10)
 
@@ -139,7 +141,7 @@ def _free(name: str, shape: Sequence[int], free: str) -> list[Any]:
 
 
 CASES: list[Case] = []
-_SETTINGS = ("opset", "until", "fixed", "forward", "oracle")
+_SETTINGS = ("opset", "until", "fixed", "forward", "rounds", "rank")
 
 
 def case(

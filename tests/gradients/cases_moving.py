@@ -9,11 +9,17 @@ SHAPE = (2, 3, 4)
 
 for what, shape in {"to a row": [-1], "copying an axis": [0, -1], "to four axes": [2, 1, 3, 4]}.items():
     case("Reshape", what, var(*SHAPE), given(shape))
-case("Reshape", "to a computed shape", var(*SHAPE), reads=["a", "s"],
-     before=[node("Shape", ["a"], ["t"]), node("Gather", ["t", "order"], ["s"])], others={"order": given([2, 0, 1])})  # fmt: skip
+case(
+    "Reshape",
+    "to a computed shape",
+    var(*SHAPE),
+    reads=["a", "s"],
+    before=[node("Shape", ["a"], ["t"]), node("Gather", ["t", "order"], ["s"])],
+    others={"order": given([2, 0, 1])},
+)
 for axis in (0, 1, 2, -1, 3):
     case("Flatten", f"axis {axis}", var(*SHAPE), axis=axis)
-case("Squeeze", "all", var(1, 3, 1))
+case("Squeeze", "all", var(1, 3, 1, free=False))
 case("Squeeze", "axis -1", var(1, 3, 1), given([-1]))
 case("Unsqueeze", "", var(2, 3), given([0, -1]))
 case("Transpose", "", var(*SHAPE))
@@ -21,8 +27,14 @@ case("Transpose", "perm", var(*SHAPE), perm=[2, 0, 1])
 case("Expand", "", var(3, 1), given([2, 1, 4]))
 case("Expand", "to a lower rank", var(2, 3, 1), given([4]))
 case("Expand", "0-d", var(), given([2, 3]))
-case("Expand", "to a computed shape", var(3, 1), reads=["a", "s"], before=[node("Shape", ["b"], ["s"])],
-     others={"b": weight(2, 3, 4)})  # fmt: skip
+case(
+    "Expand",
+    "to a computed shape",
+    var(3, 1),
+    reads=["a", "s"],
+    before=[node("Shape", ["b"], ["s"])],
+    others={"b": weight(2, 3, 4)},
+)
 case("Tile", "", var(2, 3), given([2, 3]))
 case("Tile", "one axis", var(*SHAPE), given([1, 2, 1]))
 for axis in (0, 1, -1):
@@ -58,12 +70,23 @@ for what, slices in {
 }.items():
     tail = [node("Concat", ["p", "a"], axis=1)] if "nothing" in what else []
     case("Slice", what, var(2, 3, 7), *map(given, slices), outputs=["p"] if tail else ["y"], after=tail)
-case("Slice", "to computed ends", var(2, 6), given([1]), reads=["a", "b", "half", "one"],
-     before=[node("Shape", ["a"], ["s"], start=1, end=2), node("Div", ["s", "two"], ["half"])],
-     others={"one": given([1]), "two": given([2])})  # fmt: skip
-case("Slice", "from a computed start", var(2, 6), reads=["a", "half", "all", "one"],
-     before=[node("Shape", ["a"], ["s"], start=1, end=2), node("Div", ["s", "two"], ["half"])],
-     others={"one": given([1]), "two": given([2]), "all": given([MAX])})  # fmt: skip
+case(
+    "Slice",
+    "to computed ends",
+    var(2, 6),
+    given([1]),
+    reads=["a", "b", "half", "one"],
+    before=[node("Shape", ["a"], ["s"], start=1, end=2), node("Div", ["s", "two"], ["half"])],
+    others={"one": given([1]), "two": given([2])},
+)
+case(
+    "Slice",
+    "from a computed start",
+    var(2, 6),
+    reads=["a", "half", "all", "one"],
+    before=[node("Shape", ["a"], ["s"], start=1, end=2), node("Div", ["s", "two"], ["half"])],
+    others={"one": given([1]), "two": given([2]), "all": given([MAX])},
+)
 
 # Pad
 
@@ -74,9 +97,14 @@ for mode in ("constant", "reflect", "edge", "wrap"):
 case("Pad", "value", var(2, 3), given([1, 0, 0, 2]), given(0.5))
 case("Pad", "negative pads", var(2, 4, 5), given([0, -1, 2, 0, 1, -2]))
 case("Pad", "negative pads, axes", var(2, 4, 5), given([-1, -2]), None, given([2]))
-case("Pad", "computed pads", var(2, 4), reads=["a", "pads"],
-     before=[node("Shape", ["a"], ["s"]), node("Concat", ["zero", "s"], ["pads"], axis=0)],
-     others={"zero": given([1, 0])})  # fmt: skip
+case(
+    "Pad",
+    "computed pads",
+    var(2, 4),
+    reads=["a", "pads"],
+    before=[node("Shape", ["a"], ["s"]), node("Concat", ["zero", "s"], ["pads"], axis=0)],
+    others={"zero": given([1, 0])},
+)
 
 # Gather and scatter
 
@@ -96,15 +124,20 @@ case("Gather", "int32", var(*SHAPE), given(np.asarray([1, 1], np.int32)), axis=1
 case("Gather", "of a vector", var(5), given([4, 4, 0]))
 case("Gather", "scalar of a vector", var(5), given(3))
 case("Gather", "many repeats of many", var(3, 300), given(np.arange(4000) * 7 % 300), axis=1)
-case("Gather", "computed indices", var(4, 3), reads=["a", "i"],
-     before=[node("Shape", ["a"], ["s"]), node("Range", ["zero", "n", "one"], ["i"])],
-     others={"zero": given(0), "n": given(3), "one": given(1)})  # fmt: skip
-for axis in (0, 1, -1):
+case(
+    "Gather",
+    "computed indices",
+    var(4, 3),
+    reads=["a", "i"],
+    before=[node("Shape", ["a"], ["s"]), node("Range", ["zero", "n", "one"], ["i"])],
+    others={"zero": given(0), "n": given(3), "one": given(1)},
+)
+case("GatherElements", "axis 0", var(3, 2), given([[0, 2], [1, -1], [0, 0], [2, 2]]), axis=0)
+for axis in (1, -1):
     case("GatherElements", f"axis {axis}", var(3, 4), given([[0, 2], [1, -1], [0, 0]]), axis=axis)
 case("GatherND", "", var(2, 3, 4), given([[0, 1], [1, 2], [0, 1]]))
 case("GatherND", "full depth, negative", var(2, 3), given([[0, 1], [-1, 2], [0, 1]]))
-case("GatherND", "batch_dims 1", var(2, 3, 4), given([[[1], [2]], [[0], [0]]]), batch_dims=1)
-case("ScatterElements", "", var(3, 4), given([[0, 2], [1, 1]]), var(2, 2), axis=0)
+case("ScatterElements", "", var(3, 4), given([[0, 2, 1, -1], [1, 1, 0, 0]]), var(2, 4), axis=0)
 case("ScatterElements", "axis -1, add", var(3, 4), given([[0, 2], [1, 1], [3, 0]]), var(3, 2), axis=-1, reduction="add")
 case("ScatterND", "", var(4, 3), given([[2], [0]]), var(2, 3))
 case("ScatterND", "add, repeated", var(4, 3), given([[2], [0], [2]]), var(3, 3), reduction="add")

@@ -44,12 +44,28 @@ for what, (left, right) in BROADCASTS.items():
     case("Div", what, var(*left), var(*right, low=0.4))
     case("Pow", what, var(*left, low=0.3), var(*right))
     mixed = node("Greater", ["u", "v"], ["w"])
-    case("Where", what, None, var(*left), var(*right), reads=["w", "b", "c"], before=[mixed],
-         others={"u": weight(2, 3, 1), "v": weight(4)})  # fmt: skip
+    case(
+        "Where",
+        what,
+        None,
+        var(*left),
+        var(*right),
+        reads=["w", "b", "c"],
+        before=[mixed],
+        others={"u": weight(2, 3, 1), "v": weight(4)},
+    )
 case("Mul", "by itself", var(*SHAPE), reads=["a", "a"])
 case("Add", "to itself", var(*SHAPE), reads=["a", "a"])
-case("Where", "wider condition", None, var(3, 1), var(4), reads=["w", "b", "c"],
-     before=[node("Greater", ["u", "v"], ["w"])], others={"u": weight(2, 3, 1), "v": weight(4)})  # fmt: skip
+case(
+    "Where",
+    "wider condition",
+    None,
+    var(3, 1),
+    var(4),
+    reads=["w", "b", "c"],
+    before=[node("Greater", ["u", "v"], ["w"])],
+    others={"u": weight(2, 3, 1), "v": weight(4)},
+)
 for exponent in (0.0, 1.0, 2.0, 3.0, -1.5, 0.5):
     case("Pow", f"to {exponent}", var(*SHAPE, low=0.3), given(exponent))
 case("Pow", "negative base, whole exponents", var(*SHAPE, low=-2, high=-0.3), given([1.0, 2.0, 3.0, -2.0]))
@@ -61,8 +77,20 @@ for op in ("Max", "Min"):
 
 # Activations
 
-for op in ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Softplus", "Softsign", "Elu", "Celu", "Selu", "Mish", "HardSigmoid",
-           "ThresholdedRelu"):  # fmt: skip
+for op in (
+    "Relu",
+    "LeakyRelu",
+    "Sigmoid",
+    "Tanh",
+    "Softplus",
+    "Softsign",
+    "Elu",
+    "Celu",
+    "Selu",
+    "Mish",
+    "HardSigmoid",
+    "ThresholdedRelu",
+):
     case(op, "", var(*SHAPE, low=-4, high=4))
 case("HardSwish", "", var(*SHAPE, low=-5, high=5))
 for op in ("LeakyRelu", "Elu", "Celu", "ThresholdedRelu"):
@@ -105,8 +133,17 @@ for ta in (0, 1):
     for tb in (0, 1):
         a, b = (4, 2) if ta else (2, 4), (3, 4) if tb else (4, 3)
         case("Gemm", f"transA={ta} transB={tb}", var(*a), var(*b), var(3), transA=ta, transB=tb)
-        case("Gemm", f"transA={ta} transB={tb} alpha beta", var(*a), var(*b), var(2, 1), transA=ta, transB=tb,
-             alpha=0.7, beta=-1.3)  # fmt: skip
+        case(
+            "Gemm",
+            f"transA={ta} transB={tb} alpha beta",
+            var(*a),
+            var(*b),
+            var(2, 1),
+            transA=ta,
+            transB=tb,
+            alpha=0.7,
+            beta=-1.3,
+        )
 case("Gemm", "without C", var(2, 4), var(4, 3))
 case("Gemm", "0-d C", var(2, 4), var(4, 3), var(), beta=0.5)
 case("Gemm", "full C", var(2, 4), var(4, 3), var(2, 3))
@@ -126,8 +163,17 @@ for equation, shapes in {
 
 # Reductions
 
-REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare",
-              "ReduceLogSumExp", "ReduceProd")  # fmt: skip
+REDUCTIONS = (
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "ReduceLogSumExp",
+    "ReduceProd",
+)
 for op in (*REDUCTIONS, "ReduceLogSum"):
     low = 0.2 if op == "ReduceLogSum" else -2
     x = var(*SHAPE, low=low)
@@ -144,8 +190,14 @@ for op in ("Softmax", "LogSoftmax"):
     case(op, "default axis", var(2, 5))
 for exclusive in (0, 1):
     for reverse in (0, 1):
-        case("CumSum", f"exclusive={exclusive} reverse={reverse}", var(*SHAPE), given(-2), exclusive=exclusive,
-             reverse=reverse)  # fmt: skip
+        case(
+            "CumSum",
+            f"exclusive={exclusive} reverse={reverse}",
+            var(*SHAPE),
+            given(-2),
+            exclusive=exclusive,
+            reverse=reverse,
+        )
 case("TopK", "largest", var(3, 6), given([2]), outputs=["y", "i"])
 case("TopK", "smallest along 0, unsorted ties apart", var(5, 2), given([3]), outputs=["y", "i"], axis=0, largest=0)
 
@@ -160,26 +212,74 @@ def through(low: str, high: str) -> tuple:
 
 
 UINT8 = given(64).array.astype("uint8")
-case("QuantizeLinear", "per tensor", var(*SHAPE), given(0.02), given(UINT8), outputs=["q"], after=[ROUND_TRIP],
-     others={"low": given(-1.28), "high": given(3.82)}, forward=through("low", "high"))  # fmt: skip
-case("DequantizeLinear", "after a saturating int8 quantiser", var(*SHAPE), given(0.01), given(UINT8.astype("int8")),
-     reads=["q", "b", "c"], before=[node("QuantizeLinear", ["a", "b", "c"], ["q"])],
-     others={"low": given(-1.92), "high": given(0.63)}, forward=through("low", "high"))  # fmt: skip
+case(
+    "QuantizeLinear",
+    "per tensor",
+    var(*SHAPE),
+    given(0.02),
+    given(UINT8),
+    outputs=["q"],
+    after=[ROUND_TRIP],
+    others={"low": given(-1.28), "high": given(3.82)},
+    forward=through("low", "high"),
+    rank=3,
+)
+case(
+    "DequantizeLinear",
+    "after a saturating int8 quantiser",
+    var(*SHAPE),
+    given(0.01),
+    given(UINT8.astype("int8")),
+    reads=["q", "b", "c"],
+    before=[node("QuantizeLinear", ["a", "b", "c"], ["q"])],
+    others={"low": given(-1.92), "high": given(0.63)},
+    forward=through("low", "high"),
+    rank=3,
+)
 SCALES = given([0.01, 0.02, 0.015])
 ZEROS = given([[0, 10, -20]][0]).array.astype("int8")
-case("QuantizeLinear", "per channel", var(*SHAPE), SCALES, given(ZEROS), outputs=["q"], axis=1,
-     after=[node("DequantizeLinear", ["q", "b", "c"], axis=1)],
-     others={"low": given([[-1.28], [-2.76], [-1.62]]), "high": given([[1.27], [2.34], [2.205]])},
-     forward=through("low", "high"))  # fmt: skip
-case("QuantizeLinear", "negative axis, no zero point", var(2, 3), SCALES, outputs=["q"], axis=-1,
-     after=[node("DequantizeLinear", ["q", "b"], axis=-1)],
-     others={"low": given([0.0, 0.0, 0.0]), "high": given([2.55, 5.1, 3.825])}, forward=through("low", "high"))  # fmt: skip
+case(
+    "QuantizeLinear",
+    "per channel",
+    var(*SHAPE),
+    SCALES,
+    given(ZEROS),
+    outputs=["q"],
+    axis=1,
+    after=[node("DequantizeLinear", ["q", "b", "c"], axis=1)],
+    others={"low": given([[-1.28], [-2.76], [-1.62]]), "high": given([[1.27], [2.34], [2.205]])},
+    forward=through("low", "high"),
+    rank=3,
+)
+case(
+    "QuantizeLinear",
+    "negative axis, no zero point",
+    var(2, 3),
+    SCALES,
+    outputs=["q"],
+    axis=-1,
+    after=[node("DequantizeLinear", ["q", "b"], axis=-1)],
+    others={"low": given([0.0, 0.0, 0.0]), "high": given([2.55, 5.1, 3.825])},
+    forward=through("low", "high"),
+    rank=2,
+)
 for what, moved in {
     "a pooled level": [node("MaxPool", ["q"], ["r"], kernel_shape=[2], strides=[1])],
-    "a reshaped and sliced level": [node("Transpose", ["q"], ["t"], perm=[0, 2, 1]),
-                                    node("Slice", ["t", "one", "three", "one"], ["r"])],
-}.items():  # fmt: skip
+    "a reshaped and sliced level": [
+        node("Transpose", ["q"], ["t"], perm=[0, 2, 1]),
+        node("Slice", ["t", "one", "three", "one"], ["r"]),
+    ],
+}.items():
     stand_in = [node("Clip", ["a", "low", "high"], ["q"]), *moved, node("Identity", ["r"])]
-    case("DequantizeLinear", f"of {what}", var(2, 3, 4), given(0.04), given(UINT8.astype("int8") * 0),
-         reads=["r", "b", "c"], before=[node("QuantizeLinear", ["a", "b", "c"], ["q"]), *moved],
-         others={"low": given(-5.12), "high": given(5.08), "one": given([1]), "three": given([3])}, forward=stand_in)  # fmt: skip
+    case(
+        "DequantizeLinear",
+        f"of {what}",
+        var(2, 3, 4),
+        given(0.04),
+        given(UINT8.astype("int8") * 0),
+        reads=["r", "b", "c"],
+        before=[node("QuantizeLinear", ["a", "b", "c"], ["q"]), *moved],
+        others={"low": given(-5.12), "high": given(5.08), "one": given([1]), "three": given([3])},
+        forward=stand_in,
+        rank=3,
+    )

@@ -45,18 +45,43 @@ for what, x, w, attributes in [
     ("3-D", (1, 2, 3, 3, 2), (2, 2, 2, 3, 2), {"strides": [1, 2, 2]}),
     ("stride", (1, 2, 4, 4), (2, 3, 3, 3), {"strides": [2, 2]}),
     ("pads", (1, 2, 4, 4), (2, 3, 3, 3), {"pads": [1, 0, 2, 1]}),
-    ("stride, pads, output_padding", (1, 2, 4, 4), (2, 3, 3, 3),
-     {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}),
-    ("output_padding beyond the pads", (1, 2, 4, 4), (2, 3, 3, 3),
-     {"strides": [3, 2], "pads": [0, 0, 1, 0], "output_padding": [2, 1]}),
+    (
+        "stride, pads, output_padding",
+        (1, 2, 4, 4),
+        (2, 3, 3, 3),
+        {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]},
+    ),
+    (
+        "output_padding beyond the pads",
+        (1, 2, 4, 4),
+        (2, 3, 3, 3),
+        {"strides": [3, 2], "pads": [0, 0, 1, 0], "output_padding": [2, 1]},
+    ),
     ("dilations", (1, 2, 4, 4), (2, 3, 3, 3), {"dilations": [2, 2], "pads": [1, 1, 1, 1]}),
     ("groups", (1, 4, 4, 4), (4, 3, 3, 3), {"group": 2, "strides": [2, 2]}),
     ("stride beyond the kernel", (1, 2, 3, 3), (2, 2, 1, 1), {"strides": [2, 2], "output_padding": [1, 0]}),
+    ("SAME_UPPER", (1, 2, 4, 3), (2, 3, 3, 2), {"auto_pad": "SAME_UPPER", "strides": [2, 1]}),
+    ("SAME_LOWER", (1, 2, 4, 3), (2, 3, 3, 2), {"auto_pad": "SAME_LOWER", "strides": [2, 1]}),
+    ("output_shape", (1, 2, 4, 4), (2, 3, 3, 3), {"strides": [2, 2], "output_shape": [8, 7]}),
+    (
+        "output_shape, SAME_UPPER",
+        (1, 2, 4, 4),
+        (2, 3, 3, 3),
+        {"strides": [2, 2], "output_shape": [8, 6], "auto_pad": "SAME_UPPER"},
+    ),
+    ("output_shape beyond the windows", (1, 2, 3, 3), (2, 3, 2, 2), {"strides": [2, 2], "output_shape": [7, 7]}),
     ("VALID", (1, 2, 4, 4), (2, 3, 3, 3), {"auto_pad": "VALID", "strides": [2, 2]}),
-]:  # fmt: skip
+]:
+    attributes |= {"fixed": "no fixed length"} if "output_shape" in attributes else {}
     case("ConvTranspose", what, var(*x), weight(*w), **attributes)
-    case("ConvTranspose", f"{what}, weight and bias wanted", var(*x), var(*w, free=False),
-         var(w[1] * attributes.get("group", 1), free=False), **attributes)  # fmt: skip
+    case(
+        "ConvTranspose",
+        f"{what}, weight and bias wanted",
+        var(*x),
+        var(*w, free=False),
+        var(w[1] * attributes.get("group", 1), free=False),
+        **attributes,
+    )
 
 # Pools
 
@@ -69,7 +94,11 @@ POOLS = [
     ("pads", (1, 2, 6, 6), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
     ("asymmetric pads", (1, 2, 6, 6), {"kernel_shape": [3, 3], "strides": [2, 1], "pads": [0, 1, 2, 0]}),
     ("ceil_mode", (1, 2, 6, 7), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
-    ("ceil_mode, pads", (1, 2, 6, 7), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1, 1, 1, 1]}),
+    (
+        "ceil_mode, pads",
+        (1, 2, 6, 7),
+        {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1, 1, 1, 1]},
+    ),
     ("SAME_UPPER", (1, 2, 6, 7), {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
     ("SAME_LOWER", (1, 2, 6, 7), {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
     ("SAME_UPPER, overlapping", (1, 2, 5, 6), {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"}),
@@ -81,8 +110,8 @@ for what, x, attributes in [*POOLS, DILATED]:
     case("LpPool", what, var(*x), p=3, **attributes)
     since = {"opset": 19} if "dilations" in attributes else {}
     case("AveragePool", what, var(*x), **attributes, **since)
-    if what not in ("ceil_mode", "ceil_mode, pads"):
-        case("AveragePool", f"{what}, count_include_pad", var(*x), count_include_pad=1, **attributes, **since)
+    rounds = {"rounds": "ceil_mode" in what}  # ONNX Runtime before 1.20 counts the rim otherwise
+    case("AveragePool", f"{what}, count_include_pad", var(*x), count_include_pad=1, **attributes, **since, **rounds)
 case("MaxPool", "column-major indices", var(1, 2, 6, 5), kernel_shape=[2, 2], storage_order=1)
 case("LpPool", "p = 2", var(1, 2, 5, 5), kernel_shape=[3, 3])
 for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
@@ -96,8 +125,16 @@ for x in ((4, 3), (2, 3, 5), (2, 3, 4, 5)):
     statistics = [weight(3), weight(3), weight(3), weight(3, low=0.3)]
     case("BatchNormalization", f"{len(x)}-D", var(*x), *statistics)
     case("LRN", f"{len(x)}-D", var(*x), size=2, alpha=0.9, beta=0.6, bias=1.2)
-case("BatchNormalization", "epsilon, scale and bias wanted", var(2, 3, 4), var(3, free=False), var(3, free=False),
-     weight(3), weight(3, low=0.3), epsilon=0.1)  # fmt: skip
+case(
+    "BatchNormalization",
+    "epsilon, scale and bias wanted",
+    var(2, 3, 4),
+    var(3, free=False),
+    var(3, free=False),
+    weight(3),
+    weight(3, low=0.3),
+    epsilon=0.1,
+)
 for size in (1, 3, 4, 5):
     case("LRN", f"size {size}", var(1, 6, 2, 3), size=size, alpha=0.8, beta=0.75, bias=1.5)
 case("LRN", "defaults", var(1, 6, 2, 3), size=5)
@@ -109,19 +146,34 @@ for axis, scale in ((-1, (4,)), (2, (4,)), (1, (3, 4)), (-3, (2, 3, 4)), (-2, (4
 case("LayerNormalization", "no bias", var(2, 3, 4), weight(4), epsilon=0.1)
 case("LayerNormalization", "scale and bias wanted", var(2, 3, 4), var(4, free=False), var(4, free=False))
 for groups in (1, 2, 4):
-    case("GroupNormalization", f"{groups} groups", var(2, 4, 3, 3), weight(4), weight(4), num_groups=groups,
-         epsilon=1e-2, opset=21)  # fmt: skip
-    case("GroupNormalization", f"{groups} groups, scale by group", var(2, 4, 3, 3), weight(groups), weight(groups),
-         num_groups=groups, until=18)  # fmt: skip
-case("GroupNormalization", "scale and bias wanted", var(2, 4, 3, 3), var(4, free=False), var(4, free=False),
-     num_groups=2, opset=21)  # fmt: skip
+    case(
+        "GroupNormalization",
+        f"{groups} groups",
+        var(2, 4, 3, 3),
+        weight(4),
+        weight(4),
+        num_groups=groups,
+        epsilon=1e-2,
+        opset=21,
+        rank=4,
+    )
+case(
+    "GroupNormalization",
+    "scale and bias wanted",
+    var(2, 4, 3, 3),
+    var(4, free=False),
+    var(4, free=False),
+    num_groups=2,
+    opset=21,
+    rank=4,
+)
 for axis, scale in ((-1, (4,)), (1, (3, 4))):
     case("RMSNormalization", f"axis {axis}", var(2, 3, 4), var(*scale, free=False), axis=axis, epsilon=0.1, opset=23)
 for p in (1, 2):
     case("LpNormalization", f"p = {p}, axis 1", var(2, 3, 4), p=p, axis=1)
     case("LpNormalization", f"p = {p}", var(2, 3, 4), p=p)
-case("MeanVarianceNormalization", "", var(2, 3, 4, 4))
-case("MeanVarianceNormalization", "axes", var(2, 3, 4), axes=[1, -1])
+case("MeanVarianceNormalization", "", var(2, 3, 4, 4), rank=4)
+case("MeanVarianceNormalization", "axes", var(2, 3, 4), axes=[1, -1], rank=3)
 
 # Resize
 
@@ -138,12 +190,12 @@ def sizes(*values: int):
     return None, None, given(list(values))
 
 
-def resize(what: str, x, *how, **attributes) -> None:
+def resize(what, x, *how, **attributes):
     case("Resize", what, x, *how, **{k: v for k, v in attributes.items() if v})
 
 
 for transform, rounding in itertools.product(TRANSFORMS, ROUNDINGS):
-    named = {"mode": "nearest", "coordinate_transformation_mode": transform, "nearest_mode": rounding}
+    named = {"mode": "nearest", "coordinate_transformation_mode": transform, "nearest_mode": rounding, "rounds": True}
     resize(f"nearest {transform} {rounding} scales", PICTURE, *scales(1, 1, 2, 1.7), **named)
     resize(f"nearest {transform} {rounding} sizes", PICTURE, *sizes(1, 2, 7, 3), **named)
 for mode, transform, smooth in itertools.product(("linear", "cubic"), TRANSFORMS, (0, 1)):
@@ -154,13 +206,32 @@ for mode, transform, smooth in itertools.product(("linear", "cubic"), TRANSFORMS
 resize("cubic exclude_outside", PICTURE, *scales(1, 1, 2, 1.5), mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5)
 resize("nearest twice", PICTURE, *scales(1, 1, 2, 2), coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 resize("nearest three times and twice, half_pixel", PICTURE, *scales(1, 1, 3, 2))
-resize("length kept at a scale above 1", PICTURE, *scales(1, 1, 1.2, 1.1), mode="linear")
-resize("linear align_corners to one pixel", PICTURE, *sizes(1, 2, 1, 8), mode="linear",
-       coordinate_transformation_mode="align_corners")  # fmt: skip
+resize(
+    "linear align_corners to one pixel",
+    PICTURE,
+    *sizes(1, 2, 1, 8),
+    mode="linear",
+    coordinate_transformation_mode="align_corners",
+)
 resize("axes, scales", PICTURE, *scales(2, 1.5), mode="linear", axes=[2, 3])
-resize("negative axes in another order, sizes", PICTURE, *sizes(7, 3), mode="linear", axes=[-1, -2])
-resize("to a computed size", PICTURE, *sizes(), reads=["a", "", "", "s"], mode="linear",
-       before=[node("Shape", ["a"], ["s0"]), node("Mul", ["s0", "k"], ["s"])], others={"k": given([1, 1, 2, 3])})  # fmt: skip
+resize("axes in another order, sizes", PICTURE, *sizes(7, 3), mode="linear", axes=[3, 2])
+resize(
+    "to a computed size",
+    PICTURE,
+    *sizes(),
+    reads=["a", "", "", "s"],
+    mode="linear",
+    before=[node("Shape", ["a"], ["s0"]), node("Mul", ["s0", "k"], ["s"])],
+    others={"k": given([1, 1, 2, 3])},
+)
 for mode in ("nearest", "linear", "cubic"):
-    resize(f"{mode} crop", PICTURE, given(np.asarray([0, 0, 0.1, 0.2, 1, 1, 0.8, 1.1], np.float32)), None,
-           given([1, 2, 6, 4]), mode=mode, coordinate_transformation_mode="tf_crop_and_resize", extrapolation_value=3.0)  # fmt: skip
+    resize(
+        f"{mode} crop",
+        PICTURE,
+        given(np.asarray([0, 0, 0.1, 0.2, 1, 1, 0.8, 1.1], np.float32)),
+        None,
+        given([1, 2, 6, 4]),
+        mode=mode,
+        coordinate_transformation_mode="tf_crop_and_resize",
+        extrapolation_value=3.0,
+    )

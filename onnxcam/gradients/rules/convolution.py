@@ -146,7 +146,7 @@ def _weight_gradient(x: Tensor, dy: Tensor, w: Tensor, win: Window, group: int) 
     swap = [1, 0, *range(2, x.rank)]
     full = x.writer.op(
         "Conv", _batch_as_channels(_padded(x, win), group), xp.permute_dims(dy, swap),
-        strides=list(win.dilations), dilations=list(win.strides), group=group,
+        strides=list(win.dilations), dilations=list(win.strides), group=group, shape=[None] * x.rank,
     )  # fmt: skip
     return crop(xp.permute_dims(full, swap), [0] * len(win.kernel), w)
 
@@ -199,8 +199,10 @@ def _transposed_padding(node: Node, kernel: Sequence[Dim]) -> tuple[Window, list
 def _surplus(node: Node, win: Window, axis: int) -> int:
     """How much longer than the output all windows together are: (n - 1) stride + reach + 1 - length."""
     n, m = (t.shape[axis + 2] if t.shape is not None else None for t in (node.x, node.y))
-    if "output_shape" not in node.raw.attributes:
-        return win.reach[axis] + 1 - win.strides[axis]  # the length is n stride
+    if "output_shape" not in node.raw.attributes:  # the length is n stride
+        if win.reach[axis] + 1 < win.strides[axis]:
+            raise UnsupportedError("auto_pad with a stride beyond the kernel, which runtimes read in two ways")
+        return win.reach[axis] + 1 - win.strides[axis]
     if not isinstance(n, int) or not isinstance(m, int):
         raise UnsupportedError(f"output_shape, where axis {axis + 2} has no fixed length")
     return (n - 1) * win.strides[axis] + win.reach[axis] + 1 - m

@@ -7,8 +7,10 @@ import operator
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
+from onnxcam.gradients.rules.linear import one_hot
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
@@ -35,8 +37,7 @@ def _ungather(block: Tensor, flat: Tensor, length: Tensor) -> Tensor:
             return _by_inverse(block, places, int(length.const[0]))
         if len(places) * int(length.const[0]) > _PRODUCT_BELOW:
             return _by_scatter(block, flat, length)
-    picks = block.writer.op("OneHot", flat, length, block.lift([0, 1]), axis=0)
-    return picks @ block
+    return one_hot(flat, length, block, 0) @ block
 
 
 def _by_inverse(block: Tensor, places: Any, length: int) -> Tensor:
@@ -51,20 +52,27 @@ def _by_scatter(block: Tensor, flat: Tensor, length: Tensor) -> Tensor:
     rows, columns = xp.dim(block, 0), xp.dim(block, 2)
     zeros = xp.broadcast_to(block.lift(0), xp.concat([rows, length, columns]), [None, None, None])
     index = xp.broadcast_to(xp.reshape(flat, [1, -1, 1]), xp.shape_of(block), [None, None, None])
-    return block.writer.op("ScatterElements", zeros, index, block, axis=1, reduction="add")
+    return add_at("ScatterElements", zeros, index, block, axis=1)
+
+
+def add_at(op_type: str, zeros: Tensor, index: Tensor, dy: Tensor, **attributes: Any) -> Tensor:
+    """Add ``dy`` to ``zeros`` where ``index`` says; in float32 for float16, for which runtimes lack the sum."""
+    wide = ir.DataType.FLOAT if dy.dtype == ir.DataType.FLOAT16 else dy.dtype
+    zeros, summand = xp.astype(zeros, wide), xp.astype(dy, wide)
+    return xp.astype(dy.writer.op(op_type, zeros, index, summand, reduction="add", **attributes), dy.dtype)
 
 
 @vjp("GatherElements")
 def gather_elements(node: Node, dy: Tensor) -> Cotangents:
-    zeros, axis = xp.zeros_like(node.x, dy.dtype), node.attr("axis", 0)
-    return node.writer.op("ScatterElements", zeros, node.xs[1], dy, axis=axis, reduction="add")
+    zeros = xp.zeros_like(node.x, dy.dtype)
+    return add_at("ScatterElements", zeros, node.xs[1], dy, axis=node.attr("axis", 0))
 
 
 @vjp("GatherND")
 def gather_nd(node: Node, dy: Tensor) -> Cotangents:
     if node.attr("batch_dims", 0):
         raise UnsupportedError("batch_dims")
-    return node.writer.op("ScatterND", xp.zeros_like(node.x, dy.dtype), node.xs[1], dy, reduction="add")
+    return add_at("ScatterND", xp.zeros_like(node.x, dy.dtype), node.xs[1], dy)
 
 
 @vjp("ScatterElements")

@@ -89,8 +89,13 @@ def unit_rows(length: Tensor, like: Tensor) -> Tensor:
     """The identity matrix of a size that may be known at run time only."""
     if length.const is not None:
         return like.lift(np.eye(int(length.const[0])))
-    values = like.lift([0, 1])
-    return like.writer.op("OneHot", positions(length), length, values, axis=-1)
+    return one_hot(positions(length), length, like, -1)
+
+
+def one_hot(places: Tensor, length: Tensor, like: Tensor, axis: int) -> Tensor:
+    """1 at each place, of ``length`` (a vector of one element), along a new axis; of the type of ``like``."""
+    places = xp.astype(places, length.dtype)
+    return like.writer.op("OneHot", places, xp.squeeze(length, 0), like.lift([0, 1]), axis=axis)
 
 
 def positions(length: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.gradients.rules.convolution import Window, spread_out, window
+from onnxcam.gradients.rules.indexing import add_at
 from onnxcam.gradients.rules.linear import positions
 from onnxcam.gradients.rules.reduction import count, nonzero
 from onnxcam.graph import symbolic as xp
@@ -79,20 +79,25 @@ def _planes(x: Tensor) -> Tensor:
 
 def _counted(node: Node, win: Window, dy: Tensor) -> Tensor | float:
     """How many pixels each window counts (ONNX spec, AveragePool: count_include_pad, ceil_mode)."""
-    whole = float(math.prod(win.kernel))
+    whole, ceil = float(math.prod(win.kernel)), node.attr("ceil_mode", 0)
     padded = any(isinstance(p, Tensor) or p for p in win.before + win.after)
-    if not padded and not node.attr("ceil_mode", 0):
-        return whole
-    if node.attr("count_include_pad", 0):
-        if node.attr("ceil_mode", 0):
-            raise UnsupportedError("ceil_mode together with count_include_pad")
+    if not ceil and (not padded or node.attr("count_include_pad", 0)):
         return whole
     x = node.x
     one = x.writer.constant(np.ones((1,) * x.rank), x.dtype)
     ones = xp.broadcast_to(one, xp.concat([xp.dim(one, 0), xp.dim(one, 1), *(xp.dim(x, a) for a in _spatial(x))]))
-    attributes = {n: _attribute(node, n) for n in ("auto_pad", "ceil_mode", "dilations", "pads", "strides")}
-    share = x.writer.op("AveragePool", ones, kernel_shape=list(win.kernel), count_include_pad=1, **attributes)
-    return share * whole if not node.attr("ceil_mode", 0) else _count_by_sum(ones, win, dy)
+    if not ceil:
+        return _mean(node, ones) * whole
+    counted = _count_by_sum(ones, win, dy)
+    # Runtimes differ in what a padded window counts that hangs over the edge; the operator itself tells.
+    return nonzero(counted) / _mean(node, ones) if node.attr("count_include_pad", 0) else counted
+
+
+def _mean(node: Node, ones: Tensor) -> Tensor:
+    names = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides")
+    attributes = {n: _attribute(node, n) for n in names}
+    fold = not node.attr("ceil_mode", 0)
+    return ones.writer.op("AveragePool", ones, count_include_pad=1, fold=fold, **attributes)
 
 
 def _attribute(node: Node, name: str) -> Any:
@@ -124,10 +129,6 @@ def max_pool(node: Node, dy: Tensor, *indices: None) -> Cotangents:
     names = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides")
     attributes = {name: _attribute(node, name) for name in names}
     _, where = x.writer.ops("MaxPool", x, outputs=2, **attributes)
-    dtype = dy.dtype
-    dy = xp.astype(dy, ir.DataType.FLOAT) if dtype == ir.DataType.FLOAT16 else dy  # runtimes lack a float16 sum
     zeros = xp.broadcast_to(dy.lift(0), x.writer.op("ReduceProd", xp.shape_of(x), keepdims=1), [None])
-    taken = x.writer.op(
-        "ScatterElements", zeros, xp.reshape(where, [-1]), xp.reshape(dy, [-1]), axis=0, reduction="add"
-    )
-    return xp.astype(xp.reshape_like(taken, x), dtype)
+    taken = add_at("ScatterElements", zeros, xp.reshape(where, [-1]), xp.reshape(dy, [-1]), axis=0)
+    return xp.reshape_like(taken, x)

@@ -7,10 +7,12 @@ of many int8 networks.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.graph import symbolic as xp
+from onnxcam.graph.ranges import value_range
 from onnxcam.graph.symbolic import Tensor
 
 _LEVELS = {ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127)}
@@ -31,9 +33,21 @@ def _along(node: Node, scale: Tensor) -> Tensor:
 def quantize(node: Node, dy: Tensor) -> Cotangents:
     if node.y.dtype not in _LEVELS:
         raise UnsupportedError(f"levels of type {node.y.dtype}; covered are {', '.join(t.name for t in _LEVELS)}")
-    low, high = _LEVELS[node.y.dtype]
+    dx = dy / _along(node, node.xs[1])
     level = xp.astype(node.y, dy.dtype)
-    return node.mask(dy / _along(node, node.xs[1]), (level > low) & (level < high))
+    low, high = _LEVELS[node.y.dtype]
+    below, above = _can_saturate(node, low, high)
+    dx = node.mask(dx, level > low) if below else dx
+    return node.mask(dx, level < high) if above else dx
+
+
+def _can_saturate(node: Node, low: int, high: int) -> tuple[bool, bool]:
+    """Whether values below the lowest and above the highest level are possible: a ReLU in front rules out the first."""
+    scale, point = node.const(1, "scale"), node.const(2, "zero point")
+    point = 0.0 if point is None else point.astype(np.float64)
+    floor, ceiling = ((bound - point) * scale for bound in (low, high))
+    lowest, highest = value_range(node.raw.inputs[0])
+    return bool(np.any(lowest < floor - scale / 2)), bool(np.any(highest > ceiling + scale / 2))
 
 
 @vjp("DequantizeLinear")  # y = (x - zero point) scale

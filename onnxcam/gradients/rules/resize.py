@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.gradients.rules.linear import along, unit_rows
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
+from onnxcam.model import Dim
 
 _COPYING = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil")}
 
@@ -34,19 +34,22 @@ def _resized_axes(node: Node) -> list[int]:
 def _unchanged(node: Node, at: int, axis: int) -> bool:
     """Whether the operator leaves this axis as it is."""
     before, after = _lengths(node, axis)
+    known = isinstance(before, int) and before == after
     scales = node.input(2)
-    if scales is not None and scales.shape != (0,):
-        if scales.const is None or scales.const[at] == 1 or before != after:
-            return scales.const is not None and bool(scales.const[at] == 1) and not _crops(node)
-        raise UnsupportedError(f"scale {scales.const[at]} keeps the length of axis {axis}, which runtimes read in two ways")
-    return isinstance(before, int) and before == after and not _crops(node)
+    if scales is None or scales.shape == (0,):
+        return known and not _crops(node)
+    if scales.const is None or scales.const[at] == 1:
+        return scales.const is not None and not _crops(node)
+    if known:
+        raise UnsupportedError(f"a scale that keeps the length of axis {axis}, which runtimes read in two ways")
+    return False
 
 
 def _crops(node: Node) -> bool:
     return node.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
 
 
-def _lengths(node: Node, axis: int) -> tuple[Any, Any]:
+def _lengths(node: Node, axis: int) -> tuple[Dim, Dim]:
     x, y = node.x.shape, node.y.shape
     assert x is not None
     assert y is not None
@@ -91,20 +94,23 @@ def _whole_repeats(node: Node) -> list[int]:
     mode = node.attr("coordinate_transformation_mode", "half_pixel"), node.attr("nearest_mode", "round_prefer_floor")
     if node.attr("mode", "nearest") != "nearest" or mode not in _COPYING or node.x.rank < 3:
         return []
-    factors = _scales(node)
-    whole = all(f is not None and f == int(f) for f in factors) and factors[:2] == [1, 1]
-    return [int(f) for f in factors[2:] if f is not None] if whole and max(map(float, factors)) > 1 else []
+    factors = [int(f) if f is not None and f == int(f) else 0 for f in _scales(node)]
+    return factors[2:] if all(factors) and factors[:2] == [1, 1] and max(factors) > 1 else []
 
 
 def _scales(node: Node) -> list[float | None]:
     """The factor of each axis; None where it is not known."""
-    scales = node.input(2)
-    if scales is not None and scales.const is not None and scales.const.size == node.x.rank:
-        return [float(s) for s in scales.const]
-    if scales is not None and scales.shape != (0,):
-        return [None]
-    pairs = [_lengths(node, a) for a in range(node.x.rank)]
-    return [b / a if isinstance(a, int) and isinstance(b, int) else float(a == b) or None for a, b in pairs]
+    scales, rank = node.input(2), node.x.rank
+    if scales is None or scales.shape == (0,):
+        return [_ratio(*_lengths(node, a)) for a in range(rank)]
+    plain = scales.const is not None and "axes" not in node.raw.attributes
+    return [float(s) for s in scales.const] if plain else [None] * rank  # type: ignore[union-attr]
+
+
+def _ratio(before: Dim, after: Dim) -> float | None:
+    if isinstance(before, int) and isinstance(after, int):
+        return after / before
+    return 1.0 if before is not None and before == after else None
 
 
 def _pooled_sum(dy: Tensor, repeats: list[int]) -> Tensor:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, no_gradient, vjp
-from onnxcam.gradients.rules.linear import along, positions
+from onnxcam.gradients.rules.linear import along, one_hot, positions
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 from onnxcam.model import Dim
@@ -137,7 +137,8 @@ def pad(node: Node, dy: Tensor) -> Cotangents:
 
 
 def _uncopied(node: Node, dy: Tensor, axes: list[int]) -> Tensor:
-    pads = node.xs[1]
+    pads = node.input(1)
+    assert pads is not None
     if pads.const is None:
         return node.writer.op("Pad", dy, -pads, None, node.input(3), shape=node.x.shape)
     before, after = [0] * dy.rank, [0] * dy.rank
@@ -150,7 +151,7 @@ def _copies(node: Node, axis: int, amounts: np.ndarray, like: Tensor) -> Tensor:
     """(after, before): row i is 1 at the element that place i copied, as the operator itself copies positions."""
     places = positions(xp.dim(node.x, axis))
     copied = node.writer.op("Pad", places, node.writer.constant(amounts), mode=node.attr("mode", "edge"))
-    return node.writer.op("OneHot", copied, xp.dim(node.x, axis), like.lift([0, 1]), axis=-1)
+    return one_hot(copied, xp.dim(node.x, axis), like, -1)
 
 
 @vjp("Trilu")  # the same triangle

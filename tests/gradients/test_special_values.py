@@ -1,0 +1,272 @@
+"""What finite differences cannot tell: kinks, ties, borders of the domain, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from cases import node
+from onnx import helper
+from test_rules import opened, session
+
+from onnxcam.errors import GradientError
+from onnxcam.gradients import add_gradients
+
+NAN = float("nan")
+
+
+def model_of(nodes, inputs, weights=(), outputs=("y",), opset=18) -> onnx.ModelProto:
+    """A float32 model; ``inputs`` are arrays or shapes by name, ``weights`` arrays by name."""
+    shapes = {n: list(v) if isinstance(v, tuple) else list(np.shape(v)) for n, v in inputs.items()}
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info(n, 1, s) for n, s in shapes.items()],
+        [helper.make_tensor_value_info(n, 1, None) for n in outputs],
+        [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in dict(weights).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def gradients(nodes, weights=(), seed=None, opset=18, **inputs) -> list[np.ndarray]:
+    """d sum(seed * y) / d input, in ONNX Runtime."""
+    arrays = {n: np.asarray(v, np.float32) for n, v in inputs.items()}
+    plain = model_of(nodes, arrays, weights, opset=opset)
+    y = session(plain).run(None, arrays)[0]
+    edited = ir.to_proto(add_gradients(opened(plain), of="y", wrt=list(arrays)).ir_model)
+    cotangent = np.ones_like(y) if seed is None else np.asarray(seed, np.float32)
+    return session(edited).run([f"onnxcam/grad/{n}" for n in arrays], arrays | {"onnxcam/seed": cotangent})
+
+
+def gradient(nodes, weights=(), seed=None, opset=18, **inputs) -> list:
+    return gradients(nodes, weights, seed, opset, **inputs)[0].tolist()
+
+
+F = np.float32
+
+
+@pytest.mark.parametrize(
+    ("op", "x", "expected"),
+    [
+        ("Relu", [-1, 0, 2], [0, 0, 1]),
+        ("LeakyRelu", [-1, 0, 2], [0.01, 0.01, 1]),
+        ("Abs", [-1, 0, 2], [-1, 0, 1]),
+        ("Sqrt", [0, 4, -1], [np.inf, 0.25, NAN]),
+        ("Log", [0, 2], [np.inf, 0.5]),
+        ("Reciprocal", [2, -0.5], [-0.25, -4]),
+        ("HardSigmoid", [-2.5, 0, 2.5], [0, 0.2, 0]),
+        ("HardSwish", [-4, -3, 0, 3, 4], [0, 0, 0.5, 1, 1]),
+        ("ThresholdedRelu", [0.5, 1, 2], [0, 0, 1]),
+        ("Elu", [-1e4, 0, 1], [0, 1, 1]),
+        ("Softplus", [-100, 0, 100], [0, 0.5, 1]),
+        ("Sigmoid", [-100, 0, 100], [0, 0.25, 0]),
+        ("Erf", [-30, 0, 30], [0, 2 / np.sqrt(np.pi), 0]),
+        ("Gelu", [-30, 0, 30], [0, 0.5, 1]),
+        ("Mish", [-100, 100], [0, 1]),
+        ("Celu", [-1e4, 1e4], [0, 1]),
+        ("Selu", [-1e4, 1e4], [0, 1.0507010]),
+    ],
+)
+def test_at_kinks_and_at_the_ends(op, x, expected) -> None:
+    found = gradient([node(op, ["x"])], x=x, opset=20)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0, 6, [0, 0, 1, 0, 0]), (None, 6, [1, 1, 1, 0, 0]), (0, None, [0, 0, 1, 1, 1])]
+)
+def test_clip_stops_at_its_bounds_and_beyond(low, high, expected) -> None:
+    bounds = {n: F(v) for n, v in (("low", low), ("high", high)) if v is not None}
+    clip = node("Clip", ["x", "low" if low is not None else "", "high" if high is not None else ""])
+    assert gradient([clip], bounds, x=[-1, 0, 3, 6, 7]) == expected
+
+
+@pytest.mark.parametrize(
+    ("exponent", "x", "expected"),
+    [
+        (2.0, [0, -3, 3], [0, -6, 6]),
+        (1.0, [0, -3, 3], [1, 1, 1]),
+        (0.0, [0, -3, 3], [0, 0, 0]),
+        (3.0, [0, -2, 2], [0, 12, 12]),
+        (0.5, [0, 4], [np.inf, 0.25]),
+    ],
+)
+def test_pow_at_zero_and_below(exponent, x, expected) -> None:
+    assert gradient([node("Pow", ["x", "p"])], {"p": F(exponent)}, x=x) == expected
+
+
+def test_pow_by_a_computed_exponent_at_zero() -> None:
+    dx, dp = gradients([node("Pow", ["x", "p"])], x=[0, 0, 0, 2, -2], p=[0, 1, 2, 3, 2])
+    assert dx.tolist() == [0, 1, 0, 12, -4]
+    np.testing.assert_allclose(dp, [0, 0, 0, 8 * np.log(2), 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("op", ["Max", "Min"])
+def test_ties_of_inputs_share_the_cotangent(op) -> None:
+    shares = gradients([node(op, ["a", "b", "c"])], seed=[6, 6], a=[1, 1], b=[1, 5], c=[1, -5])
+    assert np.sum(shares, axis=0).tolist() == [6, 6]
+    assert [s[0] for s in shares] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("op", ["ReduceMax", "ReduceMin"])
+def test_ties_of_a_reduction_share_the_cotangent(op) -> None:
+    assert gradient([node(op, ["x"], keepdims=0)], seed=6.0, x=[[3, 3], [3, 3]]) == [[1.5, 1.5], [1.5, 1.5]]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"kernel_shape": [2], "strides": [2]}, [1, 0, 2, 0]),
+        ({"kernel_shape": [2], "strides": [1]}, [1, 2, 3, 0]),
+        ({"kernel_shape": [3], "strides": [1], "pads": [1, 1]}, [3, 3, 4, 0]),
+    ],
+)
+def test_max_pool_gives_a_tie_to_the_first_once(attributes, expected) -> None:
+    count = 4 if "pads" in attributes else len(range(0, 3, attributes["strides"][0]))
+    seed = [[np.arange(1, count + 1)]]
+    assert gradient([node("MaxPool", ["x"], **attributes)], seed=seed, x=[[[5, 5, 5, 5]]]) == [[expected]]
+
+
+def test_global_max_pool_gives_a_tie_to_the_first() -> None:
+    assert gradient([node("GlobalMaxPool", ["x"])], x=[[[[1, 7], [7, 7]]]]) == [[[[0, 1], [0, 0]]]]
+
+
+def test_max_pool_reads_minus_infinity() -> None:
+    assert gradient([node("MaxPool", ["x"], kernel_shape=[2])], x=[[[-np.inf, -np.inf]]]) == [[[1, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"), [([2, 3, 4], [12, 8, 6]), ([0, 3, 4], [12, 0, 0]), ([0, 3, 0], [0, 0, 0]), ([0], [1])]
+)
+def test_product_with_zeros(x, expected) -> None:
+    assert gradient([node("ReduceProd", ["x"])], x=x) == expected
+
+
+@pytest.mark.parametrize("nodes", [["ReduceL2"], ["ReduceL1"], ["LpNormalization"], ["GlobalLpPool"]])
+def test_norms_of_zero_have_no_nan(nodes) -> None:
+    assert np.isfinite(gradient([node(nodes[0], ["x"])], x=np.zeros((1, 2, 3)))).all()
+
+
+def test_softmax_of_large_logits() -> None:
+    found = gradient([node("Softmax", ["x"])], seed=[[1, 0, 0]], x=[[1000, 1000, -1000]])
+    assert found == [[0.25, -0.25, 0]]
+
+
+def test_quantiser_stops_where_it_saturates() -> None:
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"])]
+    found = gradient(nodes, {"s": F(0.1), "z": np.uint8(0)}, x=[-1, 0, 0.1, 25.4, 25.5, 30])
+    np.testing.assert_allclose(found, [0, 0, 1, 1, 0, 0], rtol=1e-6)
+
+
+def test_layer_normalisation_in_float16_does_not_overflow() -> None:
+    x = np.array([[400, -300, 350, 20]], np.float16)
+    graph = helper.make_graph(
+        [node("LayerNormalization", ["x", "s"])],
+        "g",
+        [helper.make_tensor_value_info("x", 10, [1, 4])],
+        [helper.make_tensor_value_info("y", 10, None)],
+        [onnx.numpy_helper.from_array(np.ones(4, np.float16), "s")],
+    )
+    plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    edited = ir.to_proto(add_gradients(opened(plain), of="y", wrt="x").ir_model)
+    seed = np.array([[100, 0, 0, 0]], np.float16)
+    found = session(edited).run(["onnxcam/grad/x"], {"x": x, "onnxcam/seed": seed})[0].astype(np.float64)
+    wide = x.astype(np.float64)
+    normal, deviation = (wide - wide.mean()) / wide.std(), wide.std()
+    expected = (seed - seed.mean() - normal * (seed * normal).mean()) / deviation
+    np.testing.assert_allclose(found, expected, rtol=1e-2)
+
+
+REFUSED = {
+    "BatchNormalization in training": (
+        [node("BatchNormalization", ["x", "c", "c", "c", "c"], training_mode=1)],
+        "training_mode=1",
+    ),
+    "computed variance": ([node("BatchNormalization", ["x", "c", "c", "c", "v"])], r"input 4 \(v\) depends"),
+    "Dropout in training": ([node("Dropout", ["x", "", "true"])], "training_mode=1"),
+    "Resize by aspect ratio": (
+        [node("Resize", ["x", "", "", "sizes"], keep_aspect_ratio_policy="not_larger")],
+        "keep_aspect_ratio_policy",
+    ),
+    "Resize at a scale that keeps a length": ([node("Resize", ["x", "", "scales"], mode="linear")], "two ways"),
+    "Einsum with a diagonal": ([node("Einsum", ["x"], equation="aaij->ij")], "a diagonal"),
+    "Einsum with an ellipsis": ([node("Einsum", ["x"], equation="...ij->...ji")], "an ellipsis"),
+    "GatherND with batches": ([node("GatherND", ["x", "at"], batch_dims=1)], "batch_dims"),
+    "ScatterElements max": ([node("ScatterElements", ["x", "at2", "x"], reduction="max")], "reduction='max'"),
+    "ScatterND mul": ([node("ScatterND", ["x", "at", "u"], reduction="mul")], "reduction='mul'"),
+    "the statistics of LayerNormalization": (
+        [node("LayerNormalization", ["x", "w"], ["n", "y", "z"])],
+        "statistics are part of the path",
+    ),
+    "automatic padding, stride beyond the kernel": (
+        [node("ConvTranspose", ["x", "k"], auto_pad="SAME_UPPER", strides=[2, 2])],
+        "stride beyond the kernel",
+    ),
+    "a computed scale": (
+        [
+            node("ReduceMax", ["x"], ["m"], keepdims=0),
+            node("QuantizeLinear", ["x", "m", "zero"], ["q"]),
+            node("DequantizeLinear", ["q", "m", "zero"]),
+        ],
+        r"input 1 \(m\) depends",
+    ),
+    "axes at run time": (
+        [
+            node("Shape", ["x"], ["s"]),
+            node("NonZero", ["s"], ["n"]),
+            node("Reshape", ["n", "flat"], ["axes"]),
+            node("ReduceSum", ["x", "axes"], ["r"], keepdims=1),
+            node("Add", ["r", "x"]),
+        ],
+        "rank of r is unknown|axes is computed at run time",
+    ),
+}
+WEIGHTS = {
+    "c": np.ones(2, F),
+    "true": np.asarray(True),
+    "sizes": np.array([2, 2, 7, 7]),
+    "w": np.ones(2, F),
+    "scales": np.array([1, 1, 1.2, 2], F),
+    "at": np.zeros((2, 1), np.int64),
+    "at2": np.zeros((2, 2, 2, 2), np.int64),
+    "u": np.zeros((2, 2, 2, 2), F),
+    "k": np.ones((2, 2, 1, 1), F),
+    "zero": np.uint8(0),
+    "flat": np.array([-1]),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refusals_name_node_operator_opset_and_reason(what) -> None:
+    nodes, reason = REFUSED[what]
+    wrt = ["x", "v"] if "v" in nodes[0].input else ["x"]
+    used = {i for n in nodes for i in n.input}
+    weights = {k: v for k, v in WEIGHTS.items() if k in used}
+    model = opened(model_of(nodes, {"x": (2, 2, 2, 2)} | ({"v": (2,)} if "v" in wrt else {}), weights))
+    with pytest.raises(GradientError, match=rf"(?s)\(node \w+, opset 18\): .*({reason})"):
+        add_gradients(model, of="y", wrt=wrt)
+
+
+def test_group_normalisation_before_opset_21_is_refused() -> None:
+    proto = model_of(
+        [node("GroupNormalization", ["x", "c", "c"], num_groups=2)], {"x": (2, 2, 2, 2)}, {"c": WEIGHTS["c"]}
+    )
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, [2, 2, 2, 2]))
+    with pytest.raises(GradientError, match="export with opset 21"):
+        add_gradients(opened(proto), of="y", wrt="x")
+
+
+@pytest.mark.parametrize(("op", "attributes"), [("QuantizeLinear", {}), ("DequantizeLinear", {"block_size": 2})])
+def test_quantisers_of_other_kinds_are_refused(op, attributes) -> None:
+    zero = onnx.helper.make_tensor("z", onnx.TensorProto.INT4, [], [0])
+    proto = model_of(
+        [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], **attributes)],
+        {"x": (4,)},
+        {"s": F(1)},
+        opset=21,
+    )
+    proto.graph.initializer.append(zero)
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, [4]))
+    with pytest.raises(GradientError, match="block_size" if attributes else "levels of type INT4"):
+        add_gradients(opened(proto), of="y", wrt="x")

@@ -1,0 +1,165 @@
+"""What DESIGN says of the house: who imports whom, what is lazy, how long files are, what is documented."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import onnxcam
+
+PACKAGE = Path(onnxcam.__file__).parent
+FILES = sorted(p for p in PACKAGE.rglob("*.py"))
+MODULES = {
+    ".".join(("onnxcam", *p.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): p for p in FILES
+}
+
+# Each part, and the parts of onnxcam that it may import besides itself.
+MAY_IMPORT = {
+    "onnxcam.errors": (),
+    "onnxcam.integrity": ("onnxcam.errors",),
+    "onnxcam.model": ("onnxcam.errors", "onnxcam.integrity"),
+    "onnxcam.graph": ("onnxcam.errors", "onnxcam.model"),
+    "onnxcam.gradients": ("onnxcam.errors", "onnxcam.model", "onnxcam.graph"),
+    "onnxcam.targets": ("onnxcam.errors", "onnxcam.model", "onnxcam.graph"),
+    "onnxcam.core": ("onnxcam.errors",),
+    "onnxcam.methods": ("onnxcam.errors", "onnxcam.core"),
+    "onnxcam.image": ("onnxcam.errors", "onnxcam.core"),
+    "onnxcam.labels": ("onnxcam.errors",),
+    "onnxcam.runtime": ("onnxcam.errors", "onnxcam.model"),
+    "onnxcam.zoo": ("onnxcam.errors",),
+}
+ONLY_IN = {
+    "cv2": ("onnxcam.image", "onnxcam.core"),
+    "onnxruntime": ("onnxcam.runtime", "onnxcam.gradients.training"),
+}
+NEVER_IN = {
+    "onnxcam.core": ("onnx", "onnx_ir", "onnxruntime"),
+    "onnxcam.methods": ("onnx", "onnx_ir", "onnxruntime"),
+    "onnxcam.image": ("onnx", "onnx_ir", "onnxruntime"),
+}
+
+
+def within(module: str, part: str) -> bool:
+    return module == part or module.startswith(f"{part}.")
+
+
+def imports(module: str, text: str) -> set[str]:
+    """Every module that ``text`` imports, at any depth; names of packages are resolved to modules where they are."""
+    found: set[str] = set()
+    package = module if MODULES.get(module, Path()).name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found.update(full if (full := f"{base}.{a.name}") in MODULES else base for a in node.names)
+    return found
+
+
+def test_relative_and_nested_imports_are_seen():
+    text = "from .core.maps import x\ndef f():\n    import cv2\n    from . import errors\nfrom onnxcam import model"
+    assert imports("onnxcam.image", text) == {"onnxcam.core.maps", "cv2", "onnxcam.errors", "onnxcam.model"}
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_a_part_imports_only_what_lies_below_it(part):
+    modules = [m for m in MODULES if within(m, part)]
+    assert modules, f"{part} is gone: correct the table"
+    for module in modules:
+        own = {i for i in imports(module, MODULES[module].read_text()) if within(i, "onnxcam")}
+        bad = {i for i in own if not any(within(i, allowed) for allowed in (part, *MAY_IMPORT[part]))}
+        assert not bad, f"{module} imports {bad}"
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_is_imported_in_its_places_only(library):
+    users = {m for m, p in MODULES.items() if any(within(i, library) for i in imports(m, p.read_text()))}
+    assert users
+    assert all(any(within(m, place) for place in ONLY_IN[library]) for m in users), users
+
+
+@pytest.mark.parametrize("part", NEVER_IN)
+def test_array_maths_knows_no_graph_and_no_runtime(part):
+    for module in (m for m in MODULES if within(m, part)):
+        found = imports(module, MODULES[module].read_text())
+        assert not [i for i in found if any(within(i, bad) for bad in NEVER_IN[part])]
+
+
+def test_nothing_imports_the_command_line():
+    for module, path in MODULES.items():
+        if not within(module, "onnxcam.cli"):
+            assert not [i for i in imports(module, path.read_text()) if within(i, "onnxcam.cli")], module
+
+
+def test_import_is_lazy():
+    script = "import sys, onnxcam; print(sorted({'onnxruntime', 'cv2', 'onnx', 'onnx_ir', 'typer'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_every_public_name_has_its_home():
+    assert all(getattr(onnxcam, name) is not None for name in onnxcam.__all__)
+    assert set(dir(onnxcam)) == set(onnxcam.__all__)
+    with pytest.raises(AttributeError, match=r"Explainr.*Explainer"):
+        onnxcam.Explainr  # noqa: B018
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_stay_short(path):
+    assert len(path.read_text().splitlines()) <= 500
+
+
+def undocumented(text: str) -> Iterator[str]:
+    tree = ast.parse(text)
+    if tree.body and not ast.get_docstring(tree):
+        yield "the module"
+    yield from _undocumented(tree.body, "")
+
+
+def _undocumented(body: list[ast.stmt], prefix: str) -> Iterator[str]:
+    for node in body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        if not ast.get_docstring(node) and not any(map(_is_row, node.decorator_list)):
+            yield prefix + node.name
+        if isinstance(node, ast.ClassDef):
+            yield from _undocumented(node.body, f"{node.name}.")
+
+
+def _is_row(decorator: ast.expr) -> bool:
+    """A row of a table of operators, such as @vjp("Relu"), is told by its operator."""
+    first = decorator.args[0] if isinstance(decorator, ast.Call) and decorator.args else None
+    return isinstance(first, ast.Constant) and isinstance(first.value, str)
+
+
+def test_a_missing_docstring_is_seen():
+    text = '"""m"""\nclass A:\n    """a"""\n    def f(self): ...\n    def _g(self): ...\ndef h(): ...'
+    assert list(undocumented(text)) == ["A.f", "h"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_public_names_are_documented(path):
+    private = path.stem.startswith("_") and path.name != "__init__.py"
+    assert private or not list(undocumented(path.read_text()))
+
+
+def seconds(*arguments: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+def test_help_comes_at_once():
+    script = "import sys; sys.argv = ['onnxcam', '--help']; from onnxcam.cli import main; main()"
+    took = statistics.median(seconds("-c", script) for _ in range(5))
+    if took >= 0.5:  # a busy machine: hold it against what an empty interpreter takes there
+        empty = statistics.median(seconds("-c", "pass") for _ in range(5))
+        assert took < 20 * empty, f"--help takes {took:.2f} s, an empty interpreter {empty:.2f} s"
