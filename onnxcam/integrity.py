@@ -7,8 +7,8 @@ weights fill their dimensions and lie beside the model, nodes are in order, type
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from onnxcam.errors import ModelError
 
-_LIFT_ABOVE = 1024  # bytes; the C++ checker and converter copy every weight several times, so larger ones are taken out
+_LARGER = 1024  # bytes of a weight that is taken out; smaller ones may tell shapes
 _LARGEST_OPSET = 2**31 - 1
 
 
@@ -189,8 +189,11 @@ def check_weights(file: Path, proto: onnx.ModelProto) -> None:
     """Hold the size of every weight's data against its dimensions.
 
     Raises:
-        ModelError: data are missing or do not fit.
+        ModelError: data are missing or do not fit, or a name is used twice.
     """
+    names = [t.name for t in proto.graph.initializer]
+    if twice := next((n for n, count in Counter(names).items() if count > 1), None):
+        raise ModelError(f"{file} holds two weights called {twice!r}; export it again")
     for tensor in _all_tensors(proto):
         if problem := _misfit(file, tensor):
             raise ModelError(
@@ -256,27 +259,35 @@ def _external_bytes(file: Path, tensor: TensorProto) -> int:
 # The graph
 
 
-@contextmanager
-def weights_lifted(proto: onnx.ModelProto) -> Iterator[None]:
-    """While it lasts, large weights are inputs without data, and small ones constants that no input overrides."""
+def take_weights(proto: onnx.ModelProto) -> dict[str, ir.TensorProtocol]:
+    """Leave a skeleton: large weights become inputs without data, small ones constants that no input overrides.
+
+    ONNX's C++ tools copy a message several times over, so they get the skeleton; :func:`give_back_weights` ends it.
+    """
     graph = proto.graph
-    everything, inputs = list(graph.initializer), list(graph.input)
-    small = [t for t in everything if t.ByteSize() <= _LIFT_ABOVE and t.data_location != TensorProto.EXTERNAL]
-    lifted = {t.name for t in everything} - {t.name for t in small}
-    held = {t.name for t in everything}
+    held = {t.name: t for t in graph.initializer}
+    large = {n: t for n, t in held.items() if _is_large(t)}
+    small = [t for n, t in held.items() if n not in large]
+    inputs = [v for v in graph.input if v.name not in held]
+    inputs += [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large.values()]
     proto.ir_version = max(proto.ir_version, 4)
     del graph.initializer[:], graph.input[:]
     graph.initializer.extend(small)
-    graph.input.extend(v for v in inputs if v.name not in held)
-    graph.input.extend(
-        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in everything if t.name in lifted
-    )
-    try:
-        yield
-    finally:
-        del graph.initializer[:], graph.input[:]
-        graph.initializer.extend(everything)
-        graph.input.extend(inputs)
+    graph.input.extend(inputs)
+    return {name: ir.from_proto(tensor) for name, tensor in large.items()}
+
+
+def _is_large(tensor: TensorProto) -> bool:
+    return tensor.data_location == TensorProto.EXTERNAL or _bytes(tensor, math.prod(tensor.dims)) > _LARGER
+
+
+def give_back_weights(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]) -> None:
+    """Make the inputs that stand for weights initializers again."""
+    stand_ins = {v.name: v for v in graph.inputs if v.name in weights}
+    for name, value in stand_ins.items():
+        graph.inputs.remove(value)
+        value.const_value = weights[str(name)]
+        graph.register_initializer(value)
 
 
 def check_structure(file: Path, proto: onnx.ModelProto) -> None:
@@ -287,8 +298,7 @@ def check_structure(file: Path, proto: onnx.ModelProto) -> None:
     """
     _sort_nodes(file, proto.graph)
     skeleton = onnx.ModelProto()
-    with weights_lifted(proto):
-        skeleton.CopyFrom(proto)
+    skeleton.CopyFrom(proto)
     del skeleton.graph.value_info[:]
     skeleton.graph.name = skeleton.graph.name or "graph"
     for value in (*skeleton.graph.input, *skeleton.graph.output):  # shapes may be left out; the checker wants them
@@ -348,13 +358,12 @@ def infer_shapes(file: Path, proto: onnx.ModelProto) -> list[str]:
     """
     notes = []
     _free_negative_dims(proto.graph)
-    with weights_lifted(proto):
-        try:
-            inferred = _inferred(proto)
-        except Exception:  # a runtime goes by what operators give, not by what the file says of inner values
-            _forget_shapes(proto.graph)
-            notes.append("the file's own shapes contradict its operators; inferred anew")
-            inferred = _try_inferred(file, proto)
+    try:
+        inferred = _inferred(proto)
+    except Exception:  # a runtime goes by what operators give, not by what the file says of inner values
+        _forget_shapes(proto.graph)
+        notes.append("the file's own shapes contradict its operators; inferred anew")
+        inferred = _try_inferred(file, proto)
     del proto.graph.value_info[:], proto.graph.output[:]
     proto.graph.value_info.extend(inferred.graph.value_info)
     proto.graph.output.extend(inferred.graph.output)

@@ -221,6 +221,7 @@ def _drop_unused_nodes(graph: onnx.GraphProto) -> None:
 
 def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> ir.Model:
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+    weights = integrity.take_weights(proto)
     integrity.check_structure(file, proto)
     try:
         if proto.functions:
@@ -231,6 +232,7 @@ def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> 
             notes.append(f"converted from opset {opset} to {OPSET}")
         notes += integrity.infer_shapes(file, proto)
         model = ir.from_proto(proto)
+        integrity.give_back_weights(model.graph, weights)
         ir.external_data.set_base_dir(model.graph, file.resolve().parent)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         passes.RemoveInitializersFromInputsPass()(model)
@@ -251,14 +253,12 @@ def _name_nodes(model: ir.Model) -> None:
 
 def _convert(file: Path, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     try:
-        with integrity.weights_lifted(proto):
-            converted = _converted(proto)
+        converted = _converted(proto)
     except Exception as error:
         raise ModelError(
             f"{file} (opset {opset}) cannot be converted to opset {OPSET}: {first_line(error)}. Export it with "
             f"opset {OPSET} or later"
         ) from error
-    _restore_weights(proto, converted)
     if opset < _RESIZE_IN_FULL:
         _mend_resizes(proto.graph, converted.graph)
     return converted
@@ -272,15 +272,6 @@ def _converted(proto: onnx.ModelProto) -> onnx.ModelProto:
             raise
         del proto.graph.value_info[:]
         return onnx.version_converter.convert_version(proto, OPSET)
-
-
-def _restore_weights(source: onnx.ModelProto, converted: onnx.ModelProto) -> None:
-    weights = {t.name: t for t in source.graph.initializer}
-    made = [t for t in converted.graph.initializer if t.name not in weights]
-    inputs = [v for v in converted.graph.input if v.name not in weights]
-    del converted.graph.initializer[:], converted.graph.input[:]
-    converted.graph.initializer.extend([*weights.values(), *made])
-    converted.graph.input.extend(inputs)
 
 
 def _mend_resizes(source: onnx.GraphProto, converted: onnx.GraphProto) -> None:

@@ -146,15 +146,16 @@ def _known_providers(runtime: Any, providers: Sequence[str] | None) -> list[str]
     return list(providers)
 
 
+_TOO_NEW = ("Unsupported model IR version", "under development", "opset_import", "is not a registered function/op")
+
+
 def _explained(error: Exception, model: Model, version: str) -> Exception:
-    text = _first_line(error)
-    too_new = any(part in text for part in ("Unsupported model IR version", "under development", "opset_import"))
-    if too_new or "is not a registered function/op" in text:
+    if any(part in str(error) for part in _TOO_NEW):
         return RuntimeUnavailableError(
             f"ONNX Runtime {version} is too old for {model.label} (opset {model.opset}, IR version "
-            f"{model.ir_model.ir_version}): {text}. Install a newer one (onnxcam[cpu]), or export with a lower opset"
+            f"{model.ir_model.ir_version}). Install a newer one (onnxcam[cpu]), or export with a lower opset"
         )
-    return ModelError(f"ONNX Runtime {version} refuses {model.label}: {text}")
+    return ModelError(f"ONNX Runtime {version} refuses {model.label}: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

@@ -156,7 +156,7 @@ def test_large_weights_are_not_written_into_the_graph(tmp_path):
 
 def test_an_unknown_provider_lists_those_there_are(tmp_path):
     opened = load_model(write(tmp_path / "model.onnx", classifier()))
-    with pytest.raises(OptionError, match="'NoSuchProvider'.*CPUExecutionProvider"):
+    with pytest.raises(OptionError, match=r"'NoSuchProvider'.*CPUExecutionProvider"):
         runtime.Session(opened, providers=["NoSuchProvider"])
 
 

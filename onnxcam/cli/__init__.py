@@ -52,7 +52,7 @@ def main() -> None:
     warnings.showwarning = _warn
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     try:
-        app()
+        app(prog_name="onnxcam")
     except OnnxcamError as error:
         _stop(str(error), debug)
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -47,8 +48,6 @@ def zoo(as_json: Annotated[bool, _JSON] = False) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout; nothing is cut off where stdout is no terminal."""
-    import sys
-
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -59,9 +58,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*map(Text, row))
-    width = (
-        None
-        if sys.stdout.isatty()
-        else max(80, 4 + sum(3 + max(len(r[i]) for r in [columns, *rows]) for i in range(len(columns))))
-    )
-    Console(width=width, highlight=False).print(shown)
+    Console(width=_width(columns, rows), highlight=False).print(shown)
+
+
+def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int | None:
+    """The terminal's (None), or as wide as the rows are."""
+    if sys.stdout.isatty():
+        return None
+    return max(80, 4 + sum(3 + max(len(r[i]) for r in [columns, *rows]) for i in range(len(columns))))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from onnxcam.gradients.lowering import lower
 from onnxcam.gradients.path_copy import Made, Node
 from onnxcam.gradients.rules import UnsupportedError
+from onnxcam.gradients.rules.linear import along, unit_rows
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
@@ -201,37 +199,46 @@ def global_max_pool(node: Node) -> Made:
 
 @lower("Resize")
 def resize(node: Node) -> Made:
-    """Every mode is linear along each axis: products with constant matrices."""
+    """Every mode is linear along each axis: products with matrices."""
     if node.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         raise UnsupportedError("coordinate_transformation_mode=tf_crop_and_resize")
     if node.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnsupportedError("keep_aspect_ratio_policy")
     x, axes = node.x, node.attr("axes", list(range(node.x.rank)))
     for index, axis in enumerate(a % x.rank for a in axes):
-        before, after = (t.shape[axis] if t.shape is not None else None for t in (node.held(0), node.y))
-        if before != after or before is None:
-            length = _length(node.held(0), axis, "Resize")
-            x = _along(x, _matrix(node, index, length).astype(np.float32), axis)
+        if not _kept(node, index, axis):
+            x = along(x, _responses(node, index, axis), axis, node.y)
     return x
 
 
-def _matrix(node: Node, index: int, length: int) -> Any:
-    """(before, after): what the node does to unit vectors, by ONNX's reference evaluator."""
-    scales, sizes = node.const(2), node.const(3)
-    named = ["", "scales"] if scales is not None and scales.size else ["", "", "sizes"]
-    given = scales if named[-1] == "scales" else sizes
-    proto = onnx.helper.make_node("Resize", ["x", *named], ["y"], axes=[1])
-    skipped = ("axes", "keep_aspect_ratio_policy")
-    proto.attribute.extend(ir.to_proto(a) for a in node.raw.attributes.values() if a.name not in skipped)
-    evaluator = ReferenceEvaluator(proto, opsets={"": node.copy.opset})
-    feeds = {"x": np.eye(length, dtype=np.float32), named[-1]: given[index : index + 1]}
-    return cast("list[Any]", evaluator.run(None, feeds))[0]
+def _scales(node: Node) -> Tensor | None:
+    scales = node.held(2) if node.has(2) else None
+    return None if scales is None or scales.shape == (0,) else scales
 
 
-def _along(x: Tensor, matrix: Any, axis: int) -> Tensor:
-    """``x`` times a matrix along one axis."""
-    last = x.rank - 1
-    if axis == last:
-        return xp.matmul(x, matrix)
-    order = [*(a for a in range(x.rank) if a != axis), axis]
-    return xp.permute_dims(xp.matmul(xp.permute_dims(x, order), matrix), np.argsort(order).tolist())
+def _kept(node: Node, index: int, axis: int) -> bool:
+    """Whether the operator leaves this axis as it is."""
+    before, after = (t.shape[axis] if t.shape is not None else None for t in (node.held(0), node.y))
+    scales = _scales(node)
+    if scales is None:
+        return before is not None and before == after
+    if scales.const is not None and scales.const[index] == 1:
+        return True
+    if before == after and isinstance(before, int):
+        raise UnsupportedError("a scale that keeps the length of an axis, which runtimes read in two ways")
+    return False
+
+
+def _responses(node: Node, index: int, axis: int) -> Tensor:
+    """(before, after): what the operator makes of unit vectors; asked at run time, because runtimes round their way."""
+    skipped = ("axes", "keep_aspect_ratio_policy", "extrapolation_value")
+    attributes = {n: a.value for n, a in node.raw.attributes.items() if n not in skipped}
+    before, after = xp.dim(node.held(0), axis), xp.dim(node.y, axis)
+    units = xp.expand_dims(unit_rows(before, node.y), [0, 1])
+    scales, sizes = _scales(node), None
+    if scales is None:
+        sizes = xp.concat([node.ints(1, 1), before, after])
+    else:
+        scales = xp.concat([scales.lift([1, 1, 1]), xp.slice_axis(scales, 0, index, index + 1)])
+    made = node.copy.writer.op("Resize", units, None, scales, sizes, fold=False, **attributes)
+    return xp.squeeze(made, [0, 1])

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from graphs import load
+
+from onnxcam.graph.ranges import value_range
+
+INF = math.inf
+CONSTANTS = """
+    zero = Constant <value_float = 0.0> ()
+    six = Constant <value_float = 6.0> ()
+    two = Constant <value_float = 2.0> ()
+"""
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ("y = Neg (x)", (-INF, INF)),
+        ("y = Relu (x)", (0, INF)),
+        ("y = Clip (x, zero, six)", (0, 6)),
+        ('y = Clip (x, "", six)', (-INF, 6)),
+        ("r = Relu (x) y = Min (r, six)", (0, 6)),
+        ("r = Relu (x) y = Max (r, two)", (2, INF)),
+        ("s = Sigmoid (x) y = Clip (s, two, six)", (2, 2)),
+        ("s = Sigmoid (x) y = Identity (s)", (0, 1)),
+        ("r = Relu (x) p = MaxPool <kernel_shape = [2,2]> (r) y = Transpose (p)", (0, INF)),
+        ("r = Relu (x) y = Add (r, six)", (-INF, INF)),
+    ],
+)
+def test_ranges_follow_the_graph(tmp_path, nodes, expected):
+    nodes = nodes.replace('""', "none")
+    body = f"(float[1,3,8,8] x) => (float[?,?,?,?] y) {{ {CONSTANTS} {nodes} }}"
+    model = load(tmp_path, body.replace("none", ""))
+    assert value_range(model.values["y"]) == expected
