@@ -16,6 +16,7 @@ from onnxcam.core import guided, maps
 from onnxcam.errors import ModelError, OptionError
 from onnxcam.explanation import Explanation, LayerMap
 from onnxcam.gradients import ENGINES, Backward, backward, named_value
+from onnxcam.gradients.probe import probe
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.inspect import Logits, find_logits, input_convention, target_layers
 from onnxcam.graph.names import find_value
@@ -159,11 +160,12 @@ class Explainer:
         fixed = self.model.image_input.batch
         if fixed is not None and len(x) != fixed and len(x) % fixed == 0:
             return [e for k in range(0, len(x), fixed) for e in self.explain_tensor(x[k : k + fixed], chosen)]
-        program = self._program(chosen)
-        feeds: dict[str, Array] = {self.model.image_input.name: x}
-        for name, index in zip(program.classes, chosen.classes, strict=True):
-            feeds[name] = np.full(len(x), index, dtype=np.int64)
-        return self._explanations(x, chosen, program, program.run(feeds))
+        program = self._program(chosen, x)
+        return self._explanations(x, chosen, program, program.run(self._feeds(x, chosen, program.classes)))
+
+    def _feeds(self, x: Array, target: Target, names: Sequence[str]) -> dict[str, Array]:
+        indices = zip(names, target.classes, strict=True)
+        return {self.model.image_input.name: x} | {n: np.full(len(x), i, dtype=np.int64) for n, i in indices}
 
     # Building
 
@@ -195,14 +197,14 @@ class Explainer:
         layout = map_layouts(float_path(of, [image])).get(id(value), "NCHW")
         return TargetLayer(name, str(value.name), layout, "named by the caller")
 
-    def _program(self, target: Target) -> _Program:
+    def _program(self, target: Target, x: Array) -> _Program:
         key = (type(target), len(target.classes))
         if key not in self._programs:
-            self._programs[key] = self._build(target)
+            self._programs[key] = self._build(target, x)
         return self._programs[key]
 
-    def _build(self, target: Target) -> _Program:
-        """The model with score head and gradients, as one session."""
+    def _build(self, target: Target, x: Array) -> _Program:
+        """The model with score head and gradients, as one session; ``x`` is what it will run on first."""
         edited = self.model.clone()
         writer = Writer(edited.graph, edited.opset)
         of = edited.values[self.logits.name]
@@ -224,6 +226,8 @@ class Explainer:
         outputs = {name: _expose(writer, tensor, name) for name, tensor in named.items()}
         if (probabilities := self._probability_output()) is not None:
             outputs["probabilities"] = probabilities
+        if walk is not None and walk.engine == "training":
+            probe(edited, self._feeds(x, target, head.inputs))
         return _Program(self._new_session(edited), head.inputs, outputs, walk)
 
     def _probability_output(self) -> str | None:

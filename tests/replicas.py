@@ -19,6 +19,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxcam.graph.surgery import cut
 from onnxcam.model import Model
+from onnxcam.runtime import Session
 
 Float = npt.NDArray[np.float64]
 _NARROW = {TensorProto.FLOAT, TensorProto.FLOAT16}
@@ -62,6 +63,41 @@ def tail(model: Model, layer: str, logits: str) -> Callable[[Float], Float]:
         return np.asarray(found[0], dtype=np.float64).reshape(-1)
 
     return run
+
+
+_AFFINE = {
+    "GlobalAveragePool",
+    "AveragePool",
+    "ReduceMean",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "MatMul",
+    "Gemm",
+    "Conv",
+    "Add",
+}
+_AFFINE |= {"Identity", "Transpose", "Shape", "Slice", "Cast", "Concat", "Constant", "DequantizeLinear", "Unsqueeze"}
+
+
+def affine_tail(model: Model, layer: str, logits: str) -> Callable[[Float], Float] | None:
+    """f(A) in float32 by the runtime, where the tail is affine: there differences need no small step."""
+    part = cut(model, [layer], [logits])
+    if not {n.op_type for n in part.graph} <= _AFFINE:
+        return None
+    session = Session(part)
+    dtype = part.inputs[0].dtype.numpy()
+    return lambda A: session.run({layer: A.astype(dtype)})[0].reshape(-1).astype(np.float64)
+
+
+def affine_gradcam(f: Callable[[Float], Float], A: Float, c: int) -> Float:
+    """As :func:`gradcam`, for an affine f: the sum over pixels of G_k is f(1_k) - f(0), exactly."""
+    _, channels, height, width = A.shape
+    base = f(np.zeros_like(A))[c]
+    units = np.zeros((channels, *A.shape))
+    units[np.arange(channels), 0, np.arange(channels)] = 1.0
+    alphas = np.array([f(u)[c] - base for u in units]) / (height * width)
+    return np.einsum("k,khw->hw", alphas, A[0])
 
 
 def derivative(f: Callable[[Float], Float], at: Float, direction: Float, c: int, step: float = 1e-5) -> float:

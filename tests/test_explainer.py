@@ -244,8 +244,23 @@ def test_a_blank_counterfactual_is_flagged_and_a_margin_offered():
 
 def test_the_original_outputs_do_not_change(gradcam, scene):
     x, _ = gradcam.preprocess.apply(read_image(scene), gradcam.spec)
-    program = gradcam._program(Margin((0, 1)))
+    program = gradcam._program(Margin((0, 1)), x)
     feeds = {"image": x, **{c: np.array([0]) for c in program.classes}}
     np.testing.assert_array_equal(
         program.session.run(feeds, ["logits"])[0], Session(gradcam.model).run({"image": x})[0]
     )
+
+
+@pytest.mark.training
+def test_the_training_engine_explains_alike_after_a_trial_in_another_process(gradcam, scene, monkeypatch):
+    from onnxcam import explainer as module
+    from onnxcam.gradients import training
+
+    if why := training.why_not([]):
+        pytest.skip(f"no training engine: {why}")
+    tried = []
+    monkeypatch.setattr(module, "probe", lambda model, feeds: tried.append(sorted(feeds)))
+    e = Explainer(MODEL, engine="training").explain(scene, target=1)
+    assert replicas.relative(e.cam, gradcam.explain(scene, target=1).cam) < 1e-5
+    assert e.engine == "training"
+    assert tried == [["image", "onnxcam/class"]]

@@ -210,18 +210,21 @@ def test_external_entries_that_make_no_sense_are_refused(tmp_path, entry):
     refused(write(tmp_path / "model.onnx", proto))
 
 
-@pytest.mark.parametrize("how", ["parent", "absolute", "link", "linked folder"])
+@pytest.mark.parametrize("how", ["parent", "absolute", "link", "linked folder", "absolute inside", "round about"])
 def test_external_weights_outside_the_folder_are_refused(tmp_path, how):
     inner = tmp_path / "model"
     inner.mkdir()
     proto = external(classifier(), "w.bin", tmp_path)
     (inner / "link.bin").symlink_to(tmp_path / "w.bin")
     (inner / "folder").symlink_to(tmp_path)
+    (inner / "w.bin").write_bytes((tmp_path / "w.bin").read_bytes())
     places = {
         "parent": "../w.bin",
         "absolute": str(tmp_path / "w.bin"),
         "link": "link.bin",
         "linked folder": "folder/w.bin",
+        "absolute inside": str(inner / "w.bin"),  # the file is there, but ONNX wants relative paths without ..
+        "round about": "../model/w.bin",
     }
     path = write(inner / "model.onnx", _at(proto, places[how]))
     assert "outside its own folder" in refused(path)
@@ -422,11 +425,22 @@ def test_constant_nodes_become_weights(saved):
     np.testing.assert_array_equal(scores(path), scores(saved(classifier())))
 
 
+def test_constants_of_every_attribute_become_weights(saved):
+    """value, value_float, value_floats, value_int, value_ints (Constant-12)."""
+    given = {"value_float": 2.0, "value_floats": [1.0, 3.0], "value_int": 5, "value_ints": [7]}
+    constants = [helper.make_node("Constant", [], [name], **{name: v}) for name, v in given.items()]
+    opened = load_model(saved(model([*constants, *NODES], [IMAGE], [LOGITS], weights())))
+    for name, expected in given.items():
+        found = opened.graph.initializers[name].const_value.numpy()
+        np.testing.assert_array_equal(found, expected)
+        assert found.shape == np.shape(expected)
+
+
 def test_weights_listed_as_inputs_are_no_inputs(saved):
     proto = classifier(8, ir_version=3)
     proto.graph.input.extend(value(t.name, t.dims) for t in proto.graph.initializer)
     opened = load_model(saved(proto))
-    assert [v.name for v in opened.inputs] == ["image"]
+    assert [v.name for v in opened.inputs] == [v.name for v in opened.graph.inputs] == ["image"]
     np.testing.assert_array_equal(scores(saved(proto)), scores(saved(classifier(8))))
 
 
@@ -490,6 +504,13 @@ def test_old_opsets_are_converted_and_say_so(saved, opset):
     assert (opened.opset, opened.source_opset) == (18, opset)
     assert f"converted from opset {opset} to 18" in opened.notes
     np.testing.assert_allclose(scores(path), builders.plain_scores(classifier(), X), rtol=1e-4, atol=1e-5)
+
+
+def test_wrong_types_of_inner_values_do_not_stop_the_conversion(saved):
+    proto = classifier(9)
+    proto.graph.value_info.append(value("relu2", ["n", 8, 6, 6], TensorProto.INT64))
+    opened = load_model(saved(proto))
+    assert opened.values["relu2"].dtype == ir.DataType.FLOAT
 
 
 def test_newer_opsets_are_kept(saved):
@@ -710,6 +731,16 @@ def test_a_model_without_an_image_says_what_it_takes(saved, dims, dtype):
         load_model(saved(proto)).image_input  # noqa: B018
     assert "image" in str(caught.value)
     assert ", ".join(map(str, dims)) in str(caught.value)
+
+
+def test_a_negative_length_is_a_free_axis(saved):
+    """Shape inference of Slice aborts the process on one."""
+    parts = {"starts": np.array([0]), "ends": np.array([5]), "axes": np.array([2])}
+    cut = helper.make_node("Slice", ["image", "starts", "ends", "axes"], ["y"])
+    proto = model([cut], [value("image", [1, 3, -8, 9])], [value("y", None)], parts)
+    opened = load_model(saved(proto))
+    assert not isinstance(model_module.dims_of(opened.values["image"])[2], int)
+    assert opened.image_input.height is None
 
 
 @pytest.mark.parametrize("dims", [[1, 3, 2**31, 8], [10**9, 3, 8, 8]])

@@ -9,7 +9,7 @@ from benchmarks.shapes import Figures, measure
 
 @pytest.fixture(scope="module")
 def figures() -> Figures:
-    return measure(25, seed=4_000_000)
+    return measure(12, seed=4_000_000)
 
 
 def test_grad_cam_points_at_the_explained_object(figures):

@@ -239,7 +239,7 @@ class Node:
     def only(self, *indices: int) -> None:
         """Refuse where another input depends on what is differentiated."""
         if any(self.live(i) for i in range(len(self.raw.inputs)) if i not in indices):
-            raise UnsupportedError("an input other than the picture depends on the image")
+            raise UnsupportedError("an input other than the first depends on the image")
 
     @property
     def gated(self) -> bool:

@@ -318,10 +318,10 @@ class Tensor:
         return self._binary("Pow", other, swap=True)
 
     def __matmul__(self, other: Tensor | npt.ArrayLike) -> Tensor:
-        return self._binary("MatMul", other)
+        return matmul(self, cast("Array", other))
 
     def __rmatmul__(self, other: npt.ArrayLike) -> Tensor:
-        return self._binary("MatMul", other, swap=True)
+        return matmul(cast("Array", other), self)
 
     def __neg__(self) -> Tensor:
         if self._small is not None:

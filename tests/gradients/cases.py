@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,15 @@ class Case:
 
     def __repr__(self) -> str:
         return self.name
+
+    def summed(self) -> Case:
+        """The case with its output summed over the last axis."""
+        renamed = [onnx.NodeProto.FromString(n.SerializeToString()) for n in self.nodes]
+        for made in renamed:
+            made.output[:] = ["whole" if o == "y" else o for o in made.output]
+        last = {"last": Operand(np.asarray([-1]), variable=False)}
+        total = helper.make_node("ReduceSum", ["whole", "last"], ["y"], keepdims=0)
+        return replace(self, nodes=(*renamed, total), operands=self.operands | last, rank=None)
 
     @property
     def wrt(self) -> list[str]:

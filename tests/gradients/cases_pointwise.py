@@ -126,6 +126,7 @@ for what, (left, right) in {
     "batches": ((2, 3, 4), (2, 4, 5)),
     "broadcast batches": ((2, 1, 3, 4), (5, 4, 2)),
     "batch of one": ((1, 3, 4), (2, 4, 5)),
+    "square batches": ((2, 3, 3), (2, 3, 3)),
 }.items():
     case("MatMul", what, var(*left), var(*right))
 case("MatMul", "by a weight", var(2, 4), weight(4, 3))

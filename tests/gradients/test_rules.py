@@ -147,6 +147,21 @@ def by_units(case: Case, opset: int, seed: np.ndarray) -> np.ndarray:
     return np.array([np.vdot(plain.run(None, {name: u.reshape(shape)})[0], seed) for u in units]).reshape(shape)
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if c.rank is None], ids=repr)
+def test_takes_a_cotangent_that_is_still_to_be_broadcast(case: Case) -> None:
+    y = reference(case)[0]
+    if np.ndim(y) == 0:
+        pytest.skip("the output is a number, to which nothing is broadcast")
+    feeds, names = case.feeds(np.float64), [f"onnxcam/grad/{v}" for v in case.wrt]
+    row = rng_of(case, 3).uniform(-1, 1, y.shape[:-1])
+    whole = feeds | {"onnxcam/seed": np.broadcast_to(row[..., None], y.shape)}
+    expected = evaluator(differentiated(case, np.float64)).run(names, whole)
+    summed = evaluator(differentiated(case.summed(), np.float64)).run(names, feeds | {"onnxcam/seed": row})
+    for name, gradient, want in zip(case.wrt, summed, expected, strict=True):
+        assert gradient.shape == want.shape
+        assert distance(gradient, want) < 1e-12, name
+
+
 def test_every_rule_has_a_case() -> None:
     assert {op for _, op in RULES} - {case.op for case in CASES} == set()
 

@@ -132,10 +132,6 @@ def test_global_max_pool_gives_a_tie_to_the_first() -> None:
     assert gradient([node("GlobalMaxPool", ["x"])], x=[[[[1, 7], [7, 7]]]]) == [[[[0, 1], [0, 0]]]]
 
 
-def test_max_pool_reads_minus_infinity() -> None:
-    assert gradient([node("MaxPool", ["x"], kernel_shape=[2])], x=[[[-np.inf, -np.inf]]]) == [[[1, 0]]]
-
-
 @pytest.mark.parametrize(
     ("x", "expected"), [([2, 3, 4], [12, 8, 6]), ([0, 3, 4], [12, 0, 0]), ([0, 3, 0], [0, 0, 0]), ([0], [1])]
 )
@@ -222,6 +218,7 @@ REFUSED = {
         "rank of r is unknown|axes is computed at run time",
     ),
 }
+UNINFERRED = ("BatchNormalization in training", "axes at run time")
 WEIGHTS = {
     "c": np.ones(2, F),
     "true": np.asarray(True),
@@ -243,7 +240,10 @@ def test_refusals_name_node_operator_opset_and_reason(what) -> None:
     wrt = ["x", "v"] if "v" in nodes[0].input else ["x"]
     used = {i for n in nodes for i in n.input}
     weights = {k: v for k, v in WEIGHTS.items() if k in used}
-    model = opened(model_of(nodes, {"x": (2, 2, 2, 2)} | ({"v": (2,)} if "v" in wrt else {}), weights))
+    proto = model_of(nodes, {"x": (2, 2, 2, 2)} | ({"v": (2,)} if "v" in wrt else {}), weights)
+    if what in UNINFERRED:
+        proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, [2, 2, 2, 2]))
+    model = opened(proto)
     with pytest.raises(GradientError, match=rf"(?s)\(node \w+, opset 18\): .*({reason})"):
         add_gradients(model, of="y", wrt=wrt)
 
@@ -257,16 +257,9 @@ def test_group_normalisation_before_opset_21_is_refused() -> None:
         add_gradients(opened(proto), of="y", wrt="x")
 
 
-@pytest.mark.parametrize(("op", "attributes"), [("QuantizeLinear", {}), ("DequantizeLinear", {"block_size": 2})])
-def test_quantisers_of_other_kinds_are_refused(op, attributes) -> None:
-    zero = onnx.helper.make_tensor("z", onnx.TensorProto.INT4, [], [0])
-    proto = model_of(
-        [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], **attributes)],
-        {"x": (4,)},
-        {"s": F(1)},
-        opset=21,
-    )
-    proto.graph.initializer.append(zero)
-    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, [4]))
-    with pytest.raises(GradientError, match="block_size" if attributes else "levels of type INT4"):
-        add_gradients(opened(proto), of="y", wrt="x")
+def test_a_scale_per_block_is_refused() -> None:
+    quantise = node("QuantizeLinear", ["x", "s"], ["q"], axis=0)
+    back = node("DequantizeLinear", ["q", "blocks"], axis=0, block_size=2)
+    weights = {"s": F(1), "blocks": np.ones(2, F)}
+    with pytest.raises(GradientError, match=r"DequantizeLinear \(node y, opset 21\): block_size"):
+        add_gradients(opened(model_of([quantise, back], {"x": (4,)}, weights, opset=21)), of="y", wrt="x")
