@@ -67,7 +67,7 @@ def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:
     """Names and metadata; protobuf gives bytes for those that are no UTF-8."""
     values = (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
     tensors, nodes = list(_all_tensors(proto)), list(all_nodes(proto))
-    yield from (o.domain for o in proto.opset_import)
+    yield from (proto.producer_name, proto.producer_version, proto.domain, *(o.domain for o in proto.opset_import))
     yield from (named.name for named in (proto.graph, *values, *tensors))
     for node in nodes:
         yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
@@ -297,6 +297,7 @@ def check_structure(file: Path, proto: onnx.ModelProto) -> None:
         ModelError: a cycle, a name that nothing makes or that is made twice, a wrong attribute.
     """
     _sort_nodes(file, proto.graph)
+    _keep_inner_values(proto.graph)
     skeleton = onnx.ModelProto()
     skeleton.CopyFrom(proto)
     del skeleton.graph.value_info[:]
@@ -309,6 +310,14 @@ def check_structure(file: Path, proto: onnx.ModelProto) -> None:
         onnx.checker.check_model(skeleton)
     except (onnx.checker.ValidationError, RuntimeError, ValueError, TypeError) as error:
         raise ModelError(f"{file} is not a valid ONNX graph: {first_line(error)}. Export it again") from error
+
+
+def _keep_inner_values(graph: onnx.GraphProto) -> None:
+    """Inputs and weights say their types themselves; what the file notes of them besides may be wrong."""
+    known = {v.name for v in (*graph.input, *graph.initializer)}
+    inner = [v for v in graph.value_info if v.name not in known]
+    del graph.value_info[:]
+    graph.value_info.extend(inner)
 
 
 def _sort_nodes(file: Path, graph: onnx.GraphProto) -> None:

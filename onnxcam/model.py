@@ -226,6 +226,7 @@ def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> 
     try:
         if proto.functions:
             proto = ir.to_proto(passes.InlinePass()(ir.from_proto(proto)).model)
+            del proto.functions[:]  # those that nothing calls
             integrity.check_structure(file, proto)
         if opset < OPSET:
             proto = _convert(file, proto, opset)
@@ -253,7 +254,7 @@ def _name_nodes(model: ir.Model) -> None:
 
 def _convert(file: Path, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     try:
-        converted = _converted(proto)
+        converted = onnx.version_converter.convert_version(proto, OPSET)
     except Exception as error:
         raise ModelError(
             f"{file} (opset {opset}) cannot be converted to opset {OPSET}: {first_line(error)}. Export it with "
@@ -262,16 +263,6 @@ def _convert(file: Path, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     if opset < _RESIZE_IN_FULL:
         _mend_resizes(proto.graph, converted.graph)
     return converted
-
-
-def _converted(proto: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        return onnx.version_converter.convert_version(proto, OPSET)
-    except Exception:  # perhaps only the shapes that the file notes of inner values are wrong
-        if not proto.graph.value_info:
-            raise
-        del proto.graph.value_info[:]
-        return onnx.version_converter.convert_version(proto, OPSET)
 
 
 def _mend_resizes(source: onnx.GraphProto, converted: onnx.GraphProto) -> None:

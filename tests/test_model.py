@@ -335,8 +335,12 @@ def inside_nothing():
     return helper.make_node("Loop", ["", ""], ["never"], body=helper.make_graph([], "empty", [], []))
 
 
-def test_names_that_are_no_text_are_refused(tmp_path):
-    data = classifier().SerializeToString().replace(b"first_relu", b"first\xe6relu")
+@pytest.mark.parametrize("text", [b"first_relu", b"maker", b"Relu", b"conv1", b"w2"])
+def test_names_that_are_no_text_are_refused(tmp_path, text):
+    proto = classifier()
+    proto.producer_name = "maker"
+    assert text in (data := proto.SerializeToString())
+    data = data.replace(text, b"\xe6" + text[1:])
     path = tmp_path / "model.onnx"
     path.write_bytes(data)
     assert "UTF-8" in refused(path)
@@ -411,6 +415,14 @@ def test_functions_are_inlined(saved, opset):
     path = saved(proto)
     assert {n.domain for n in load_model(path).graph} == {""}
     np.testing.assert_allclose(scores(path), np.maximum(plain, 0) + plain, rtol=1e-5)
+
+
+def test_functions_that_nothing_calls_are_dropped(saved):
+    proto = classifier()
+    stray = helper.make_node("Relu", ["a"], ["b"])
+    proto.functions.append(helper.make_function("mine", "Stray", ["a"], ["b"], [stray], [helper.make_opsetid("", 18)]))
+    opened = load_model(saved(proto))
+    assert not opened.ir_model.functions
 
 
 def test_constant_nodes_become_weights(saved):
@@ -508,9 +520,10 @@ def test_old_opsets_are_converted_and_say_so(saved, opset):
 
 def test_wrong_types_of_inner_values_do_not_stop_the_conversion(saved):
     proto = classifier(9)
-    proto.graph.value_info.append(value("relu2", ["n", 8, 6, 6], TensorProto.INT64))
+    proto.graph.value_info.append(value("w2", [7], TensorProto.DOUBLE))
     opened = load_model(saved(proto))
-    assert opened.values["relu2"].dtype == ir.DataType.FLOAT
+    assert opened.values["w2"].dtype == ir.DataType.FLOAT
+    np.testing.assert_array_equal(scores(saved(proto)), scores(saved(classifier(9))))
 
 
 def test_newer_opsets_are_kept(saved):

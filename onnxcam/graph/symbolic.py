@@ -1,366 +1,23 @@
-"""Array expressions that write ONNX nodes.
+"""The array API (https://data-apis.org/array-api) on graphs: a formula on these functions writes itself as nodes.
 
-A :class:`Tensor` stands for a value of a graph that is being written. Its operators and the functions of this module
-carry the names of the Python array API (https://data-apis.org/array-api), so a formula written against a namespace
-``xp`` runs on arrays with ``xp = numpy`` and writes the same formula into a graph with ``xp = symbolic``.
-
-Every node is a standard operator of the default domain; every name starts with ``onnxcam/``. Constants fold while
-writing, equal expressions are written once, and shapes are inferred node by node.
+The functions carry the names of NumPy's, so a formula written against a namespace ``xp`` runs on arrays with
+``xp = numpy`` and writes the same formula into a graph with ``xp = symbolic``. Arithmetic is :class:`Tensor`'s own.
 """
 
 from __future__ import annotations
 
 import builtins
-import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
+from onnxcam.graph.writer import PREFIX, Tensor, Writer, matmul, same_shape, shape_of
 from onnxcam.model import Dim
 
-PREFIX = "onnxcam/"
-Array = npt.NDArray[Any]
-_MAY_GROW = 4096  # bytes; an Expand is a node rather than a large constant
+__all__ = ["PREFIX", "Tensor", "Writer", "matmul", "shape_of"]
 _LAST = np.iinfo(np.int64).max  # the end of an axis, to Slice
-_FOLD_BELOW = 2**26  # bytes; larger constants are computed at run time rather than held twice
-
-
-class Writer:
-    """Appends nodes to one graph.
-
-    Args:
-        graph: the graph to write into; existing nodes are left as they are.
-        opset: version of the default domain, for type inference and folding.
-    """
-
-    def __init__(self, graph: ir.Graph, opset: int) -> None:
-        self.graph = graph
-        self.opset = opset
-        self._written: dict[Any, tuple[Tensor, ...]] = {}
-        self._constants: dict[Any, Tensor] = {}
-        self._count = builtins.max((_number(v.name) for v in _values(graph)), default=0)
-
-    def tensor(self, value: ir.Value) -> Tensor:
-        """The expression that stands for ``value``."""
-        return Tensor(value, self)
-
-    def constant(self, array: npt.ArrayLike, dtype: ir.DataType | None = None) -> Tensor:
-        """A constant; it becomes an initializer when a node first reads it."""
-        data = np.asarray(array, dtype=dtype.numpy() if dtype is not None else None)
-        key = (str(data.dtype), data.shape, hashlib.sha1(data.tobytes()).digest())
-        if key not in self._constants:
-            self._constants[key] = Tensor(ir.Value(const_value=ir.tensor(data), **_type(data)), self)
-        return self._constants[key]
-
-    def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> Tensor:
-        """A new graph input."""
-        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
-        self.graph.inputs.append(value)
-        return self.tensor(value)
-
-    def output(self, tensor: Tensor, name: str) -> None:
-        """Make ``tensor`` a graph output called ``name``."""
-        held = self._written_here(tensor)
-        value = tensor.value if held else self.op("Identity", tensor, memo=False).value
-        value.name = name
-        self.graph.outputs.append(value)
-
-    def _written_here(self, tensor: Tensor) -> bool:
-        node = tensor.value.producer()
-        mine = node is not None and (node.name or "").startswith(PREFIX)
-        return mine and not tensor.value.is_graph_output()
-
-    def op(
-        self,
-        op_type: str,
-        *inputs: Tensor | None,
-        shape: Sequence[Dim] | None = None,
-        memo: bool = True,
-        fold: bool = True,
-        **attributes: Any,
-    ) -> Tensor:
-        """Write one node with one output.
-
-        Args:
-            op_type: the operator.
-            inputs: its inputs; None where one is left out.
-            shape: overrides what inference finds.
-            memo: return the node that is there already, if the same was written before.
-            fold: compute it now if all inputs are constants.
-            attributes: the node's.
-        """
-        return self.ops(op_type, *inputs, outputs=1, shape=shape, memo=memo, fold=fold, **attributes)[0]
-
-    def ops(
-        self,
-        op_type: str,
-        *inputs: Tensor | None,
-        outputs: int,
-        shape: Sequence[Dim] | None = None,
-        memo: bool = True,
-        fold: bool = True,
-        **attributes: Any,
-    ) -> tuple[Tensor, ...]:
-        """Write one node with several outputs."""
-        attrs = {k: v for k, v in attributes.items() if v is not None}
-        key = (
-            op_type,
-            tuple(id(t.value) if t is not None else None for t in inputs),
-            outputs,
-            repr(sorted(attrs.items())),
-        )
-        if memo and key in self._written:
-            return self._written[key]
-        folded = self._folded(op_type, inputs, outputs, attrs) if fold else None
-        made = folded or self._node(op_type, inputs, outputs, attrs, shape)
-        self._written[key] = made
-        return made
-
-    def _folded(
-        self, op_type: str, inputs: Sequence[Tensor | None], outputs: int, attrs: dict[str, Any]
-    ) -> tuple[Tensor, ...] | None:
-        """The constants that an operator on constants gives, by ONNX's reference evaluator."""
-        given = [t for t in inputs if t is not None]
-        if op_type == "Identity" or not given or any(t.value.const_value is None for t in given):
-            return None
-        arrays = [t.const for t in given]
-        if any(a is None for a in arrays) or builtins.sum(a.nbytes for a in arrays if a is not None) > _FOLD_BELOW:
-            return None
-        names = ["" if t is None else f"i{k}" for k, t in enumerate(inputs)]
-        node = onnx.helper.make_node(op_type, names, [f"o{k}" for k in range(outputs)], **attrs)
-        feeds = {n: cast("Tensor", t).const for n, t in zip(names, inputs, strict=True) if n}
-        try:
-            results = ReferenceEvaluator(node, opsets={"": self.opset}).run(None, feeds)
-        except Exception:  # what the evaluator lacks (it says so in many ways) is left to the runtime
-            return None
-        given_bytes = builtins.sum(a.nbytes for a in arrays if a is not None)
-        if builtins.sum(r.nbytes for r in cast("list[Array]", results)) > given_bytes + _MAY_GROW:
-            return None
-        return tuple(self.constant(np.asarray(r)) for r in cast("list[Array]", results))
-
-    def _node(
-        self,
-        op_type: str,
-        inputs: Sequence[Tensor | None],
-        outputs: int,
-        attrs: dict[str, Any],
-        shape: Sequence[Dim] | None,
-    ) -> tuple[Tensor, ...]:
-        for tensor in inputs:
-            if tensor is not None:
-                self._hold(tensor)
-        name = f"{PREFIX}{op_type}_{self._next()}"
-        types = self._infer(op_type, inputs, outputs, attrs)
-        values = [ir.Value(name=name if k == 0 else f"{name}:{k}", type=t, shape=s) for k, (t, s) in enumerate(types)]
-        if shape is not None:
-            values[0].shape = ir.Shape(shape)
-        operands = [t.value if t is not None else None for t in inputs]
-        ir_attrs = ir.convenience.convert_attributes(attrs)
-        self.graph.append(ir.Node("", op_type, operands, ir_attrs, outputs=values, name=name))
-        return tuple(self.tensor(v) for v in values)
-
-    def _hold(self, tensor: Tensor) -> None:
-        """Register a constant as an initializer of the graph."""
-        value = tensor.value
-        if value.const_value is not None and value.name is None:
-            value.name = f"{PREFIX}const_{self._next()}"
-            self.graph.register_initializer(value)
-
-    def _next(self) -> int:
-        self._count += 1
-        return self._count
-
-    def _infer(
-        self, op_type: str, inputs: Sequence[Tensor | None], outputs: int, attrs: dict[str, Any]
-    ) -> list[tuple[ir.TensorType | None, ir.Shape | None]]:
-        names = ["" if t is None else f"i{k}" for k, t in enumerate(inputs)]
-        outs = [f"o{k}" for k in range(outputs)]
-        node = onnx.helper.make_node(op_type, names, outs, **attrs)
-        known = {n: t for n, t in zip(names, inputs, strict=True) if t is not None}
-        data = {
-            n: onnx.numpy_helper.from_array(t.const, n)
-            for n, t in known.items()
-            if t.dtype == ir.DataType.INT64 and t.const is not None
-        }
-        found = onnx.shape_inference.infer_node_outputs(
-            onnx.defs.get_schema(op_type, self.opset, ""),
-            node,
-            {n: _type_proto(t) for n, t in known.items()},
-            data,
-            opset_imports=[onnx.helper.make_opsetid("", self.opset)],
-        )
-        return [_from_proto(found.get(o)) for o in outs]
-
-
-class Tensor:
-    """A value of the graph being written, usable like an array.
-
-    A broadcast stays pending (see :func:`expand_like`) until something needs the expanded value: arithmetic with a
-    tensor of the full shape, or with a number, works on the smaller one.
-
-    Attributes:
-        writer: who writes it.
-    """
-
-    __slots__ = ("_like", "_small", "_value", "writer")
-    __array_ufunc__ = None  # numpy arrays on the left hand side give way to the reflected operators below
-
-    def __init__(self, value: ir.Value, writer: Writer) -> None:
-        self._value: ir.Value | None = value
-        self.writer = writer
-        self._small: Tensor | None = None
-        self._like: Tensor | None = None
-
-    @classmethod
-    def pending(cls, small: Tensor, like: Tensor) -> Tensor:
-        """``small``, to be expanded to the shape of ``like`` when that is needed."""
-        tensor = cls(small.value, small.writer)
-        tensor._value, tensor._small, tensor._like = None, small, like
-        return tensor
-
-    @property
-    def value(self) -> ir.Value:
-        """The graph value; a pending broadcast is written now."""
-        if self._value is None:
-            assert self._small is not None
-            assert self._like is not None
-            self._value = broadcast_to(self._small, shape_of(self._like), self._like.shape).value
-        return self._value
-
-    @property
-    def small(self) -> Tensor:
-        """What broadcasts to this tensor: the operand of a pending broadcast, else itself."""
-        return self if self._small is None else self._small
-
-    @property
-    def dtype(self) -> ir.DataType:
-        """ONNX element type."""
-        if self._small is not None:
-            return self._small.dtype
-        assert self.value.dtype is not None, f"type of {self.value.name} unknown"
-        return self.value.dtype
-
-    @property
-    def shape(self) -> tuple[Dim, ...] | None:
-        """Ints, names of symbolic axes and None; None as a whole where even the rank is unknown."""
-        if self._like is not None:
-            return self._like.shape
-        if self.value.shape is None:
-            return None
-        return tuple(d if isinstance(d, int) else d.value for d in self.value.shape)
-
-    @property
-    def rank(self) -> int:
-        """Number of axes."""
-        assert self.shape is not None, f"rank of {self.value.name} unknown"
-        return len(self.shape)
-
-    @property
-    def const(self) -> Array | None:
-        """The array, where it is known while writing."""
-        if self._value is None:
-            return None
-        held = self.value.const_value
-        return None if held is None or self.value.is_graph_input() else held.numpy()
-
-    def lift(self, other: Tensor | npt.ArrayLike) -> Tensor:
-        """``other`` as a tensor of this one's writer; plain numbers and arrays take its element type."""
-        return other if isinstance(other, Tensor) else self.writer.constant(other, self.dtype)
-
-    def _binary(self, op_type: str, other: Tensor | npt.ArrayLike, swap: bool = False) -> Tensor:
-        a, b = (self.lift(other), self) if swap else (self, self.lift(other))
-        for pending, full in ((a, b), (b, a)):
-            if pending._small is None or full._small is not None:
-                continue
-            if full.shape == ():  # a number: the result is as pending as its operand
-                small = pending._small._binary(op_type, full, swap=full is a)
-                return Tensor.pending(small, cast("Tensor", pending._like))
-            if _same(pending, full):
-                a, b = (pending._small, b) if pending is a else (a, pending._small)
-                break
-        if op_type == "Mul" and (_is_one(a, b) or _is_one(b, a)):
-            return b if _is_one(a, b) else a
-        return self.writer.op(op_type, a, b)
-
-    def __add__(self, other: Tensor | npt.ArrayLike) -> Tensor:
-        return self._binary("Add", other)
-
-    def __radd__(self, other: npt.ArrayLike) -> Tensor:
-        return self._binary("Add", other, swap=True)
-
-    def __sub__(self, other: Tensor | npt.ArrayLike) -> Tensor:
-        return self._binary("Sub", other)
-
-    def __rsub__(self, other: npt.ArrayLike) -> Tensor:
-        return self._binary("Sub", other, swap=True)
-
-    def __mul__(self, other: Tensor | npt.ArrayLike) -> Tensor:
-        return self._binary("Mul", other)
-
-    def __rmul__(self, other: npt.ArrayLike) -> Tensor:
-        return self._binary("Mul", other, swap=True)
-
-    def __truediv__(self, other: Tensor | npt.ArrayLike) -> Tensor:
-        return self._binary("Div", other)
-
-    def __rtruediv__(self, other: npt.ArrayLike) -> Tensor:
-        return self._binary("Div", other, swap=True)
-
-    def __pow__(self, other: Tensor | npt.ArrayLike) -> Tensor:
-        return self._binary("Pow", other)
-
-    def __rpow__(self, other: npt.ArrayLike) -> Tensor:
-        return self._binary("Pow", other, swap=True)
-
-    def __matmul__(self, other: Tensor | npt.ArrayLike) -> Tensor:
-        return matmul(self, cast("Array", other))
-
-    def __rmatmul__(self, other: npt.ArrayLike) -> Tensor:
-        return matmul(cast("Array", other), self)
-
-    def __neg__(self) -> Tensor:
-        if self._small is not None:
-            return Tensor.pending(-self._small, cast("Tensor", self._like))
-        return self.writer.op("Neg", self)
-
-    def __gt__(self, other: Tensor | npt.ArrayLike) -> Tensor:
-        return self._binary("Greater", other)
-
-    def __lt__(self, other: Tensor | npt.ArrayLike) -> Tensor:
-        return self._binary("Less", other)
-
-    def __ge__(self, other: Tensor | npt.ArrayLike) -> Tensor:
-        return self._binary("GreaterOrEqual", other)
-
-    def __le__(self, other: Tensor | npt.ArrayLike) -> Tensor:
-        return self._binary("LessOrEqual", other)
-
-    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
-        return self._binary("Equal", cast("Tensor", other))
-
-    __hash__ = object.__hash__
-
-    def __and__(self, other: Tensor) -> Tensor:
-        return self._binary("And", other)
-
-    def __or__(self, other: Tensor) -> Tensor:
-        return self._binary("Or", other)
-
-    def __invert__(self) -> Tensor:
-        return self.writer.op("Not", self)
-
-    def __repr__(self) -> str:
-        name = self._value.name if self._value is not None else f"pending {self.small.value.name}"
-        return f"Tensor({name}, {self.dtype}, {self.shape})"
-
-
-# The namespace: functions of the array API, on tensors.
-
 Axis = int | Sequence[int] | None
 
 
@@ -401,13 +58,6 @@ def where(condition: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
     like = x if isinstance(x, Tensor) else y
     assert isinstance(like, Tensor)
     return like.writer.op("Where", condition, like.lift(x), like.lift(y))
-
-
-def matmul(x: Tensor | Array, y: Tensor | Array) -> Tensor:
-    """Matrix product; a NumPy array on either side is a constant."""
-    like = x if isinstance(x, Tensor) else y
-    assert isinstance(like, Tensor)
-    return like.writer.op("MatMul", like.lift(x), like.lift(y))
 
 
 def astype(x: Tensor, dtype: ir.DataType) -> Tensor:
@@ -451,14 +101,6 @@ def argmax(x: Tensor, axis: int, keepdims: bool = False) -> Tensor:
     return x.writer.op("ArgMax", x, axis=axis, keepdims=int(keepdims))
 
 
-def shape_of(x: Tensor) -> Tensor:
-    """The shape as an int64 vector: a constant where it is known, else a Shape node."""
-    dims = x.shape
-    if dims is not None and all(isinstance(d, int) for d in dims):
-        return x.writer.constant(np.asarray(dims, dtype=np.int64))
-    return x.writer.op("Shape", x)
-
-
 def dim(x: Tensor, axis: int) -> Tensor:
     """Length of one axis as an int64 vector of one element."""
     known = x.shape[axis] if x.shape is not None else None
@@ -476,7 +118,7 @@ def reshape(x: Tensor, shape: Sequence[int] | Tensor, dims: Sequence[Dim] | None
 
 def reshape_like(x: Tensor, like: Tensor) -> Tensor:
     """Reshape to the shape of ``like``."""
-    return x if _same(x, like) else reshape(x, shape_of(like), like.shape)
+    return x if same_shape(x, like) else reshape(x, shape_of(like), like.shape)
 
 
 def broadcast_to(x: Tensor, shape: Sequence[int] | Tensor, dims: Sequence[Dim] | None = None) -> Tensor:
@@ -487,17 +129,7 @@ def broadcast_to(x: Tensor, shape: Sequence[int] | Tensor, dims: Sequence[Dim] |
 
 def expand_like(x: Tensor, like: Tensor) -> Tensor:
     """Expand to the shape of ``like``, when that is needed."""
-    return x if _same(x, like) else Tensor.pending(x.small, like)
-
-
-def _same(x: Tensor, like: Tensor) -> bool:
-    return x.shape is not None and None not in x.shape and x.shape == like.shape
-
-
-def _is_one(x: Tensor, other: Tensor) -> bool:
-    """``x * other`` is ``other``: x is the number 1, and has no more axes."""
-    known = x.const
-    return known is not None and known.size == 1 and known.ndim <= other.rank and bool(np.all(known == 1))
+    return x if same_shape(x, like) else Tensor.pending(x.small, like)
 
 
 def permute_dims(x: Tensor, axes: Sequence[int]) -> Tensor:
@@ -555,31 +187,3 @@ def _crop(x: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
     if not cuts:
         return x
     return x.writer.op("Slice", x, *(x.writer.constant(np.asarray(v, dtype=np.int64)) for v in zip(*cuts, strict=True)))
-
-
-def _values(graph: ir.Graph) -> list[ir.Value]:
-    return [*graph.initializers.values(), *(v for node in graph for v in node.outputs)]
-
-
-def _number(name: str | None) -> int:
-    """The number that a writer gave to a name; 0 for names that are not a writer's."""
-    tail = (name or "").partition(":")[0].rpartition("_")[2]
-    return int(tail) if (name or "").startswith(PREFIX) and tail.isdecimal() else 0
-
-
-def _type(data: Array) -> dict[str, Any]:
-    return {"type": ir.TensorType(ir.DataType.from_numpy(data.dtype)), "shape": ir.Shape(data.shape)}
-
-
-def _type_proto(tensor: Tensor) -> onnx.TypeProto:
-    return onnx.helper.make_tensor_type_proto(int(tensor.dtype), tensor.shape)
-
-
-def _from_proto(proto: onnx.TypeProto | None) -> tuple[ir.TensorType | None, ir.Shape | None]:
-    if proto is None:
-        return None, None
-    tensor = proto.tensor_type
-    if not tensor.HasField("shape"):
-        return ir.TensorType(ir.DataType(tensor.elem_type)), None
-    dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim]
-    return ir.TensorType(ir.DataType(tensor.elem_type)), ir.Shape(dims)

@@ -255,14 +255,14 @@ case(
 case(
     "QuantizeLinear",
     "negative axis, no zero point",
-    var(2, 3),
+    var(2, 4, 3),
     SCALES,
     outputs=["q"],
     axis=-1,
     after=[node("DequantizeLinear", ["q", "b"], axis=-1)],
     others={"low": given([0.0, 0.0, 0.0]), "high": given([2.55, 5.1, 3.825])},
     forward=through("low", "high"),
-    rank=2,
+    rank=3,
 )
 for what, moved in {
     "a pooled level": [node("MaxPool", ["q"], ["r"], kernel_shape=[2], strides=[1])],

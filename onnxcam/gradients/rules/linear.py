@@ -54,11 +54,8 @@ def _swap(x: Tensor) -> Tensor:
 
 
 def _without_axis(dx: Tensor | None, vector: Tensor, axis: int) -> Tensor | None:
-    """Drop the axis that made a vector a matrix, and sum the batch axes it was broadcast over."""
-    if dx is None or vector.rank > 1:
-        return dx
-    dx = xp.squeeze(dx, -2 if axis == 0 else -1)
-    return xp.sum(dx, tuple(range(dx.rank - 1))) if dx.rank > 1 else dx
+    """Drop the axis that made a vector a matrix."""
+    return dx if dx is None or vector.rank > 1 else xp.squeeze(dx, -2 if axis == 0 else -1)
 
 
 @vjp("Einsum")  # the product of the cotangent and the other operands, summed to the letters of this one
