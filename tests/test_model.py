@@ -339,8 +339,9 @@ def inside_nothing():
 def test_names_that_are_no_text_are_refused(tmp_path, text):
     proto = classifier()
     proto.producer_name = "maker"
-    assert text in (data := proto.SerializeToString())
-    data = data.replace(text, b"\xe6" + text[1:])
+    whole = proto.SerializeToString()
+    assert text in whole
+    data = whole.replace(text, b"\xe6" + text[1:])
     path = tmp_path / "model.onnx"
     path.write_bytes(data)
     assert "UTF-8" in refused(path)

@@ -16,6 +16,7 @@ import pytest
 from cases import CASES, Case
 from evaluator import evaluator
 from onnx import helper
+from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes import common as passes
 
 from onnxcam.errors import GradientError
@@ -66,13 +67,18 @@ def rng_of(case: Case, purpose: int) -> np.random.Generator:
 
 
 @functools.cache
+def backward(case: Case) -> ReferenceEvaluator:
+    return evaluator(differentiated(case, np.float64))
+
+
+@functools.cache
 def reference(case: Case) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """Output, gradients and seed of a case in float64."""
     feeds = case.feeds(np.float64)
     y = evaluator(case.model(np.float64)).run(None, feeds)[0]
     seed = rng_of(case, 1).uniform(-1, 1, np.shape(y))
     names = [f"onnxcam/grad/{v}" for v in case.wrt]
-    return y, evaluator(differentiated(case, np.float64)).run(names, feeds | {"onnxcam/seed": seed}), seed
+    return y, backward(case).run(names, feeds | {"onnxcam/seed": seed}), seed
 
 
 def slope(function, x: np.ndarray, direction: np.ndarray) -> float:
@@ -155,7 +161,7 @@ def test_takes_a_cotangent_that_is_still_to_be_broadcast(case: Case) -> None:
     feeds, names = case.feeds(np.float64), [f"onnxcam/grad/{v}" for v in case.wrt]
     row = rng_of(case, 3).uniform(-1, 1, y.shape[:-1])
     whole = feeds | {"onnxcam/seed": np.broadcast_to(row[..., None], y.shape)}
-    expected = evaluator(differentiated(case, np.float64)).run(names, whole)
+    expected = backward(case).run(names, whole)
     summed = evaluator(differentiated(case.summed(), np.float64)).run(names, feeds | {"onnxcam/seed": row})
     for name, gradient, want in zip(case.wrt, summed, expected, strict=True):
         assert gradient.shape == want.shape

@@ -156,6 +156,21 @@ def test_quantiser_stops_where_it_saturates() -> None:
     np.testing.assert_allclose(found, [0, 0, 1, 1, 0, 0], rtol=1e-6)
 
 
+def test_output_padding_beyond_the_stride() -> None:
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((1, 2, 2, 2)).astype(np.float32)
+    nodes = [node("ConvTranspose", ["x", "w"], dilations=[3, 3], output_padding=[2, 1])]
+    plain = model_of(nodes, {"x": (1, 1, 3, 3)}, {"w": w})
+    # ONNX Runtime 1.19 computes such an operator wrongly, so the reference evaluator is asked alone.
+    forward = evaluator(plain)
+    rows = np.array([forward.run(None, {"x": u.reshape(1, 1, 3, 3)})[0] for u in np.eye(9, dtype=np.float32)])
+    seed = rng.standard_normal(rows.shape[1:]).astype(np.float32)
+    edited = evaluator(ir.to_proto(add_gradients(opened(plain), of="y", wrt="x").ir_model))
+    found = edited.run(["onnxcam/grad/x"], {"x": np.zeros((1, 1, 3, 3), np.float32), "onnxcam/seed": seed})[0]
+    np.testing.assert_allclose(found.ravel(), rows.reshape(9, -1) @ seed.ravel(), rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")  # in the evaluator's own forward pass
 def test_layer_normalisation_in_float16_does_not_overflow() -> None:
     x = np.array([[400, -300, 350, 20]], np.float16)
     graph = helper.make_graph(
