@@ -185,5 +185,5 @@ def refusal_error(refused: Sequence[Refusal]) -> GradientError:
     lines = [f"  {same[0]}{f' (and {len(same) - 1} more like it)' * (len(same) > 1)}" for same in groups.values()]
     return GradientError(
         "the portable engine cannot differentiate these operators on the path:\n" + "\n".join(lines) + "\n"
-        "Choose a layer nearer to the output, or the training engine (engine='training') where it is installed"
+        "Choose a layer nearer to the output; `onnxcam inspect MODEL` says whether the training engine can do it"
     )

@@ -242,7 +242,7 @@ class _Import:
         graph = self.writer.graph
         for tensor in inputs:
             if tensor is not None:
-                self.writer._hold(tensor)
+                self.writer.hold(tensor)
         name = f"{PREFIX}training/{node.op_type}_{len(graph)}"
         outputs = [
             ir.Value(name=f"{name}:{k}" if v.name else "", type=v.type, shape=v.shape)

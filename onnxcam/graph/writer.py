@@ -148,7 +148,7 @@ class Writer:
     ) -> tuple[Tensor, ...]:
         for tensor in inputs:
             if tensor is not None:
-                self._hold(tensor)
+                self.hold(tensor)
         name = f"{PREFIX}{op_type}_{self._next()}"
         types = self._infer(op_type, inputs, outputs, attrs)
         values = [ir.Value(name=name if k == 0 else f"{name}:{k}", type=t, shape=s) for k, (t, s) in enumerate(types)]
@@ -159,7 +159,7 @@ class Writer:
         self.graph.append(ir.Node("", op_type, operands, ir_attrs, outputs=values, name=name))
         return tuple(self.tensor(v) for v in values)
 
-    def _hold(self, tensor: Tensor) -> None:
+    def hold(self, tensor: Tensor) -> None:
         """Register a constant as an initializer of the graph."""
         value = tensor.value
         if value.const_value is not None and value.name is None:
