@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -19,6 +21,8 @@ from onnx import TensorProto
 from onnxcam.errors import ModelError
 
 _LARGER = 1024  # bytes of a weight that is taken out; smaller ones may tell shapes
+_INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+_ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Mod", "Neg", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Gather", "Slice"}
 _LARGEST_OPSET = 2**31 - 1
 
 
@@ -380,7 +384,27 @@ def infer_shapes(file: Path, proto: onnx.ModelProto) -> list[str]:
 
 
 def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
-    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    folded = onnx.ModelProto()
+    folded.CopyFrom(proto)
+    _fold_integers(folded)
+    return onnx.shape_inference.infer_shapes(folded, check_type=True, strict_mode=True, data_prop=True)
+
+
+def _fold_integers(proto: onnx.ModelProto) -> None:
+    """Compute constant shape arithmetic, of which inference knows no Mod and no Reshape (PyTorch's attention)."""
+    from onnx.reference import ReferenceEvaluator
+
+    opsets = {o.domain: o.version for o in proto.opset_import}
+    known = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.data_type in _INTEGERS}
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].t.data_type in _INTEGERS:
+            known[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type in _ARITHMETIC and node.input and all(name in known for name in node.input):
+            with suppress(Exception):  # what cannot be computed stays unknown
+                (result,) = ReferenceEvaluator(node, opsets=opsets).run(None, {n: known[n] for n in node.input})
+                known[node.output[0]] = np.asarray(result)
+                value = onnx.numpy_helper.from_array(known[node.output[0]])
+                node.CopyFrom(onnx.helper.make_node("Constant", [], list(node.output), node.name, value=value))
 
 
 def _try_inferred(file: Path, proto: onnx.ModelProto) -> onnx.ModelProto:

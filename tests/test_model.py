@@ -377,6 +377,22 @@ def test_shapes_are_inferred_for_every_value(saved):
     assert found["flat"] == (1, 8)
 
 
+def test_shapes_computed_by_constants_are_known(saved):
+    """PyTorch's TorchScript exporter writes unflatten(-1, ...) with a Mod, which shape inference does not know."""
+    held = {"last": np.array([-1]), "rank": np.array([4]), "zero": np.array([0]), "split": np.array([3, 4])}
+    nodes = [
+        helper.make_node("Shape", ["image"], ["shape"]),
+        helper.make_node("Mod", ["last", "rank"], ["axis"]),
+        helper.make_node("Reshape", ["axis", "last"], ["end"]),
+        helper.make_node("Slice", ["shape", "zero", "end"], ["lead"]),
+        helper.make_node("Concat", ["lead", "split"], ["target"], axis=0),
+        helper.make_node("Reshape", ["image", "target"], ["y"]),
+    ]
+    opened = load_model(saved(model(nodes, [value("image", ["n", 3, 12, 12])], [value("y", None)], held)))
+    assert model_module.dims_of(opened.values["y"])[1:] == (3, 12, 3, 4)
+    assert [n.op_type for n in opened.graph] == [n.op_type for n in nodes]
+
+
 # Outputs, functions, constants
 
 
