@@ -158,8 +158,10 @@ class Explainer:
         self._check_tensor(x)
         chosen = as_target(target, self.labels, self.logits.classes)
         fixed = self.model.image_input.batch
-        if fixed is not None and len(x) != fixed and len(x) % fixed == 0:
-            return [e for k in range(0, len(x), fixed) for e in self.explain_tensor(x[k : k + fixed], chosen)]
+        if fixed is not None and len(x) != fixed:
+            padded = np.concatenate([x, np.repeat(x[-1:], -len(x) % fixed, axis=0)])
+            parts = [padded[k : k + fixed] for k in range(0, len(padded), fixed)]
+            return [e for part in parts for e in self.explain_tensor(part, chosen)][: len(x)]
         program = self._program(chosen, x)
         return self._explanations(x, chosen, program, program.run(self._feeds(x, chosen, program.classes)))
 
@@ -243,10 +245,8 @@ class Explainer:
         shape = {"NCHW": (want.channels, want.height, want.width), "NHWC": (want.height, want.width, want.channels)}
         expected = shape[want.layout]
         fits = x.ndim == 4 and len(x) > 0 and all(w in (None, n) for w, n in zip(expected, x.shape[1:], strict=True))
-        if fits and want.batch is not None:
-            fits = len(x) % want.batch == 0
         if not fits or x.dtype != self.spec.dtype:
-            text = ", ".join("any" if d is None else str(d) for d in (want.batch, *expected))
+            text = ", ".join("any" if d is None else str(d) for d in (None, *expected))
             raise OptionError(
                 f"the tensor is {x.dtype} {x.shape}; {self.model.label} takes {np.dtype(self.spec.dtype)} ({text}), "
                 f"{want.layout}. For a picture use explain()"

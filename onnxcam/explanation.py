@@ -252,8 +252,9 @@ def _write(path: Path, data: bytes) -> Path:
         partial.write_bytes(data)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 

@@ -264,3 +264,19 @@ def test_the_training_engine_explains_alike_after_a_trial_in_another_process(gra
     assert replicas.relative(e.cam, gradcam.explain(scene, target=1).cam) < 1e-5
     assert e.engine == "training"
     assert tried == [["image", "onnxcam/class"]]
+
+
+def test_a_fixed_batch_is_filled_up_and_the_filling_dropped(gradcam, tmp_path):
+    import onnx_ir as ir
+
+    from onnxcam import load_model
+
+    fixed = gradcam.model.clone()
+    for value in (*fixed.inputs, *fixed.outputs):
+        value.shape = ir.Shape([2, *list(value.shape)[1:]])
+    ex = Explainer(load_model(fixed.save(tmp_path / "two.onnx")))
+    assert ex.model.image_input.batch == 2
+    scenes = zoo.samples("shapes-cnn")[:3]
+    for e, path in zip(ex.explain_batch(scenes, target=2), scenes, strict=True):
+        np.testing.assert_allclose(e.cam, gradcam.explain(path, target=2).cam, atol=1e-5)
+    assert len(ex.explain_batch(scenes)) == 3

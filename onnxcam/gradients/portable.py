@@ -10,6 +10,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
+from onnx.checker import ValidationError
+from onnx.shape_inference import InferenceError
 
 from onnxcam.errors import GradientError
 from onnxcam.gradients.relu import POLICIES, Policy
@@ -18,6 +20,8 @@ from onnxcam.graph import symbolic as xp
 from onnxcam.graph.inspect import FLOATS
 from onnxcam.graph.symbolic import Tensor, Writer
 
+# What a rule raises for a node whose attributes contradict its tensors, besides what it refuses on purpose.
+_DO_NOT_FIT = (UnsupportedError, ValueError, TypeError, IndexError, InferenceError, ValidationError)
 Table = Mapping[tuple[str, str], Rule]
 
 
@@ -111,7 +115,7 @@ class _Walk:
         try:
             _check_ranks(node, wanted)
             self.distribute(node, rule.function(view, *dys), wanted, rule.broadcasts)
-        except UnsupportedError as error:
+        except _DO_NOT_FIT as error:
             self.refused.append(Refusal(node, str(error)))
             dtype = next(dy.dtype for dy in dys if dy is not None)
             for value in node.inputs:  # the walk goes on, to find what else is refused

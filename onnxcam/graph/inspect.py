@@ -113,8 +113,12 @@ def find_logits(model: Model, output: str | None = None) -> Logits:
         floats = [v for v in floats if v.name == output]
         if not floats:
             raise UnknownNameError.of("output", output, [v.name or "" for v in model.outputs])
+    floats = [v for v in floats if dims_of(v)]
     if not floats:
-        raise ModelError(f"{model.label}: no output holds scores; its outputs are integers or unknown types")
+        raise ModelError(
+            f"{model.label}: no output holds scores of classes; its outputs are integers, single numbers or unknown "
+            "types. Give a model whose scores come out as an array"
+        )
     return max((_logits_of(model, v) for v in floats), key=_plausibility)
 
 

@@ -1,0 +1,5 @@
+"""``python -m onnxcam``: the command line."""
+
+from onnxcam.cli import main
+
+main()
