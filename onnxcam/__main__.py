@@ -1,5 +1,5 @@
 """``python -m onnxcam``: the command line."""
 
-from onnxcam.cli import main
+from onnxcam.cli import run
 
-main()
+raise SystemExit(run())

@@ -12,6 +12,7 @@ import typer
 
 from onnxcam import __version__
 from onnxcam.cli import explain, inspect, listing
+from onnxcam.cli.guard import guarded
 from onnxcam.errors import OnnxcamError
 
 CANNOT_START = 2
@@ -44,8 +45,13 @@ def _options(
     """Explain any ONNX image model from the .onnx file alone."""
 
 
+def run() -> int:
+    """Entry point: :func:`main`, guarded against crashes in native code."""
+    return guarded(main)
+
+
 def main() -> None:
-    """Entry point: errors become one message on stderr, and an exit code."""
+    """Errors become one message on stderr, and an exit code."""
     _mend_streams()
     debug = "--debug" in sys.argv
     sys.argv = [sys.argv[0], *(a for a in sys.argv[1:] if a != "--debug")]

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here: the command runs in this process")
+CODE = """
+import os, signal, sys, time
+from onnxcam.cli.guard import guarded
+def command():
+    print("started", flush=True)
+    {body}
+raise SystemExit(guarded(command))
+"""
+
+
+def start(body: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CODE.format(body=body)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGFPE", "SIGABRT"])
+def test_a_crash_in_native_code_is_one_message_and_exit_code_2(name):
+    out, err = (process := start(f"os.kill(os.getpid(), signal.{name})")).communicate(timeout=30)
+    assert (process.returncode, out) == (2, "started\n")
+    assert err.startswith(f"onnxcam: native code crashed ({name})")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("body", "code"), [("sys.exit(1)", 1), ("pass", 0), ("os.kill(os.getpid(), 9)", 137)])
+def test_other_exit_codes_pass_through(body, code):
+    process = start(body)
+    process.communicate(timeout=30)
+    assert process.returncode == code
+
+
+def test_an_interrupt_reaches_the_command():
+    process = start("\n    try: time.sleep(30)\n    except KeyboardInterrupt: sys.exit(130)")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
