@@ -24,7 +24,7 @@ from onnxcam import Explainer
 from onnxcam.core.localize import energy_inside, peak
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "model_zoo" / "recipes"))
-import scenes  # noqa: E402
+import scenes
 
 METHODS = ("gradcam", "guided_backprop", "guided_gradcam")
 

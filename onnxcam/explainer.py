@@ -18,7 +18,7 @@ from onnxcam.explanation import Explanation, LayerMap
 from onnxcam.gradients import ENGINES, Backward, backward, named_value
 from onnxcam.gradients.probe import probe
 from onnxcam.graph import symbolic as xp
-from onnxcam.graph.inspect import Logits, find_logits, input_convention, target_layers
+from onnxcam.graph.inspect import Logits, find_logits, input_convention, is_map, target_layers
 from onnxcam.graph.names import find_value
 from onnxcam.graph.paths import FLOATS, first_float, float_path, map_layouts
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
@@ -31,6 +31,7 @@ from onnxcam.targets import Target, as_target, write_head
 
 TargetLike = int | str | Target | None
 _TOP = 5
+NORMALIZATIONS = ("max", "minmax")  # a heatmap lies in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,16 @@ class _Program:
     session: Session
     classes: tuple[str, ...]
     outputs: dict[str, str]
-    walk: Backward | None
+    walk: Backward | None = None
+    untouched: _Program | None = None
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The answers by name; gradients that are equal along an axis come with length 1 there."""
-        return dict(zip(self.outputs, self.session.run(feeds, list(self.outputs.values())), strict=True))
+        if self.untouched is None:
+            return dict(zip(self.outputs, self.session.run(feeds, list(self.outputs.values())), strict=True))
+        answer = self.untouched.run(feeds)  # where reading inner values would change the model's own answer
+        inner = replace(self, untouched=None).run({**feeds, self.classes[0]: answer["class_index"]})
+        return inner | answer
 
 
 class Explainer:
@@ -72,7 +78,7 @@ class Explainer:
         threads: threads within an operator.
         output: the name of the output to explain; None chooses.
         fuse: ``"max"`` or ``"mean"`` of several layers' heatmaps; None keeps them apart.
-        normalize: ``"max"`` (ReLU, then divide by the maximum), ``"minmax"`` or ``"none"``.
+        normalize: ``"max"`` (ReLU, then divide by the maximum) or ``"minmax"``.
 
     Raises:
         ModelError: the file cannot be used.
@@ -97,15 +103,16 @@ class Explainer:
         normalize: str = "max",
     ) -> None:
         self.model = model if isinstance(model, Model) else load_model(locate(model))
+        _check_inputs(self.model)
         self.method: Method = find_method(method)
         self.engine = _one_of("engine", engine, ENGINES)
         self.fuse = None if fuse is None else _one_of("fusion", fuse, maps.FUSIONS)
-        self.normalize = _one_of("normalization", normalize, maps.NORMALIZATIONS)
+        self.normalize = _one_of("normalization", normalize, NORMALIZATIONS)
         self.labels = find_labels(labels, self.model.meta)
         self.spec = input_spec(self.model)
         self.preprocess, self.preprocess_reason = choose_preprocess(self.model, preprocess)
         self.logits: Logits = find_logits(self.model, output)
-        self.layers = self._layers(target_layer) if self.method.weights else ()
+        self.layers = self._layers(target_layer)
         self._new_session: Callable[[Model], Session] = partial(Session, providers=providers, threads=threads)
         self._programs: dict[tuple[type, int], _Program] = {}
 
@@ -175,6 +182,16 @@ class Explainer:
         names = [asked] if isinstance(asked, str) else list(asked)
         if not names:
             raise OptionError("target_layer is empty; give a name, or 'auto'")
+        if not self.method.weights and (names != ["auto"] or self.fuse):
+            raise OptionError(
+                f"{self.method.title} has no target layer: leave layer and fuse out, or take a CAM method"
+            )
+        if self.fuse and len(names) < 2:
+            raise OptionError(f"fuse={self.fuse!r} joins the maps of several layers; {len(names)} is given")
+        if self.method.relu and len(names) > 1 and not self.fuse:
+            raise OptionError(f"{self.method.title} multiplies one map: give one layer, or how to fuse {len(names)}")
+        if not self.method.weights:
+            return ()
         return tuple(self._best_layer() if n == "auto" else self._named_layer(n) for n in names)
 
     def _best_layer(self) -> TargetLayer:
@@ -191,13 +208,13 @@ class Explainer:
     def _named_layer(self, name: str) -> TargetLayer:
         value = find_value(self.model, name)
         image, of = first_float(self.model.values[self.model.image_input.name]), self.model.values[self.logits.name]
-        if value.dtype not in FLOATS or value.shape is None or len(value.shape) != 4:
+        layouts = map_layouts(float_path(of, [image]))
+        if value is of or not is_map(value, layouts):
             raise OptionError(
-                f"layer {name!r} is {value.dtype} {value.shape}; a CAM needs a float map (N, C, H, W). "
-                "`onnxcam inspect MODEL` lists the candidates"
+                f"layer {name!r} is {value.dtype} {value.shape}; a CAM needs a float map (N, C, H, W) of more than one "
+                f"pixel, between the first convolution and {of.name}. `onnxcam inspect MODEL` lists the candidates"
             )
-        layout = map_layouts(float_path(of, [image])).get(id(value), "NCHW")
-        return TargetLayer(name, str(value.name), layout, "named by the caller")
+        return TargetLayer(name, str(value.name), layouts[id(value)], "named by the caller")
 
     def _program(self, target: Target, x: Array) -> _Program:
         key = (type(target), len(target.classes))
@@ -225,12 +242,26 @@ class Explainer:
         if self.method.relu is not None:
             walk = go([named_value(edited, self.model.image_input.name)], relu=self.method.relu)
             named["pixels"] = walk.gradients[0]
-        outputs = {name: _expose(writer, tensor, name) for name, tensor in named.items()}
-        if (probabilities := self._probability_output()) is not None:
-            outputs["probabilities"] = probabilities
+        outputs = self._expose(writer, named)
         if walk is not None and walk.engine == "training":
             probe(edited, self._feeds(x, target, head.inputs))
-        return _Program(self._new_session(edited), head.inputs, outputs, walk)
+        untouched = self._untouched(target) if walk is not None and walk.quantised else None
+        return _Program(self._new_session(edited), head.inputs, outputs, walk, untouched)
+
+    def _untouched(self, target: Target) -> _Program:
+        """The model with the score head alone."""
+        edited = self.model.clone()
+        writer = Writer(edited.graph, edited.opset)
+        head = write_head(writer, edited.values[self.logits.name], self.logits, target)
+        answers = {"score": head.score, "class_index": head.class_index, "logits": head.logits}
+        outputs = self._expose(writer, answers)
+        return _Program(self._new_session(edited), head.inputs, outputs)
+
+    def _expose(self, writer: Writer, named: Mapping[str, Tensor]) -> dict[str, str]:
+        """Make tensors outputs; the names of what they became, with the model's own probabilities."""
+        outputs = {name: _expose(writer, tensor, name) for name, tensor in named.items()}
+        probabilities = self._probability_output()
+        return outputs if probabilities is None else {**outputs, "probabilities": probabilities}
 
     def _probability_output(self) -> str | None:
         """The model's own output, where it is the probability of each class."""
@@ -244,6 +275,8 @@ class Explainer:
         want = self.model.image_input
         shape = {"NCHW": (want.channels, want.height, want.width), "NHWC": (want.height, want.width, want.channels)}
         expected = shape[want.layout]
+        if not isinstance(x, np.ndarray):
+            raise OptionError(f"explain_tensor takes a NumPy array, not {type(x).__name__}")
         fits = x.ndim == 4 and len(x) > 0 and all(w in (None, n) for w, n in zip(expected, x.shape[1:], strict=True))
         if not fits or x.dtype != self.spec.dtype:
             text = ", ".join("any" if d is None else str(d) for d in (None, *expected))
@@ -331,6 +364,7 @@ class Explainer:
             attribution=None if signed is None else signed[k],
             notes=tuple(self._notes(target, logits, heatmap, program)),
             provenance=self._provenance(),
+            fuse=self.fuse,
         )
 
     def _probability(self, answers: Mapping[str, Array], k: int, index: int) -> float | None:
@@ -354,6 +388,11 @@ class Explainer:
         if self.method.relu not in (None, "plain") and program.walk is not None:
             changed, sites = program.walk.changed, program.walk.sites
             notes.append(f"ReLU policy {self.method.relu} changed {changed} of {sites} activations")
+        if program.untouched is not None:
+            notes.append(
+                "a quantised network is differentiated: its quantisers pass the gradient straight through where they "
+                "do not saturate; prediction and score come from the untouched model"
+            )
         if not np.any(heatmap):
             notes.append(self._why_blank())
         return notes
@@ -419,6 +458,16 @@ def choose_preprocess(model: Model, given: str | Preprocess) -> tuple[Preprocess
         return Preprocess.parse(found.preset), f"preprocessing {found.preset}: {found.reason}"
     preset = "imagenet" if model.image_input.channels == 3 else "unit"
     return Preprocess.parse(preset), f"preprocessing {preset} is assumed: nothing in the model tells; check it"
+
+
+def _check_inputs(model: Model) -> None:
+    others = [v for v in model.inputs if v.name != model.image_input.name]
+    if others:
+        wanted = ", ".join(f"{v.name} {v.dtype} {v.shape}" for v in others)
+        raise OptionError(
+            f"{model.label} takes more than a picture: {wanted}. Such models cannot be explained yet; make those "
+            "inputs constants when you export it, or write the gradient alone with add_gradients"
+        )
 
 
 def _one_of(kind: str, given: str, known: Sequence[str]) -> str:

@@ -62,6 +62,7 @@ class Explanation:
         placement: where the picture lies in the input; None for tensors.
         image: uint8 (H0, W0, 3), the original picture, or None.
         source: its path, or "".
+        fuse: how the maps of several layers were joined to ``heatmap``; None where they were not.
     """
 
     heatmap: Float
@@ -81,6 +82,7 @@ class Explanation:
     placement: Placement | None = None
     image: Pixels | None = field(default=None, repr=False)
     source: str = ""
+    fuse: str | None = None
 
     @property
     def cam(self) -> Float:
@@ -100,6 +102,8 @@ class Explanation:
     @property
     def title(self) -> str:
         """Class and score, for a picture's head line."""
+        if not self.target.startswith("logit"):
+            return f"{self.target} {self.score:.3g}"
         name = self.label if self.label is not None else f"class {self.class_index}"
         return f"{name} {self.probability:.2f}" if self.probability is not None else f"{name} {self.score:.3g}"
 
@@ -153,7 +157,8 @@ class Explanation:
 
         if self.attribution is None:
             raise OptionError(f"method {self.method} has no pixel attribution; use overlay(), or guided_gradcam")
-        return saliency_image(np.moveaxis(self.attribution, 0, -1))
+        signed = np.moveaxis(self.attribution, 0, -1)
+        return saliency_image(np.repeat(signed, 3, axis=2) if signed.shape[2] == 1 else signed)
 
     def boxes(self, threshold: float = 0.15, largest_only: bool = True, min_area: int = 0) -> list[Box]:
         """Boxes round what is above ``threshold`` times the maximum, in pixels of the original picture."""
@@ -174,6 +179,7 @@ class Explanation:
             "top": [{"class_index": i, "label": name, "logit": z} for i, name, z in self.top],
             "method": self.method,
             "engine": self.engine,
+            "fuse": self.fuse,
             "layers": [{"name": m.layer, "reason": m.reason, "shape": list(m.cam.shape)} for m in self.maps],
             "blank": self.is_blank,
             "notes": list(self.notes),
@@ -197,21 +203,29 @@ class Explanation:
         Raises:
             OutputError: the folder cannot be written.
         """
+        pictures = self._pictures(style)
         where = make_folder(folder)
         name = stem or f"{Path(self.source).stem or 'explanation'}.{self.method}"
-        files: dict[str, Path] = {}
-        if self.image is not None:
-            for number, one in enumerate(self.per_layer() if len(self.maps) > 1 else (self,)):
-                suffix = f".{number + 1}" if number else ""
-                files[f"overlay{suffix}"] = where / f"{name}{suffix}.png"
-                save_image(files[f"overlay{suffix}"], one.overlay(**{"title": True, **style}))
-        if self.attribution is not None:
-            files["attribution"] = where / f"{name}.attribution.png"
-            save_image(files["attribution"], self.attribution_image())
+        files = {
+            kind: where / f"{name}{kind.removeprefix('overlay') and '.' + kind.replace('overlay.', '')}.png"
+            for kind in pictures
+        }
+        for kind, picture in pictures.items():
+            save_image(files[kind], picture)
         files["arrays"] = _write(where / f"{name}.npz", _packed(self))
         record = {**self.to_dict(), "files": {k: p.name for k, p in files.items()}}
         files["record"] = _write(where / f"{name}.json", json.dumps(record, indent=1).encode())
         return files
+
+    def _pictures(self, style: dict[str, Any]) -> dict[str, Pixels]:
+        """What :meth:`save` writes as PNG: ``overlay`` (``overlay.2``, ... of further layers), ``attribution``."""
+        found: dict[str, Pixels] = {}
+        if self.image is not None:
+            for number, one in enumerate((self,) if self.fuse else self.per_layer()):
+                found["overlay" if number == 0 else f"overlay.{number + 1}"] = one.overlay(**{"title": True, **style})
+        if self.attribution is not None:
+            found["attribution"] = self.attribution_image()
+        return found
 
     @staticmethod
     def load(record: str | Path) -> Explanation:
@@ -287,7 +301,7 @@ _OWN: tuple[str, ...] = (
     "method",
     "engine",
 )
-_OWN += ("layers", "blank", "notes", "preprocess", "placement", "files")
+_OWN += ("layers", "blank", "notes", "preprocess", "placement", "files", "fuse")
 
 
 def _load(path: Path) -> Explanation:
@@ -314,7 +328,7 @@ def _assembled(record: dict[str, Any], arrays: dict[str, Any]) -> Explanation:
         placement=None if place is None else Placement(**{k: _tuple(v) for k, v in place.items()}),
         **{
             k: record[k]
-            for k in ("score", "class_index", "label", "probability", "target", "method", "engine", "source")
+            for k in ("score", "class_index", "label", "probability", "target", "method", "engine", "source", "fuse")
         },
     )
 

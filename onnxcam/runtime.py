@@ -18,6 +18,7 @@ from onnxcam.model import Model
 Array = npt.NDArray[Any]
 _BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-training-cpu", "onnxruntime-training")
 _INSTALL = "pip install 'onnxcam[training]' (or onnxcam[cpu] on newer Python, arm64 and other edge machines)"
+_MOST_THREADS = 1024
 _INLINE_BELOW = 1024  # bytes; larger weights are handed over in memory, so that 2 GB is no limit
 _HANDED_OVER = {ir.DataType[n] for n in ("FLOAT", "FLOAT16", "DOUBLE", "BOOL", "INT8", "INT16", "INT32", "INT64")}
 _HANDED_OVER |= {ir.DataType[n] for n in ("UINT8", "UINT16", "UINT32", "UINT64")}  # NumPy has no bfloat16, float8, int4
@@ -80,8 +81,8 @@ class Session:
     def __init__(
         self, model: Model, providers: Sequence[str] | None = None, threads: int | None = None, optimize: bool = True
     ) -> None:
-        if threads is not None and threads < 1:
-            raise OptionError(f"threads={threads}: give 1 or more, or leave it to the runtime")
+        if threads is not None and not 1 <= threads <= _MOST_THREADS:
+            raise OptionError(f"threads={threads}: give 1 to {_MOST_THREADS}, or leave it to the runtime")
         runtime = load_runtime()
         options = runtime.SessionOptions()
         options.log_severity_level = 4

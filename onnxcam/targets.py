@@ -31,8 +31,8 @@ class Target:
     name: ClassVar[str] = ""
     words: ClassVar[str] = ""
 
-    def score(self, logits: Tensor, picks: Sequence[Tensor]) -> Tensor:
-        """(N, C) logits and one (N, C) one-hot per class -> (N, 1)."""
+    def score(self, logits: Tensor, picks: Sequence[Tensor], independent: bool) -> Tensor:
+        """(N, C) logits and one (N, C) one-hot per class -> (N, 1); ``independent``: the model ends in Sigmoid."""
         raise NotImplementedError
 
 
@@ -42,7 +42,7 @@ class Logit(Target):
     name = "logit"
     words = "logit of {}"
 
-    def score(self, logits: Tensor, picks: Sequence[Tensor]) -> Tensor:
+    def score(self, logits: Tensor, picks: Sequence[Tensor], independent: bool) -> Tensor:
         """sum_j z_j [j = c]."""
         return _pick(logits, picks[0])
 
@@ -53,9 +53,10 @@ class Probability(Target):
     name = "probability"
     words = "probability of {}"
 
-    def score(self, logits: Tensor, picks: Sequence[Tensor]) -> Tensor:
-        """softmax(z)_c."""
-        return _pick(logits.writer.op("Softmax", logits, axis=1), picks[0])
+    def score(self, logits: Tensor, picks: Sequence[Tensor], independent: bool) -> Tensor:
+        """softmax(z)_c, or sigmoid(z_c) where classes are independent."""
+        write = logits.writer.op
+        return _pick(write("Sigmoid", logits) if independent else write("Softmax", logits, axis=1), picks[0])
 
 
 class LogProbability(Target):
@@ -64,9 +65,10 @@ class LogProbability(Target):
     name = "logprob"
     words = "log-probability of {}"
 
-    def score(self, logits: Tensor, picks: Sequence[Tensor]) -> Tensor:
-        """log softmax(z)_c."""
-        return _pick(logits.writer.op("LogSoftmax", logits, axis=1), picks[0])
+    def score(self, logits: Tensor, picks: Sequence[Tensor], independent: bool) -> Tensor:
+        """log softmax(z)_c, or log sigmoid(z_c) = -softplus(-z_c) where classes are independent."""
+        write = logits.writer.op
+        return _pick(-write("Softplus", -logits) if independent else write("LogSoftmax", logits, axis=1), picks[0])
 
 
 class Margin(Target):
@@ -78,7 +80,7 @@ class Margin(Target):
     name = "margin"
     words = "margin of {} over {}"
 
-    def score(self, logits: Tensor, picks: Sequence[Tensor]) -> Tensor:
+    def score(self, logits: Tensor, picks: Sequence[Tensor], independent: bool) -> Tensor:
         """z_a - z_b."""
         return _pick(logits, picks[0]) - _pick(logits, picks[1])
 
@@ -120,8 +122,9 @@ def write_head(writer: Writer, value: ir.Value, logits: Logits, target: Target) 
     given = [writer.input(n, ir.DataType.INT64, (batch,)) for n in names]
     best = xp.argmax(scores, axis=1)
     indices = [xp.where(g < 0, best, g) for g in given]
+    independent = "Sigmoid" in logits.stepped_over
     picks = [_one_hot(scores, index) for index in indices]
-    return Head(target.score(scores, picks), indices[0], scores, names)
+    return Head(target.score(scores, picks, independent), indices[0], scores, names)
 
 
 def rows(scores: Tensor, logits: Logits) -> Tensor:
@@ -176,8 +179,10 @@ def as_target(given: int | str | Target | None, labels: Sequence[str] | None, cl
 
 def class_index(given: int | str, labels: Sequence[str] | None) -> int:
     """A class index from an index or a label (case does not matter; the first of a synonym list is enough)."""
-    if isinstance(given, int | np.integer):
+    if isinstance(given, int | np.integer) and not isinstance(given, bool):
         return int(given)
+    if not isinstance(given, str):
+        raise OptionError(f"a target is a class index, a label or a Target, not {given!r}")
     text = given.strip()
     if text.lstrip("-").isdigit():
         return int(text)
@@ -191,8 +196,14 @@ def class_index(given: int | str, labels: Sequence[str] | None) -> int:
 
 
 def _checked(target: Target, classes: int | None) -> Target:
-    if isinstance(target, Margin) and len(target.classes) != 2:
-        raise OptionError(f"a margin needs two classes, such as margin:281,285; given {len(target.classes)}")
+    needed = 2 if isinstance(target, Margin) else 1
+    if type(target) in TARGETS.values() and (len(target.classes) != needed or len(set(target.classes)) != needed):
+        what = (
+            "needs two classes, such as margin:281,285"
+            if needed == 2
+            else f"takes one class, such as {target.name}:281"
+        )
+        raise OptionError(f"a {target.name} {what}; given {', '.join(map(str, target.classes))}")
     for index in target.classes:
         if index < TOP1 or (classes is not None and index >= classes):
             known = f"0 to {classes - 1}" if classes is not None else "0 and up"

@@ -213,7 +213,17 @@ def test_unknown_names_offer_the_closest(settings, say):
         Explainer(MODEL, **settings)
 
 
-@pytest.mark.parametrize(("target", "say"), [(7, "0 to 6"), (-2, "0 to 6"), ("margin:1", "needs two classes")])
+@pytest.mark.parametrize(
+    ("target", "say"),
+    [
+        (7, "0 to 6"),
+        (-2, "0 to 6"),
+        ("margin:1", "needs two classes"),
+        ("margin:1,1", "needs two classes"),
+        ("probability:1,2", "takes one class"),
+        (1.5, "not 1.5"),
+    ],
+)
 def test_targets_out_of_range_are_refused(gradcam, scene, target, say):
     with pytest.raises(OptionError, match=say):
         gradcam.explain(scene, target=target)
@@ -224,9 +234,60 @@ def test_a_label_that_is_not_there_offers_the_closest(gradcam, scene):
         gradcam.explain(scene, target="hart")
 
 
-def test_a_layer_that_is_no_map_is_refused():
+@pytest.mark.parametrize("name", ["/Flatten_output_0", "image", "/pool/GlobalAveragePool_output_0", "logits"])
+def test_a_layer_that_is_no_map_is_refused(name):
     with pytest.raises(OptionError, match="needs a float map"):
-        Explainer(MODEL, target_layer="/Flatten_output_0")
+        Explainer(MODEL, target_layer=name)
+
+
+def test_a_weight_is_no_layer(gradcam):
+    weight = next(n for n, v in gradcam.model.graph.initializers.items() if v.shape is not None and len(v.shape) == 4)
+    with pytest.raises(OptionError, match="needs a float map"):
+        Explainer(MODEL, target_layer=weight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "say"),
+    [
+        ({"method": "saliency", "target_layer": "stage2"}, "has no target layer"),
+        ({"method": "saliency", "fuse": "max"}, "has no target layer"),
+        ({"fuse": "max"}, "joins the maps of several layers"),
+        ({"method": "guided_gradcam", "target_layer": ["stage1", "stage2"]}, "multiplies one map"),
+        ({"threads": 99999}, "give 1 to 1024"),
+        ({"normalize": "none"}, None),
+    ],
+)
+def test_settings_without_effect_are_refused(scene, settings, say):
+    with pytest.raises((OptionError, UnknownNameError), match=say):
+        Explainer(MODEL, **settings).explain(scene)
+
+
+def test_a_fused_map_is_what_is_drawn(scene, tmp_path):
+    from onnxcam.image import read_image
+
+    e = Explainer(MODEL, target_layer=["stage1", "stage2"], fuse="mean").explain(scene)
+    files = e.save(tmp_path)
+    assert [k for k in files if k.startswith("overlay")] == ["overlay"]
+    np.testing.assert_array_equal(read_image(files["overlay"])[-224:], e.overlay())
+    apart = Explainer(MODEL, target_layer=["stage1", "stage2"]).explain(scene).save(tmp_path, "apart")
+    assert [k for k in apart if k.startswith("overlay")] == ["overlay", "overlay.2"]
+
+
+def test_independent_classes_have_independent_probabilities(gradcam, scene, tmp_path):
+    import onnx_ir as ir
+
+    from onnxcam import load_model
+
+    edited = gradcam.model.clone()
+    node = ir.Node("", "Sigmoid", [edited.values["logits"]])
+    edited.graph.append(node)
+    node.outputs[0].name, node.outputs[0].type = "p", ir.TensorType(ir.DataType.FLOAT)
+    node.outputs[0].shape = ir.Shape(["N", 7])
+    edited.graph.outputs[:] = [node.outputs[0]]
+    e = Explainer(load_model(edited.save(tmp_path / "s.onnx"))).explain(scene, target="probability:1")
+    logit = gradcam.explain(scene, target=1)
+    assert e.score == pytest.approx(e.probability, rel=1e-5)
+    np.testing.assert_allclose(e.cam, logit.cam * e.score * (1 - e.score), atol=1e-5 * np.abs(logit.cam).max())
 
 
 def test_a_blank_counterfactual_is_flagged_and_a_margin_offered():

@@ -53,6 +53,7 @@ def run() -> int:
 def main() -> None:
     """Errors become one message on stderr, and an exit code."""
     _mend_streams()
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # read when cv2 is imported; its complaints become our errors
     debug = "--debug" in sys.argv
     sys.argv = [sys.argv[0], *(a for a in sys.argv[1:] if a != "--debug")]
     warnings.showwarning = _warn

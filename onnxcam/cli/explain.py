@@ -42,7 +42,7 @@ def command(
     colormap: Annotated[str, typer.Option(help="jet, turbo, viridis, ...")] = "jet",
     blend: Annotated[float, typer.Option(help="Share of the colours, 0 to 1.")] = 0.5,
     style: Annotated[str, typer.Option(help="blend, add or mask.")] = "blend",
-    normalize: Annotated[str, typer.Option(help="max, minmax or none.")] = "max",
+    normalize: Annotated[str, typer.Option(help="max or minmax.")] = "max",
     title: Annotated[bool, typer.Option(help="Write class and score above the picture.")] = True,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
     provider: Annotated[list[str] | None, typer.Option(help="Execution provider of the runtime.")] = None,

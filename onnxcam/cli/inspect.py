@@ -82,7 +82,7 @@ def _engines(model: Model, logits: str, layer: str | None, pixels: Any) -> dict[
     from onnxcam.graph.paths import float_path
 
     def portably(path: Any) -> str:
-        return "; ".join(map(str, portable.missing_rules(path, RULES)))
+        return "; ".join(map(str, [*portable.missing_rules(path, RULES), *portable.unknown_ranks(path)]))
 
     checks: dict[str, Callable[[Any], str]] = {"portable": portably, "training": training.why_not}
     starts = {"layer": model.values[layer] if layer else None, "image": pixels}

@@ -28,12 +28,14 @@ class Backward:
         gradients: one cotangent per value asked for.
         engine: which engine wrote them.
         changed, sites: of how many activations on the path the ReLU policy changed how many.
+        quantised: the path holds quantised convolutions, whose fusion in the runtime is broken by reading among them.
     """
 
     gradients: tuple[Tensor, ...]
     engine: str
     changed: int
     sites: int
+    quantised: bool = False
 
 
 def add_gradients(model: Model, of: str, wrt: str | Sequence[str], relu: str = "plain", engine: str = "auto") -> Model:
@@ -57,6 +59,10 @@ def add_gradients(model: Model, of: str, wrt: str | Sequence[str], relu: str = "
     names = [wrt] if isinstance(wrt, str) else list(wrt)
     if not names or len(set(names)) != len(names):
         raise OptionError(f"wrt={names!r}: give one or more different values")
+    if not isinstance(model, Model):
+        raise OptionError(f"add_gradients takes a loaded model, not {model!r}; open it with load_model")
+    if f"{PREFIX}seed" in model.values:
+        raise OptionError(f"{model.label} has gradients already; start from the model without them")
     edited = model.clone()
     writer = Writer(edited.graph, edited.opset)
     target = named_value(edited, of)
@@ -96,7 +102,8 @@ def backward(
         grads = portable.backward(writer, path, of, seed, wrt, rule, rectifiers, RULES)
     else:
         grads = training.backward(model, writer, path, of, seed, wrt, rule, rectifiers)
-    return Backward(tuple(grads), chosen, changed, len(sites))
+    quantised = {"QuantizeLinear", "Conv"} <= {n.op_type for n in path}
+    return Backward(tuple(grads), chosen, changed, len(sites), quantised)
 
 
 def _choose(model: Model, path: Sequence[ir.Node]) -> str:

@@ -47,6 +47,11 @@ def missing_rules(path: Sequence[ir.Node], rules: Table) -> list[Refusal]:
     return [Refusal(n, "no gradient rule") for n in path if (n.domain, n.op_type) not in rules]
 
 
+def unknown_ranks(path: Sequence[ir.Node]) -> list[Refusal]:
+    """The nodes of the path whose output could have any number of axes."""
+    return [Refusal(n, f"the rank of {n.outputs[0].name} is unknown") for n in path if n.outputs[0].shape is None]
+
+
 def element_type(value: ir.Value) -> ir.DataType:
     """The type of a cotangent of ``value``.
 

@@ -200,9 +200,20 @@ def target_layers(model: Model, logits: Logits) -> list[Layer]:
     for value in reversed(cuts(path, image)):
         value = _before_class_conv(value, logits) if logits.kind == "dense" else value
         value = _before_pooling(value)
-        if is_map(value, layouts) and value is not of:
+        if is_map(value, layouts) and value is not of and not _mixes_tokens(path, value):
             found.setdefault(str(value.name), _layer(value, layouts, _reason(value, of, logits, not found)))
     return list(found.values())
+
+
+def _mixes_tokens(path: Sequence[ir.Node], value: ir.Value) -> bool:
+    """Whether attention (a product of two computed values) follows: then this is a patch embedding, no last map."""
+    behind = {id(value)}
+    for node in path:
+        if any(id(v) in behind for v in reads(node)):
+            behind.update(id(v) for v in node.outputs)
+            if node.op_type == "MatMul" and all(v is not None and id(v) in behind for v in node.inputs):
+                return True
+    return False
 
 
 def is_map(value: ir.Value, layouts: Mapping[int, Layout]) -> bool:

@@ -51,8 +51,7 @@ def node_scopes(node: ir.Node) -> list[str]:
             return [s for s in ast.literal_eval(text)[:-1] if s]
         except (ValueError, SyntaxError):
             return []
-    parts = (node.name or "").split("/")
-    return [p for p in parts[1:-1] if p] if parts[0] == "" else []
+    return [p for p in (node.name or "").split("/")[:-1] if p]
 
 
 def scopes(model: Model) -> list[str]:

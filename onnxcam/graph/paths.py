@@ -53,9 +53,12 @@ def first_float(value: ir.Value) -> ir.Value:
         ModelError: the image takes several ways before it is float.
     """
     while value.dtype not in FLOATS:
-        ahead = {id(n): n for n in value.consumers()}
+        ahead = {id(n): n for n in value.consumers() if n.op_type not in ("Shape", "Size")}
         if len(ahead) != 1:
-            raise ModelError(f"{value.name} ({value.dtype}) is read by {len(ahead)} nodes before it becomes float")
+            raise ModelError(
+                f"{value.name} ({value.dtype}) is read by {len(ahead)} nodes before it becomes float, so there is no "
+                "one place to differentiate at; export the model with a float input"
+            )
         value = next(iter(ahead.values())).outputs[0]
     return value
 
