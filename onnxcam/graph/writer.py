@@ -38,11 +38,31 @@ class Writer:
         self.opset = opset
         self._written: dict[Any, tuple[Tensor, ...]] = {}
         self._constants: dict[Any, Tensor] = {}
+        self._dequantised: dict[ir.Value, Tensor] = {}
         self._count = max((_number(v.name) for v in _values(graph)), default=0)
 
     def tensor(self, value: ir.Value) -> Tensor:
         """The expression that stands for ``value``."""
         return Tensor(value, self)
+
+    def weight(self, value: ir.Value) -> Tensor:
+        """The expression for ``value``; a constant that the model stores quantised is read as floats.
+
+        A second reader of its DequantizeLinear would have runtimes dequantise it twice in every run.
+        """
+        node = value.producer()
+        held = [v.const_value for v in node.inputs if v is not None] if node is not None else []
+        if node is None or node.op_type != "DequantizeLinear" or any(t is None or t.nbytes > _FOLD_BELOW for t in held):
+            return self.tensor(value)
+        if value not in self._dequantised:
+            names = [f"i{k}" for k in range(len(held))]
+            attributes = {a.name: a.value for a in node.attributes.values()}
+            proto = onnx.helper.make_node("DequantizeLinear", names, ["y"], **attributes)
+            feeds = {n: t.numpy() for n, t in zip(names, held, strict=True) if t is not None}
+            # The reference evaluator has the operator from opset 19 on; what it computes did not change.
+            found = ReferenceEvaluator(proto, opsets={"": max(self.opset, 19)}).run(None, feeds)
+            self._dequantised[value] = self.constant(cast("list[Array]", found)[0], value.dtype)
+        return self._dequantised[value]
 
     def constant(self, array: npt.ArrayLike, dtype: ir.DataType | None = None) -> Tensor:
         """A constant; it becomes an initializer when a node first reads it."""

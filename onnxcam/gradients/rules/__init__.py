@@ -64,17 +64,17 @@ class Node:
     def input(self, index: int) -> Tensor | None:
         """Input ``index``; None where it is left out."""
         value = self.raw.inputs[index] if index < len(self.raw.inputs) else None
-        return None if value is None else self.writer.tensor(value)
+        return None if value is None else self.writer.weight(value)
 
     @property
     def x(self) -> Tensor:
         """The first input."""
-        return self.writer.tensor(_given(self.raw.inputs[0]))
+        return self.writer.weight(_given(self.raw.inputs[0]))
 
     @property
     def xs(self) -> tuple[Tensor, ...]:
         """All inputs, none of them left out."""
-        return tuple(self.writer.tensor(_given(v)) for v in self.raw.inputs)
+        return tuple(self.writer.weight(_given(v)) for v in self.raw.inputs)
 
     @property
     def y(self) -> Tensor:
