@@ -12,7 +12,7 @@ from onnx import helper
 from test_rules import opened, session
 from test_special_values import model_of
 
-from onnxcam.errors import GradientError
+from onnxcam.errors import GradientError, OptionError
 from onnxcam.gradients import add_gradients
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Writer
@@ -256,3 +256,12 @@ def test_the_same_model_gives_the_same_bytes() -> None:
     proto = small_cnn()
     once, again = (ir.to_proto(add_gradients(opened(proto), of="y", wrt="x").ir_model) for _ in range(2))
     assert once.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
+
+
+def test_gradients_are_not_added_twice() -> None:
+    proto = model_of([node("Relu", ["x"])], {"x": (2, 3)}, {})
+    once = add_gradients(opened(proto), of="y", wrt="x")
+    with pytest.raises(OptionError, match="has gradients already"):
+        add_gradients(once, of="y", wrt="x")
+    with pytest.raises(OptionError, match="open it with load_model"):
+        add_gradients("model.onnx", of="y", wrt="x")  # type: ignore[arg-type]

@@ -246,3 +246,30 @@ def test_activation_sites(tmp_path, activation, rectifiers, sites):
     model = load(tmp_path, f"(float[1,3,8,8] x) => (float[1,3,8,8] y) {{ {CONSTANTS} {activation} }}")
     found = activation_sites(float_path(model.values["y"], [model.values["x"]]))
     assert (sum(s.rectifier for s in found), len(found)) == (rectifiers, sites)
+
+
+def test_a_shape_read_from_integer_pixels_is_no_second_way(tmp_path):
+    body = """(uint8[N,3,8,8] x) => (float[N,5] z, int64[4] s) {
+        s = Shape (x)
+        d = Cast <to = 1> (x)
+        a = Conv <pads = [1,1,1,1]> (d, w)
+        p = GlobalAveragePool (a)
+        f = Flatten (p)
+        z = Gemm <transB = 1> (f, v)
+    }"""
+    assert first_float(load(tmp_path, body, **W).values["x"]).name == "d"
+
+
+def test_a_patch_embedding_before_attention_is_no_layer(tmp_path):
+    body = """(float[N,3,8,8] x) => (float[N,5] z) {
+        a = Conv <strides = [2,2]> (x, w)
+        k = Constant <value_ints = [0, 4, -1]> ()
+        t = Reshape (a, k)
+        u = Transpose <perm = [0,2,1]> (t)
+        m = MatMul (u, t)
+        b = MatMul (m, u)
+        axes = Constant <value_ints = [1]> ()
+        p = ReduceMean <keepdims = 0> (b, axes)
+        z = Gemm <transB = 1> (p, v)
+    }"""
+    assert layers(load(tmp_path, body, **W)) == []
