@@ -12,8 +12,10 @@ from onnxcam.errors import GradientError, OptionError, UnknownNameError
 from onnxcam.gradients import portable, training
 from onnxcam.gradients.relu import POLICIES, policy
 from onnxcam.gradients.rules import NO_GRADIENT, RULES
-from onnxcam.graph.inspect import activation_sites, find_logits, first_float, float_path, is_rectifier
+from onnxcam.graph.activations import activation_sites, is_rectifier
+from onnxcam.graph.inspect import find_logits
 from onnxcam.graph.names import find_value
+from onnxcam.graph.paths import first_float, float_path
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.model import Model, dims_of
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxcam.gradients.rules import UnsupportedError
 from onnxcam.graph import symbolic as xp
-from onnxcam.graph.inspect import FLOATS
+from onnxcam.graph.paths import FLOATS
 from onnxcam.graph.symbolic import Tensor, Writer
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from onnxcam.errors import GradientError
 from onnxcam.gradients.relu import POLICIES, Policy
 from onnxcam.gradients.rules import Cotangents, Node, Rule, UnsupportedError
 from onnxcam.graph import symbolic as xp
-from onnxcam.graph.inspect import FLOATS
+from onnxcam.graph.paths import FLOATS
 from onnxcam.graph.symbolic import Tensor, Writer
 
 # What a rule raises for a node whose attributes contradict its tensors, besides what it refuses on purpose.

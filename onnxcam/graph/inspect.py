@@ -9,11 +9,8 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxcam.errors import ModelError, UnknownNameError
-from onnxcam.graph.activations import Site, activation_sites, is_rectifier
 from onnxcam.graph.paths import FLOATS, PASSING, TO_NCHW, cuts, first_float, float_path, map_layouts, reads
 from onnxcam.model import Dim, Layout, Model, dims_of
-
-__all__ = ["FLOATS", "Site", "activation_sites", "first_float", "float_path", "is_rectifier", "map_layouts", "reads"]
 
 Kind = Literal["classes", "dense", "boxes"]
 

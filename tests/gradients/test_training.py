@@ -25,7 +25,8 @@ from onnxcam.gradients.lowering import LOWERINGS, as_it_is
 from onnxcam.gradients.path_copy import Copy
 from onnxcam.gradients.probe import probe
 from onnxcam.gradients.rules import RULES
-from onnxcam.graph.inspect import find_logits, float_path, target_layers
+from onnxcam.graph.inspect import find_logits, target_layers
+from onnxcam.graph.paths import float_path
 from onnxcam.model import Model, load_model
 
 BUILDER = hasattr(_pybind_state, "GradientGraphBuilder")
