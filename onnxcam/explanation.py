@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from onnxcam.core.localize import Box, Placement
 from onnxcam.errors import OptionError, OutputError
-from onnxcam.image import Preprocess, save_image
+from onnxcam.image import Preprocess, save_image, write_whole
 
 Float = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -212,9 +211,9 @@ class Explanation:
         }
         for kind, picture in pictures.items():
             save_image(files[kind], picture)
-        files["arrays"] = _write(where / f"{name}.npz", _packed(self))
+        files["arrays"] = write_whole(where / f"{name}.npz", _packed(self))
         record = {**self.to_dict(), "files": {k: p.name for k, p in files.items()}}
-        files["record"] = _write(where / f"{name}.json", json.dumps(record, indent=1).encode())
+        files["record"] = write_whole(where / f"{name}.json", json.dumps(record, indent=1).encode())
         return files
 
     def _pictures(self, style: dict[str, Any]) -> dict[str, Pixels]:
@@ -258,18 +257,6 @@ def make_folder(folder: str | Path) -> Path:
     except OSError as error:
         raise OutputError(f"cannot write to the folder {where}: {error.strerror or error}; choose another") from error
     return where
-
-
-def _write(path: Path, data: bytes) -> Path:
-    partial = path.with_name(f".{secrets.token_hex(6)}.part")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
 
 
 def _packed(e: Explanation) -> bytes:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import secrets
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .core.headers import UnreadableError, read_header
 from .core.localize import Placement
 from .core.maps import INTERPOLATIONS
 from .errors import ImageError, OptionError, OutputError, UnknownNameError
@@ -26,111 +25,6 @@ PathLike = str | os.PathLike[str]
 
 MAX_PIXELS = 178_956_970
 """Pictures larger than this are refused; the same limit as Pillow's."""
-
-
-# ---- headers: the size before anything is decoded ----
-
-_DAMAGED = "its header is damaged"
-_CUT_OFF = "it is cut off: the end of the picture is missing. Copy or download it again"
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # data bytes 0xff are followed by 0 or a restart
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PNM = re.compile(rb"P([456])(?:\s+|#[^\n]*\n)+(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s(?:\s*(?:#[^\n]*\n\s*)*(\d+)\s)?")
-
-
-class _UnreadableError(Exception):
-    """Why a file cannot be read; `read_image` puts the path in front."""
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """ITU-T T.81, annex B: walk the segments up to EOI, for the frame's size and for what is missing."""
-    size, at = (0, 0), 2
-    while found := _JPEG_MARKER.search(data, at):
-        marker, at = found[1][0], found.end()
-        if marker == 0xD9:
-            return size
-        if marker in _JPEG_FRAMES and size == (0, 0):
-            height, width = struct.unpack_from(">HH", data, at + 3)
-            size = (width, height)
-        if marker != 0x01:
-            at += struct.unpack_from(">H", data, at)[0]
-    raise _UnreadableError(_CUT_OFF)
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    """PNG specification, 11.2.1: IHDR comes first; 5.6: IEND comes last."""
-    if data[12:16] != b"IHDR":
-        raise _UnreadableError(_DAMAGED)
-    at, kind = 8, b""
-    while kind != b"IEND" and at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        at += 12 + length
-    if kind != b"IEND" or at > len(data):
-        raise _UnreadableError(_CUT_OFF)
-    return struct.unpack_from(">II", data, 16)
-
-
-def _bmp_size(data: bytes) -> tuple[int, int]:
-    core = struct.unpack_from("<I", data, 14)[0] == 12
-    width, height = struct.unpack_from("<HH" if core else "<ii", data, 18)
-    return width, abs(height)  # negative: rows run from top to bottom
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """RFC 9649: a RIFF container around VP8, VP8L or VP8X."""
-    if len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
-        raise _UnreadableError(_CUT_OFF)
-    if data[12:16] == b"VP8X":
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
-    if data[12:16] == b"VP8L":
-        bits = struct.unpack_from("<I", data, 21)[0]
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    width, height = struct.unpack_from("<HH", data, 26)
-    return width & 0x3FFF, height & 0x3FFF
-
-
-def _tiff_size(data: bytes) -> tuple[int, int]:
-    """TIFF 6.0, section 2: tags 256 and 257 of the first directory; 262 = 8 is CIELAB."""
-    order = "<" if data[:2] == b"II" else ">"
-    at = struct.unpack_from(order + "I", data, 4)[0]
-    tags = {}
-    for entry in range(at + 2, at + 2 + 12 * struct.unpack_from(order + "H", data, at)[0], 12):
-        tag, kind = struct.unpack_from(order + "HH", data, entry)
-        if kind in (3, 4):
-            tags[tag] = struct.unpack_from(order + " HI"[kind - 2], data, entry + 8)[0]
-    if tags.get(262) == 8:
-        raise _UnreadableError("CIELAB colours cannot be read: convert it to RGB")
-    return tags[256], tags[257]
-
-
-def _pnm_size(data: bytes) -> tuple[int, int]:
-    found = _PNM.match(data)
-    if not found:
-        raise _UnreadableError(_DAMAGED)
-    if found[1] != b"4" and found[4] != b"255":
-        raise _UnreadableError("grey levels must run from 0 to 255: convert it to PNG")
-    return int(found[2]), int(found[3])
-
-
-_FORMATS: dict[str, tuple[re.Pattern[bytes], Callable[[bytes], tuple[int, int]]]] = {
-    "JPEG": (re.compile(rb"\xff\xd8\xff"), _jpeg_size),
-    "PNG": (re.compile(rb"\x89PNG\r\n\x1a\n"), _png_size),
-    "GIF": (re.compile(rb"GIF8[79]a"), lambda data: struct.unpack_from("<HH", data, 6)),
-    "BMP": (re.compile(rb"BM"), _bmp_size),
-    "TIFF": (re.compile(rb"II\*\0|MM\0\*"), _tiff_size),
-    "WebP": (re.compile(rb"RIFF....WEBP", re.DOTALL), _webp_size),
-    "PNM": (re.compile(rb"P[456]\s"), _pnm_size),
-}
-
-
-def _header(data: bytes) -> tuple[str, int, int]:
-    """(format, width, height) by the first bytes of a file, whatever its name says."""
-    for name, (magic, size) in _FORMATS.items():
-        if magic.match(data):
-            try:
-                return name, *size(data)
-            except (struct.error, KeyError):
-                raise _UnreadableError(f"{name}: {_DAMAGED}") from None
-    raise _UnreadableError(f"not a picture in a format that is read: {', '.join(_FORMATS)}")
 
 
 # ---- reading and writing files ----
@@ -143,28 +37,28 @@ def _decode(data: bytes) -> Pixels:
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error as error:
-        raise _UnreadableError(f"it cannot be decoded ({str(error).splitlines()[0]})") from error
+        raise UnreadableError(f"it cannot be decoded ({str(error).splitlines()[0]})") from error
     if bgr is None or bgr.dtype not in (np.uint8, np.uint16):
-        raise _UnreadableError("it is damaged, or of a kind that OpenCV does not decode: convert it to PNG or JPEG")
+        raise UnreadableError("it is damaged, or of a kind that OpenCV does not decode: convert it to PNG or JPEG")
     eight = bgr if bgr.dtype == np.uint8 else bgr >> 8
     return np.ascontiguousarray(eight[..., ::-1], dtype=np.uint8)
 
 
 def _decode_checked(data: bytes, max_pixels: int) -> Pixels:
     if not data:
-        raise _UnreadableError("the file is empty")
-    name, width, height = _header(data)
+        raise UnreadableError("the file is empty")
+    name, width, height = read_header(data)
     if width < 1 or height < 1:
-        raise _UnreadableError(f"{name} of {width} x {height} pixels: there is nothing to see")
+        raise UnreadableError(f"{name} of {width} x {height} pixels: there is nothing to see")
     if width * height > max_pixels:
-        raise _UnreadableError(
+        raise UnreadableError(
             f"{name} of {width} x {height} pixels, more than the limit of {max_pixels:,}: "
             "give a higher max_pixels if you trust the file"
         )
     try:
         return _decode(data)
-    except _UnreadableError as why:
-        raise _UnreadableError(f"{name} of {width} x {height} pixels: {why}") from why
+    except UnreadableError as why:
+        raise UnreadableError(f"{name} of {width} x {height} pixels: {why}") from why
 
 
 def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -190,9 +84,9 @@ def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     try:
         if not where.is_file():
             what = "a folder" if where.is_dir() else "no ordinary file"
-            raise _UnreadableError(f"{what}, not a picture" if where.exists() else "there is no such file")
+            raise UnreadableError(f"{what}, not a picture" if where.exists() else "there is no such file")
         return _decode_checked(where.read_bytes(), max_pixels)
-    except (_UnreadableError, OSError, ValueError) as why:
+    except (UnreadableError, OSError, ValueError) as why:
         raise ImageError(f"cannot read {os.fspath(path)!r}: {why}") from why
 
 
@@ -252,15 +146,29 @@ def save_image(path: PathLike, rgb: NDArray[Any]) -> None:
     if where.suffix.lower() not in _ENCODERS:
         raise OptionError(f"cannot save {str(where)!r}: the name must end in {', '.join(_ENCODERS)}")
     picture = as_image(rgb)
-    partial = where.with_name(f".{secrets.token_hex(6)}.part")
     try:
-        partial.write_bytes(encode_image(picture, where.suffix.lower()))
-        os.replace(partial, where)
+        data = encode_image(picture, where.suffix.lower())
     except Exception as error:
-        raise OutputError(f"cannot write {str(where)!r}: {error}. Give another folder or name") from error
+        raise OutputError(f"cannot write {str(where)!r}: {error}. Give another format") from error
+    write_whole(where, data)
+
+
+def write_whole(path: Path, data: bytes) -> Path:
+    """Write a file whole or not at all: a temporary file in the same folder, then a rename.
+
+    Raises:
+        OutputError: It cannot be written there.
+    """
+    partial = path.with_name(f".{secrets.token_hex(6)}.part")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error}. Give another folder or name") from error
     finally:
         with suppress(OSError):
             partial.unlink()
+    return path
 
 
 # ---- preprocessing ----

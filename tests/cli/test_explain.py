@@ -367,14 +367,14 @@ def test_a_disk_that_fills_up_leaves_no_half_files(run, model, picture, tmp_path
 
 
 def test_what_was_finished_is_told_when_a_later_picture_stops_the_run(run, model, picture, tmp_path, monkeypatch):
-    real = explanation._write
+    real = explanation.write_whole
 
     def full(path, data):
         if path.name.startswith("b."):
             raise explanation.OutputError("no space")
         return real(path, data)
 
-    monkeypatch.setattr(explanation, "_write", full)
+    monkeypatch.setattr(explanation, "write_whole", full)
     done = run("explain", model, picture, png(tmp_path / "b.png"), "-o", tmp_path / "out")
     assert done.code == 2
     assert "picture.png" in done.out
