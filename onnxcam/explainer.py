@@ -228,17 +228,18 @@ class Explainer:
         writer = Writer(edited.graph, edited.opset)
         of = edited.values[self.logits.name]
         head = write_head(writer, of, self.logits, target)
-        named = {"score": head.score, "class_index": head.class_index, "logits": head.logits}
+        named = head.answers
         seed = backward(edited, writer, head.score.value, xp.ones_like(head.score), [of], engine="portable")
         walk = None
         go = partial(backward, edited, writer, of, seed.gradients[0], engine=self.engine)
         if self.layers:
             values = [edited.values[layer.value] for layer in self.layers]
-            walk = go(list({id(v): v for v in values}.values()))
-            found = dict(zip([id(v) for v in {id(v): v for v in values}.values()], walk.gradients, strict=True))
+            distinct = list(dict.fromkeys(values))
+            walk = go(distinct)
+            found = dict(zip(distinct, walk.gradients, strict=True))
             for number, value in enumerate(values):
                 named[f"activations/{number}"] = writer.tensor(value)
-                named[f"gradients/{number}"] = found[id(value)].small
+                named[f"gradients/{number}"] = found[value].small
         if self.method.relu is not None:
             walk = go([named_value(edited, self.model.image_input.name)], relu=self.method.relu)
             named["pixels"] = walk.gradients[0]
@@ -253,8 +254,7 @@ class Explainer:
         edited = self.model.clone()
         writer = Writer(edited.graph, edited.opset)
         head = write_head(writer, edited.values[self.logits.name], self.logits, target)
-        answers = {"score": head.score, "class_index": head.class_index, "logits": head.logits}
-        outputs = self._expose(writer, answers)
+        outputs = self._expose(writer, head.answers)
         return _Program(self._new_session(edited), head.inputs, outputs)
 
     def _expose(self, writer: Writer, named: Mapping[str, Tensor]) -> dict[str, str]:

@@ -104,6 +104,11 @@ class Head:
     logits: Tensor
     inputs: tuple[str, ...]
 
+    @property
+    def answers(self) -> dict[str, Tensor]:
+        """What a run tells of the prediction, by name."""
+        return {"score": self.score, "class_index": self.class_index, "logits": self.logits}
+
 
 def write_head(writer: Writer, value: ir.Value, logits: Logits, target: Target) -> Head:
     """Write ``target`` behind the logits.

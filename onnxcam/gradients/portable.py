@@ -63,6 +63,14 @@ def element_type(value: ir.Value) -> ir.DataType:
     return value.dtype
 
 
+def disconnected(of: ir.Value, value: ir.Value) -> GradientError:
+    """What both engines say where no differentiable way leads from ``value`` to ``of``."""
+    return GradientError(
+        f"{of.name} does not depend on {value.name} through differentiable operators, so there is no gradient; choose "
+        "a layer between the image and the score"
+    )
+
+
 def backward(
     writer: Writer,
     path: Sequence[ir.Node],
@@ -148,10 +156,7 @@ class _Walk:
     def result(self, value: ir.Value, of: ir.Value) -> Tensor:
         total = self.total(value)
         if total is None:
-            raise GradientError(
-                f"{of.name} does not depend on {value.name} through differentiable operators, so there is no "
-                "gradient; choose a layer between the image and the score"
-            )
+            raise disconnected(of, value)
         return total
 
 

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnxcam.errors import GradientError
 from onnxcam.gradients.lowering import LOWERINGS
 from onnxcam.gradients.path_copy import Copy
+from onnxcam.gradients.portable import disconnected
 from onnxcam.gradients.relu import POLICIES, Policy
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.model import Model
@@ -64,10 +65,7 @@ def backward(
     asked = [v for v in wrt if v is not of]
     for value in asked:
         if id(value) not in read:
-            raise GradientError(
-                f"{of.name} does not depend on {value.name} through differentiable operators, so there is no "
-                "gradient; choose a layer between the image and the score"
-            )
+            raise disconnected(of, value)
     gated = () if policy is POLICIES["plain"] else rectifiers
     copy = Copy(path, wrt, writer.opset, LOWERINGS, gated)
     if problem := _unavailable() or _too_new(path, model) or _refusals(copy):
