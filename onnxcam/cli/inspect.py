@@ -77,12 +77,15 @@ def _shape(value: Any) -> list[Any] | None:
 
 def _engines(model: Model, logits: str, layer: str | None, pixels: Any) -> dict[str, dict[str, str]]:
     """Per engine: "ok", or why not, for the gradient at the best layer and at the image."""
-    from onnxcam.gradients import portable, training
-    from onnxcam.gradients.rules import NO_GRADIENT, RULES
+    from onnxcam.gradients import training
+    from onnxcam.gradients.expansion import is_covered
+    from onnxcam.gradients.refusals import Refusal, unknown_ranks
+    from onnxcam.gradients.rules import NO_GRADIENT
     from onnxcam.graph.paths import float_path
 
     def portably(path: Any) -> str:
-        return "; ".join(map(str, [*portable.missing_rules(path, RULES), *portable.unknown_ranks(path)]))
+        missing = [Refusal(n, "no gradient rule") for n in path if not is_covered(n, model.opset)]
+        return "; ".join(map(str, [*missing, *unknown_ranks(path)]))
 
     checks: dict[str, Callable[[Any], str]] = {"portable": portably, "training": training.why_not}
     starts = {"layer": model.values[layer] if layer else None, "image": pixels}

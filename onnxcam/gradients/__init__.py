@@ -10,8 +10,10 @@ import onnx_ir as ir
 
 from onnxcam.errors import GradientError, OptionError, UnknownNameError
 from onnxcam.gradients import portable, training
+from onnxcam.gradients.expansion import expand, is_covered
 from onnxcam.gradients.relu import POLICIES, policy
-from onnxcam.gradients.rules import NO_GRADIENT, RULES
+from onnxcam.gradients.rules import NO_GRADIENT, working_type
+from onnxcam.graph import symbolic as xp
 from onnxcam.graph.activations import activation_sites, is_rectifier
 from onnxcam.graph.inspect import find_logits
 from onnxcam.graph.names import find_value
@@ -45,6 +47,7 @@ def add_gradients(model: Model, of: str, wrt: str | Sequence[str], relu: str = "
 
     For each value ``v`` of ``wrt`` it has an output ``onnxcam/grad/v`` of v's shape, the gradient of
     ``sum(onnxcam/seed * of)``, and one new input ``onnxcam/seed`` of the shape of ``of``. Everything else is as it was.
+    Seed and gradients are float32 (double for doubles): in float16 they would overflow or vanish.
 
     Args:
         model: the model; it is not changed.
@@ -72,6 +75,7 @@ def add_gradients(model: Model, of: str, wrt: str | Sequence[str], relu: str = "
     walk = backward(edited, writer, target, seed, [named_value(edited, n) for n in names], relu, engine)
     for name, gradient in zip(names, walk.gradients, strict=True):
         writer.output(gradient, f"{PREFIX}grad/{name}")
+    writer.sweep()
     note = f"gradient by engine {walk.engine}; ReLU policy {relu} changed {walk.changed} of {walk.sites} activations"
     return replace(edited, notes=(*model.notes, note))
 
@@ -90,8 +94,11 @@ def backward(
     if engine not in ENGINES:
         raise UnknownNameError.of("engine", engine, ENGINES)
     path = float_path(of, wrt, NO_GRADIENT)
-    sites = activation_sites(path)
-    rectifiers = frozenset(id(n) for n in path if is_rectifier(n))
+    chosen = engine if engine != "auto" else _choose(model, path)
+    expansion = expand(writer, path, wrt) if chosen == "portable" else None
+    nodes = path if expansion is None else expansion.nodes
+    sites = activation_sites(nodes)
+    rectifiers = frozenset(id(n) for n in nodes if is_rectifier(n))
     changed = 0 if relu == "plain" else len(rectifiers)
     if relu != "plain" and not changed:
         warnings.warn(
@@ -99,9 +106,8 @@ def backward(
             "gradient (networks of SiLU, GELU or hard-swish are so)",
             stacklevel=3,
         )
-    chosen = engine if engine != "auto" else _choose(model, path)
-    if chosen == "portable":
-        grads = portable.backward(writer, path, of, seed, wrt, rule, rectifiers, RULES)
+    if expansion is not None:
+        grads = portable.backward(expansion, of, xp.astype(seed, working_type(of.dtype)), wrt, rule, rectifiers)
     else:
         grads = training.backward(model, writer, path, of, seed, wrt, rule, rectifiers)
     quantised = {"QuantizeLinear", "Conv"} <= {n.op_type for n in path}
@@ -109,7 +115,7 @@ def backward(
 
 
 def _choose(model: Model, path: Sequence[ir.Node]) -> str:
-    missing = portable.missing_rules(path, RULES)
+    missing = not all(is_covered(n, model.opset) for n in path)
     return "training" if missing and not training.why_not(path, model) else "portable"
 
 

@@ -6,61 +6,29 @@ and Walther, "Evaluating Derivatives", 2nd edition, section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
 
 import onnx_ir as ir
-from onnx.checker import ValidationError
-from onnx.shape_inference import InferenceError
 
 from onnxcam.errors import GradientError
+from onnxcam.gradients.expansion import Expansion, StandIn, Step
+from onnxcam.gradients.refusals import DO_NOT_FIT, Refusal, refusal_error
 from onnxcam.gradients.relu import POLICIES, Policy
-from onnxcam.gradients.rules import Cotangents, Node, Rule, UnsupportedError
+from onnxcam.gradients.rules import RULES, Cotangents, Node, UnsupportedError, working_type
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.paths import FLOATS
 from onnxcam.graph.symbolic import Tensor, Writer
 
-# What a rule raises for a node whose attributes contradict its tensors, besides what it refuses on purpose.
-_DO_NOT_FIT = (UnsupportedError, ValueError, TypeError, IndexError, InferenceError, ValidationError)
-Table = Mapping[tuple[str, str], Rule]
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A node that stands on the path and cannot be differentiated."""
-
-    node: ir.Node
-    reason: str
-
-    def __str__(self) -> str:
-        domain = f"{self.node.domain}::" if self.node.domain else ""
-        return f"{domain}{self.node.op_type} (node {self.node.name}, opset {_opset(self.node)}): {self.reason}"
-
-
-def _opset(node: ir.Node) -> int | None:
-    graph = node.graph
-    return graph.opset_imports.get(node.domain) if isinstance(graph, ir.Graph) else node.version
-
-
-def missing_rules(path: Sequence[ir.Node], rules: Table) -> list[Refusal]:
-    """The nodes of the path that no rule covers."""
-    return [Refusal(n, "no gradient rule") for n in path if (n.domain, n.op_type) not in rules]
-
-
-def unknown_ranks(path: Sequence[ir.Node]) -> list[Refusal]:
-    """The nodes of the path whose output could have any number of axes."""
-    return [Refusal(n, f"the rank of {n.outputs[0].name} is unknown") for n in path if n.outputs[0].shape is None]
-
 
 def element_type(value: ir.Value) -> ir.DataType:
-    """The type of a cotangent of ``value``.
+    """The type of a cotangent of ``value``: float32, or double for doubles.
 
     Raises:
         GradientError: the value holds integers.
     """
     if value.dtype not in FLOATS:
         raise GradientError(f"{value.name} holds {value.dtype}, not floats; choose a float value")
-    return value.dtype
+    return working_type(value.dtype)
 
 
 def disconnected(of: ir.Value, value: ir.Value) -> GradientError:
@@ -72,63 +40,61 @@ def disconnected(of: ir.Value, value: ir.Value) -> GradientError:
 
 
 def backward(
-    writer: Writer,
-    path: Sequence[ir.Node],
+    expansion: Expansion,
     of: ir.Value,
     seed: Tensor,
     wrt: Sequence[ir.Value],
     policy: Policy,
     rectifiers: Container[int],
-    rules: Table,
 ) -> list[Tensor]:
     """Write the vector-Jacobian product ``seed`` -> d(of . seed)/d(v) for each v of ``wrt``.
 
     Args:
-        writer: writes into the graph of all these.
-        path: the nodes between ``wrt`` and ``of``, in graph order.
+        expansion: the steps between ``wrt`` and ``of``, in graph order, and who writes.
         of: the value that is differentiated.
-        seed: its cotangent.
+        seed: its cotangent, of :func:`element_type`.
         wrt: with respect to what.
         policy: how a gradient passes a rectifier.
         rectifiers: ids of the nodes that the policy is for; others get the plain gradient.
-        rules: the table.
 
     Raises:
         GradientError: an operator on the path has no rule, or a rule does not cover the node (all of them are
             named), or ``of`` does not depend on one of ``wrt``.
     """
-    if refused := missing_rules(path, rules):
-        raise refusal_error(refused)
-    walk = _Walk(writer, policy, rectifiers, rules, {id(v) for n in path for v in n.outputs} | {id(v) for v in wrt})
+    walk = _Walk(expansion.writer, policy, rectifiers, expansion.live)
     walk.cotangents[id(of)] = [seed]
-    for node in reversed(path):
-        walk.step(node)
-    if walk.refused:
-        raise refusal_error(walk.refused)
+    for step in reversed(expansion.steps):
+        walk.step(step)
+    if refused := [*expansion.refused, *walk.refused]:
+        raise refusal_error(refused)
     return [walk.result(v, of) for v in wrt]
 
 
 class _Walk:
-    def __init__(
-        self, writer: Writer, policy: Policy, rectifiers: Container[int], rules: Table, live: set[int]
-    ) -> None:
-        self.writer, self.policy, self.rules, self.live = writer, policy, rules, live
+    def __init__(self, writer: Writer, policy: Policy, rectifiers: Container[int], live: set[int]) -> None:
+        self.writer, self.policy, self.live = writer, policy, live
         self.rectifiers = rectifiers
         self.cotangents: dict[int, list[Tensor]] = {}
         self.refused: list[Refusal] = []
 
-    def step(self, node: ir.Node) -> None:
+    def step(self, step: Step) -> None:
+        if isinstance(step, StandIn):
+            self.cotangents.setdefault(id(step.written), []).extend(self.cotangents.get(id(step.value), []))
+        else:
+            self.node(step)
+
+    def node(self, node: ir.Node) -> None:
         dys = [self.total(v) for v in node.outputs]
         if all(dy is None for dy in dys):
             return
         wanted = frozenset(i for i, v in enumerate(node.inputs) if v is not None and id(v) in self.live)
         policy = self.policy if id(node) in self.rectifiers else POLICIES["plain"]
         view = Node(node, self.writer, policy, wanted)
-        rule = self.rules[node.domain, node.op_type]
+        rule = RULES[node.domain, node.op_type]
         try:
             _check_ranks(node, wanted)
             self.distribute(node, rule.function(view, *dys), wanted, rule.broadcasts)
-        except _DO_NOT_FIT as error:
+        except DO_NOT_FIT as error:
             self.refused.append(Refusal(node, str(error)))
             dtype = next(dy.dtype for dy in dys if dy is not None)
             for value in node.inputs:  # the walk goes on, to find what else is refused
@@ -189,15 +155,3 @@ def _unbroadcast_at_run_time(dx: Tensor, like: Tensor) -> Tensor:
     axes = xp.squeeze(writer.op("NonZero", differs), 0)
     summed = writer.op("ReduceSum", dx, axes, keepdims=1, noop_with_empty_axes=1)
     return xp.reshape(summed, xp.shape_of(like), like.shape)
-
-
-def refusal_error(refused: Sequence[Refusal]) -> GradientError:
-    """One error that names every refusal, grouped by operator and reason."""
-    groups: dict[tuple[str, str, str], list[Refusal]] = {}
-    for r in refused:
-        groups.setdefault((r.node.domain, r.node.op_type, r.reason), []).append(r)
-    lines = [f"  {same[0]}{f' (and {len(same) - 1} more like it)' * (len(same) > 1)}" for same in groups.values()]
-    return GradientError(
-        "the portable engine cannot differentiate these operators on the path:\n" + "\n".join(lines) + "\n"
-        "Choose a layer nearer to the output; `onnxcam inspect MODEL` says whether the training engine can do it"
-    )

@@ -11,6 +11,7 @@ from onnxcam.model import Layout
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 _LEVELS = {ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16}
+_SUMS = {"ConvInteger", "MatMulInteger"}
 _CONVOLUTIONS = {"Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger"}
 _WEIGHTED = _CONVOLUTIONS | {"MatMul", "Gemm"}
 POOLS = {"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"}
@@ -31,7 +32,7 @@ def float_path(of: ir.Value, wrt: Sequence[ir.Value], stops: Collection[str] = (
     for node in graph:
         if node.op_type in stops or not any(id(v) in ahead for v in reads(node)):
             continue
-        ahead.update(id(v) for v in node.outputs if _carries(node, v))
+        ahead.update(id(v) for v in node.outputs if carries(node, v))
         reached.append(node)
     behind, path = {id(of)}, []
     for node in reversed(reached):
@@ -41,9 +42,14 @@ def float_path(of: ir.Value, wrt: Sequence[ir.Value], stops: Collection[str] = (
     return path[::-1]
 
 
-def _carries(node: ir.Node, output: ir.Value) -> bool:
-    """Floats carry a gradient, and so do a quantiser's levels, which other nodes may move about; a Cast's do not."""
-    return output.dtype in FLOATS or (output.dtype in _LEVELS and node.op_type != "Cast")
+def carries(node: ir.Node, output: ir.Value) -> bool:
+    """Floats carry a gradient, and so do a quantiser's levels, which other nodes may move about; a Cast's do not.
+
+    Sums of products of levels (ConvInteger, MatMulInteger) are integers that carry one as well.
+    """
+    if output.dtype in _LEVELS:
+        return node.op_type != "Cast"
+    return output.dtype in FLOATS or node.op_type in _SUMS
 
 
 def first_float(value: ir.Value) -> ir.Value:

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcam.graph.writer import PREFIX, Tensor, Writer, matmul, same_shape, shape_of
+from onnxcam.graph.writer import PREFIX, Tensor, Writer, matmul, same_shape, shape_of, type_proto
 from onnxcam.model import Dim
 
-__all__ = ["PREFIX", "Tensor", "Writer", "matmul", "shape_of"]
+__all__ = ["PREFIX", "Tensor", "Writer", "matmul", "shape_of", "type_proto"]
 _LAST = np.iinfo(np.int64).max  # the end of an axis, to Slice
 Axis = int | Sequence[int] | None
 
@@ -36,6 +36,7 @@ exp = _unary("Exp", "e to the power.")
 floor = _unary("Floor", "Round down.")
 log = _unary("Log", "Natural logarithm.")
 logical_not = _unary("Not", "Logical negation.")
+sigmoid = _unary("Sigmoid", "1 / (1 + exp(-x)).")
 sign = _unary("Sign", "-1, 0 or 1.")
 sin = _unary("Sin", "Sine.")
 sqrt = _unary("Sqrt", "Square root.")
@@ -62,7 +63,7 @@ def where(condition: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
 
 def astype(x: Tensor, dtype: ir.DataType) -> Tensor:
     """Cast; nothing is written where the type is right already."""
-    return x if x.dtype == dtype else x.writer.op("Cast", x, to=int(dtype))
+    return x if x.dtype == dtype else x.each(lambda t: t.writer.op("Cast", t, to=int(dtype)))
 
 
 def _axes(x: Tensor, axis: Axis) -> Tensor | None:

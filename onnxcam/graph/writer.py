@@ -8,7 +8,7 @@ expressions are written once, and shapes are inferred node by node.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -89,6 +89,17 @@ class Writer:
         node = tensor.value.producer()
         mine = node is not None and (node.name or "").startswith(PREFIX)
         return mine and not tensor.value.is_graph_output()
+
+    def sweep(self) -> None:
+        """Remove what was written and nothing reads; nothing is written after it."""
+        for node in reversed(self.graph):
+            mine = (node.name or "").startswith(PREFIX)
+            if mine and not any(v.uses() or v.is_graph_output() for v in node.outputs):
+                self.graph.remove(node, safe=True)
+        unread = [v for v in self.graph.initializers.values() if not v.uses() and not v.is_graph_output()]
+        for value in unread:
+            if (value.name or "").startswith(PREFIX):
+                del self.graph.initializers[str(value.name)]
 
     def op(
         self,
@@ -205,7 +216,7 @@ class Writer:
         found = onnx.shape_inference.infer_node_outputs(
             onnx.defs.get_schema(op_type, self.opset, ""),
             node,
-            {n: _type_proto(t) for n, t in known.items()},
+            {n: type_proto(t) for n, t in known.items()},
             data,
             opset_imports=[onnx.helper.make_opsetid("", self.opset)],
         )
@@ -338,10 +349,14 @@ class Tensor:
     def __rmatmul__(self, other: npt.ArrayLike) -> Tensor:
         return matmul(cast("Array", other), self)
 
+    def each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """An elementwise function of this tensor; a pending broadcast stays pending."""
+        if self._small is None:
+            return function(self)
+        return Tensor.pending(function(self._small), cast("Tensor", self._like))
+
     def __neg__(self) -> Tensor:
-        if self._small is not None:
-            return Tensor.pending(-self._small, cast("Tensor", self._like))
-        return self.writer.op("Neg", self)
+        return self.each(lambda t: t.writer.op("Neg", t))
 
     def __gt__(self, other: Tensor | npt.ArrayLike) -> Tensor:
         return self._binary("Greater", other)
@@ -414,7 +429,8 @@ def _type(data: Array) -> dict[str, Any]:
     return {"type": ir.TensorType(ir.DataType.from_numpy(data.dtype)), "shape": ir.Shape(data.shape)}
 
 
-def _type_proto(tensor: Tensor) -> onnx.TypeProto:
+def type_proto(tensor: Tensor) -> onnx.TypeProto:
+    """ONNX's message of a tensor's type and shape."""
     return onnx.helper.make_tensor_type_proto(int(tensor.dtype), tensor.shape)
 
 

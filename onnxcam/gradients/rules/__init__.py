@@ -8,7 +8,7 @@ tuple with one entry per input (None where there is none)::
         return node.gate(dy, node.y > 0)
 
 Cotangents have the full shape of the output. A returned one may have the shape before broadcasting: the engine alone
-sums it down. Rules cover opset 18 and later.
+sums it down. Rules cover opset 18 and later, and see float16 and bfloat16 as float32.
 """
 
 from __future__ import annotations
@@ -64,22 +64,31 @@ class Node:
     def input(self, index: int) -> Tensor | None:
         """Input ``index``; None where it is left out."""
         value = self.raw.inputs[index] if index < len(self.raw.inputs) else None
-        return None if value is None else self.writer.weight(value)
+        return None if value is None else _widened(self.writer.weight(value))
 
     @property
     def x(self) -> Tensor:
         """The first input."""
-        return self.writer.weight(_given(self.raw.inputs[0]))
+        return _given(self.input(0))
 
     @property
     def xs(self) -> tuple[Tensor, ...]:
         """All inputs, none of them left out."""
-        return tuple(self.writer.weight(_given(v)) for v in self.raw.inputs)
+        return tuple(_given(x) for x in self.optional_xs)
+
+    @property
+    def optional_xs(self) -> tuple[Tensor | None, ...]:
+        """All inputs; None for those that are left out."""
+        return tuple(self.input(i) for i in range(len(self.raw.inputs)))
 
     @property
     def y(self) -> Tensor:
         """The first output."""
-        return self.writer.tensor(self.raw.outputs[0])
+        return self.output(0)
+
+    def output(self, index: int) -> Tensor:
+        """Output ``index``."""
+        return _widened(self.writer.tensor(self.raw.outputs[index]))
 
     def attr(self, name: str, default: T) -> T:
         """An attribute, of the type of its default."""
@@ -106,9 +115,26 @@ class Node:
         return dy * xp.astype(keep, dy.dtype)
 
 
-def _given(value: ir.Value | None) -> ir.Value:
-    assert value is not None
-    return value
+def _given(tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise UnsupportedError("an input that it needs is left out")
+    return tensor
+
+
+_NARROW = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+_FOLD_CAST_BELOW = 2**16  # bytes; a larger weight is widened at run time rather than stored twice
+
+
+def working_type(dtype: ir.DataType | None) -> ir.DataType:
+    """The type in which gradients of such values are computed: float16 over- and underflows, so float32 stands in."""
+    return ir.DataType.DOUBLE if dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    if tensor.dtype not in _NARROW:
+        return tensor
+    fold = tensor.const is not None and tensor.const.nbytes < _FOLD_CAST_BELOW
+    return tensor.writer.op("Cast", tensor, fold=fold, to=int(ir.DataType.FLOAT))
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -163,4 +189,5 @@ __all__ = [
     "resize",
     "shaping",
     "vjp",
+    "working_type",
 ]

@@ -8,7 +8,7 @@ import operator
 
 import numpy as np
 
-from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, no_gradient, vjp
+from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, no_gradient, vjp, working_type
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
@@ -32,12 +32,12 @@ def dropout(node: Node, dy: Tensor, *mask: None) -> Cotangents:
 
 @vjp("Cast")
 def cast(node: Node, dy: Tensor) -> Cotangents:
-    return xp.astype(dy, node.x.dtype)
+    return xp.astype(dy, working_type(node.x.dtype))
 
 
 @vjp("CastLike")
 def cast_like(node: Node, dy: Tensor) -> Cotangents:
-    return xp.astype(dy, node.x.dtype), xp.zeros_like(node.xs[1]) if 1 in node.wanted else None
+    return xp.astype(dy, working_type(node.x.dtype)), xp.zeros_like(node.xs[1]) if 1 in node.wanted else None
 
 
 @vjp("Add", broadcasts=True)

@@ -7,7 +7,6 @@ import operator
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.gradients.rules.linear import one_hot
@@ -56,10 +55,8 @@ def _by_scatter(block: Tensor, flat: Tensor, length: Tensor) -> Tensor:
 
 
 def add_at(op_type: str, zeros: Tensor, index: Tensor, dy: Tensor, **attributes: Any) -> Tensor:
-    """Add ``dy`` to ``zeros`` where ``index`` says; in float32 for float16, for which runtimes lack the sum."""
-    wide = ir.DataType.FLOAT if dy.dtype == ir.DataType.FLOAT16 else dy.dtype
-    zeros, summand = xp.astype(zeros, wide), xp.astype(dy, wide)
-    return xp.astype(dy.writer.op(op_type, zeros, index, summand, reduction="add", **attributes), dy.dtype)
+    """Add ``dy`` to ``zeros`` where ``index`` says."""
+    return dy.writer.op(op_type, zeros, index, dy, reduction="add", **attributes)
 
 
 @vjp("GatherElements")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
-
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.gradients.rules.reduction import nonzero
 from onnxcam.graph import symbolic as xp
@@ -64,34 +62,30 @@ def group_normalization(node: Node, dy: Tensor) -> Cotangents:
 
 
 def _standardise(x: Tensor, axes: tuple[int, ...], epsilon: float) -> tuple[Tensor, Tensor]:
-    """(x - mean) / sqrt(var + eps), and that root; in float32 where a float16 square would overflow."""
-    x = xp.astype(x, ir.DataType.FLOAT) if x.dtype == ir.DataType.FLOAT16 else x
+    """(x - mean) / sqrt(var + eps), and that root."""
     centred = x - xp.mean(x, axes, keepdims=True)
     deviation = xp.sqrt(xp.mean(centred * centred, axes, keepdims=True) + epsilon)
     return centred / deviation, deviation
 
 
 def _normal(x: Tensor, axes: tuple[int, ...], epsilon: float) -> Tensor:
-    return xp.astype(_standardise(x, axes, epsilon)[0], x.dtype)
+    return _standardise(x, axes, epsilon)[0]
 
 
 def _through_statistics(x: Tensor, g: Tensor, axes: tuple[int, ...], epsilon: float) -> Tensor:
     """The cotangent of x in (x - mean) / sqrt(var + eps), both taken over ``axes``, for the cotangent ``g``."""
     normal, deviation = _standardise(x, axes, epsilon)
-    g = xp.astype(g, normal.dtype)
-    inner = g - xp.mean(g, axes, keepdims=True) - normal * xp.mean(g * normal, axes, keepdims=True)
-    return xp.astype(inner / deviation, x.dtype)
+    return (g - xp.mean(g, axes, keepdims=True) - normal * xp.mean(g * normal, axes, keepdims=True)) / deviation
 
 
 @vjp("RMSNormalization", broadcasts=True)  # y = scale x / r, r = sqrt(mean(x^2) + eps) over the last axes
 def rms_normalization(node: Node, dy: Tensor) -> Cotangents:
     x, scale = node.xs
     axes = tuple(range(node.attr("axis", -1) % x.rank, x.rank))
-    wide = xp.astype(x, ir.DataType.FLOAT) if x.dtype == ir.DataType.FLOAT16 else x
-    root = xp.sqrt(xp.mean(wide * wide, axes, keepdims=True) + node.attr("epsilon", 1e-5))
-    normal, g = wide / root, xp.astype(dy * scale, wide.dtype)
+    root = xp.sqrt(xp.mean(x * x, axes, keepdims=True) + node.attr("epsilon", 1e-5))
+    normal, g = x / root, dy * scale
     dx = (g - normal * xp.mean(g * normal, axes, keepdims=True)) / root
-    return xp.astype(dx, x.dtype), dy * xp.astype(normal, x.dtype) if 1 in node.wanted else None
+    return dx, dy * normal if 1 in node.wanted else None
 
 
 @vjp("LpNormalization")  # y = x / |x|, so dx = (dy - d|x|/dx sum(dy y)) / |x|, where d|x|/dx is y or sign(x)

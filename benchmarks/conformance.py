@@ -1,0 +1,214 @@
+"""Gradients on the ONNX backend node suite: what each engine gets right, wrong, or refuses.
+
+The denominator is fixed: the cases of ``conformance_cases.txt``, which ONNX Runtime runs and which are differentiable
+in at least one float32 input, and those of newer opsets, which only ONNX's reference evaluator runs. A case is right
+if, for every float32 input and every float output that depend on one another, the directional derivatives agree with
+central differences of the case's own model. ``make conformance`` writes the table of docs/operators.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import numpy_helper
+
+from onnxcam.errors import GradientError, OnnxcamError
+from onnxcam.gradients import add_gradients
+from onnxcam.model import Model, load_model
+
+CASES = Path(__file__).with_name("conformance_cases.txt")
+STEPS = (1e-2, 3e-3)
+AGREE = 0.05  # how far the two differences may be apart, relative
+SLOPE = 1e-4  # a smaller derivative counts as none
+DIRECTIONS = 3
+Arrays = dict[str, np.ndarray]
+Run = Callable[[Arrays], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a case: "right", "wrong", "refused" or "untested", and why."""
+
+    outcome: str
+    why: str = ""
+
+
+def names() -> list[str]:
+    """The names of the list."""
+    return [line for line in CASES.read_text().splitlines() if line and not line.startswith("#")]
+
+
+@functools.cache
+def suite() -> dict[str, Any]:
+    """The backend node suite of the installed onnx."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {case.name: case for case in collect_testcases(None)}
+
+
+def feeds_of(case: Any) -> Arrays:
+    """The inputs of a case's first data set, as arrays; what is no tensor is left out."""
+    given = zip(case.model.graph.input, case.data_sets[0][0], strict=False)
+    pairs = ((v.name, numpy_helper.to_array(a) if isinstance(a, onnx.TensorProto) else a) for v, a in given)
+    return {name: np.asarray(a) for name, a in pairs if isinstance(a, np.ndarray | np.generic)}
+
+
+def prepared(case: Any, feeds: Arrays, free: bool, constant: bool) -> tuple[onnx.ModelProto, Arrays]:
+    """The case's model and what is fed to it.
+
+    Args:
+        case: of the suite.
+        feeds: its inputs.
+        free: make every axis of the float inputs symbolic.
+        constant: make inputs that hold no floats (axes, shapes, indices) constants, as exporters do.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    held = [n for n, a in feeds.items() if constant and a.dtype.kind not in "fV"]
+    inputs = [v for v in model.graph.input if v.name not in held]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.graph.initializer.extend(numpy_helper.from_array(feeds[n], n) for n in held)
+    if free:
+        _free(model.graph)
+    return model, {n: a for n, a in feeds.items() if n not in held}
+
+
+def _free(graph: onnx.GraphProto) -> None:
+    for value in graph.input:
+        tensor = value.type.tensor_type
+        if tensor.elem_type == onnx.TensorProto.FLOAT:
+            for axis, dim in enumerate(tensor.shape.dim):
+                dim.dim_param = f"{value.name}_{axis}"
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+    del graph.value_info[:]
+
+
+def runner(model: onnx.ModelProto) -> Run:
+    """Runs a model in ONNX Runtime."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda feeds: session.run(None, feeds)  # type: ignore[no-any-return]
+
+
+def evaluator(model: onnx.ModelProto) -> Run:
+    """Runs a model in ONNX's reference evaluator."""
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(model)
+    return lambda feeds: evaluator.run(None, feeds)  # type: ignore[return-value]
+
+
+def opened(model: onnx.ModelProto) -> Model:
+    """As users open it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "case.onnx"
+        path.write_bytes(model.SerializeToString())
+        return load_model(path)
+
+
+def judge(
+    name: str, engine: str = "portable", free: bool = False, constant: bool = True, newer: bool = False
+) -> Verdict:
+    """Judge one case."""
+    case = suite()[name]
+    feeds = feeds_of(case)
+    model, fed = prepared(case, feeds, free, constant)
+    make = evaluator if newer else runner
+    try:
+        forward = make(model)
+        forward(fed)
+    except Exception as error:
+        return Verdict("untested", f"does not run without gradients: {str(error)[:150]}")
+    pairs = _differentiable(model, forward, fed)
+    if not pairs:
+        return Verdict("untested", "not differentiable by finite differences")
+    outcomes = [_judge_output(model, make, fed, output, slopes, engine) for output, slopes in pairs.items()]
+    return next((o for o in outcomes if o.outcome != "right"), Verdict("right"))
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A directional derivative of <seed, output> by an input."""
+
+    seed: np.ndarray
+    direction: np.ndarray
+    value: float
+    doubt: float
+
+
+def _differentiable(model: onnx.ModelProto, forward: Run, feeds: Arrays) -> dict[str, dict[str, list[Slope]]]:
+    """By output and input: the slopes of those that depend differentiably on one another."""
+    found: dict[str, dict[str, list[Slope]]] = {}
+    outputs = [v.name for v in model.graph.output]
+    base = forward(feeds)
+    for k, output in enumerate(outputs):
+        if not isinstance(base[k], np.ndarray) or base[k].dtype.kind != "f" or not np.all(np.isfinite(base[k])):
+            continue
+        for name, x in feeds.items():
+            if x.dtype != np.float32 or not x.size:
+                continue
+            rng = np.random.default_rng(zlib.crc32(f"{output}/{name}".encode()))
+            seed = rng.uniform(0.5, 1.5, base[k].shape) * rng.choice([-1, 1], base[k].shape)
+            slopes = [_slope(forward, feeds, name, k, seed, rng) for _ in range(4 * DIRECTIONS)]
+            kept = [s for s in slopes if abs(s.value) >= SLOPE and s.doubt <= AGREE * abs(s.value)]
+            if kept:
+                found.setdefault(output, {})[name] = kept[:DIRECTIONS]
+    return found
+
+
+def _slope(forward: Run, feeds: Arrays, name: str, k: int, seed: np.ndarray, rng: np.random.Generator) -> Slope:
+    direction = rng.uniform(-1, 1, feeds[name].shape).astype(np.float32)
+
+    def difference(step: float) -> float:
+        ends = [forward({**feeds, name: feeds[name] + np.float32(s) * direction})[k] for s in (step, -step)]
+        gap = np.subtract(*ends, dtype=np.float64)
+        return float(np.vdot(seed, gap)) / (2 * step)
+
+    coarse, fine = (difference(step) for step in STEPS)
+    return Slope(seed, direction, coarse, abs(coarse - fine))
+
+
+def _judge_output(
+    model: onnx.ModelProto,
+    make: Callable[[onnx.ModelProto], Run],
+    feeds: Arrays,
+    output: str,
+    slopes: Mapping[str, Sequence[Slope]],
+    engine: str,
+) -> Verdict:
+    try:
+        edited = ir.to_proto(add_gradients(opened(model), of=output, wrt=list(slopes), engine=engine).ir_model)
+    except GradientError as error:
+        return Verdict("refused", str(error))
+    except OnnxcamError as error:
+        return Verdict("refused", f"{type(error).__name__}: {error}")
+    outputs = [v.name for v in edited.graph.output]
+    run = make(edited)
+    for name, found in slopes.items():
+        seed = found[0].seed.astype(np.float32)
+        gradient = run({**feeds, "onnxcam/seed": seed})[outputs.index(f"onnxcam/grad/{name}")]
+        if gradient.shape != feeds[name].shape:
+            return Verdict("wrong", f"d {output} / d {name} has shape {gradient.shape}, not {feeds[name].shape}")
+        for s in found:
+            got = float(np.vdot(gradient.astype(np.float64), s.direction))
+            if not abs(got - s.value) <= 2 * s.doubt + 1e-2 * abs(s.value) + 1e-4:
+                return Verdict("wrong", f"d {output} / d {name} is {got:.6g} along a direction, not {s.value:.6g}")
+    return Verdict("right")

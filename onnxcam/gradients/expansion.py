@@ -1,0 +1,118 @@
+"""Before the reverse walk: operators without a rule are written out in operators that have one.
+
+What is written computes the same once more; the walk differentiates it instead of the node. Original nodes stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxcam.gradients.bodies import BODIES
+from onnxcam.gradients.bodies.functions import has_function, write_function
+from onnxcam.gradients.refusals import DO_NOT_FIT, Refusal
+from onnxcam.gradients.relu import POLICIES
+from onnxcam.gradients.rules import NO_GRADIENT, RULES, Node, UnsupportedError
+from onnxcam.graph.paths import carries, reads
+from onnxcam.graph.symbolic import Tensor, Writer
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A value that the walk leaves for the one that was written for it."""
+
+    value: ir.Value
+    written: ir.Value
+
+
+Step = ir.Node | StandIn
+
+
+@dataclass
+class Expansion:
+    """The steps of a walk, in graph order.
+
+    Attributes:
+        writer: who writes.
+        live: ids of the values that carry a gradient.
+        steps: nodes with a rule, and stand-ins.
+        refused: nodes that nothing covers.
+    """
+
+    writer: Writer
+    live: set[int]
+    steps: list[Step] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    _seen: set[int] = field(default_factory=set)
+
+    @property
+    def nodes(self) -> list[ir.Node]:
+        """The steps that are nodes."""
+        return [s for s in self.steps if isinstance(s, ir.Node)]
+
+    def add(self, node: ir.Node) -> None:
+        """Add a node of the path, written out where it has no rule."""
+        if id(node) in self._seen:
+            return
+        self._seen.add(id(node))
+        if (node.domain, node.op_type) in RULES:
+            self.steps.append(node)
+        else:
+            self._write_out(node)
+        self.live.update(id(v) for v in node.outputs if carries(node, v))
+
+    def _write_out(self, node: ir.Node) -> None:
+        try:
+            written = self._written(node)
+        except DO_NOT_FIT as error:
+            self.refused.append(Refusal(node, str(error)))
+            return
+        pairs = [(v, t.value) for v, t in zip(node.outputs, written, strict=False) if t is not None]
+        for inner in _between([value for _, value in pairs], {id(v) for v in reads(node)}):
+            if inner.op_type not in NO_GRADIENT and any(id(v) in self.live for v in reads(inner)):
+                self.add(inner)
+        self.steps.extend(StandIn(value, new) for value, new in pairs)
+
+    def _written(self, node: ir.Node) -> Sequence[Tensor | None]:
+        wanted = frozenset(i for i, v in enumerate(node.inputs) if v is not None and id(v) in self.live)
+        view = Node(node, self.writer, POLICIES["plain"], wanted)
+        body = BODIES.get((node.domain, node.op_type))
+        if body is not None:
+            found = body(view)
+            return (found,) if isinstance(found, Tensor) else found
+        if has_function(node, self.writer.opset):
+            return write_function(view)
+        raise UnsupportedError("no gradient rule")
+
+
+def expand(writer: Writer, path: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> Expansion:
+    """The steps that differentiate ``path``."""
+    expansion = Expansion(writer, {id(v) for v in wrt})
+    for node in path:
+        expansion.add(node)
+    return expansion
+
+
+def is_covered(node: ir.Node, opset: int) -> bool:
+    """Whether a rule, a body or ONNX's own function covers the operator."""
+    key = (node.domain, node.op_type)
+    return key in RULES or key in BODIES or has_function(node, opset)
+
+
+def _between(outputs: Sequence[ir.Value], inputs: set[int]) -> list[ir.Node]:
+    """The nodes that lead from ``inputs`` to ``outputs``, each behind those that it reads."""
+    found: dict[int, ir.Node] = {}
+    stack = [(v, False) for v in reversed(outputs)]
+    while stack:
+        value, ready = stack.pop()
+        node = value.producer()
+        if node is None or id(value) in inputs or id(node) in found:
+            continue
+        if ready:
+            found[id(node)] = node
+        else:
+            stack.append((value, True))
+            stack.extend((v, False) for v in reversed(reads(node)))
+    return list(found.values())
