@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -21,8 +19,6 @@ from onnx import TensorProto
 from onnxcam.errors import ModelError
 
 _LARGER = 1024  # bytes of a weight that is taken out; smaller ones may tell shapes
-_INTEGERS = (TensorProto.INT32, TensorProto.INT64)
-_ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Mod", "Neg", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Gather", "Slice"}
 _LARGEST_OPSET = 2**31 - 1
 
 
@@ -361,71 +357,6 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
     for graph in _subgraphs(node):
         for inner in graph.node:
             yield from _reads(inner)
-
-
-def infer_shapes(file: Path, proto: onnx.ModelProto) -> list[str]:
-    """Write the type and shape of every value into the graph; returns a note where declared shapes were wrong.
-
-    Raises:
-        ModelError: types or shapes contradict one another.
-    """
-    notes = []
-    _free_negative_dims(proto.graph)
-    try:
-        inferred = _inferred(proto)
-    except Exception:  # a runtime goes by what operators give, not by what the file says of inner values
-        _forget_shapes(proto.graph)
-        notes.append("the file's own shapes contradict its operators; inferred anew")
-        inferred = _try_inferred(file, proto)
-    del proto.graph.value_info[:], proto.graph.output[:]
-    proto.graph.value_info.extend(inferred.graph.value_info)
-    proto.graph.output.extend(inferred.graph.output)
-    return notes
-
-
-def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
-    folded = onnx.ModelProto()
-    folded.CopyFrom(proto)
-    _fold_integers(folded)
-    return onnx.shape_inference.infer_shapes(folded, check_type=True, strict_mode=True, data_prop=True)
-
-
-def _fold_integers(proto: onnx.ModelProto) -> None:
-    """Compute constant shape arithmetic, of which inference knows no Mod and no Reshape (PyTorch's attention)."""
-    from onnx.reference import ReferenceEvaluator
-
-    opsets = {o.domain: o.version for o in proto.opset_import}
-    known = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.data_type in _INTEGERS}
-    for node in proto.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].t.data_type in _INTEGERS:
-            known[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
-        elif node.op_type in _ARITHMETIC and node.input and all(name in known for name in node.input):
-            with suppress(Exception):  # what cannot be computed stays unknown
-                (result,) = ReferenceEvaluator(node, opsets=opsets).run(None, {n: known[n] for n in node.input})
-                known[node.output[0]] = np.asarray(result)
-                value = onnx.numpy_helper.from_array(known[node.output[0]])
-                node.CopyFrom(onnx.helper.make_node("Constant", [], list(node.output), node.name, value=value))
-
-
-def _try_inferred(file: Path, proto: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        return _inferred(proto)
-    except Exception as error:
-        raise ModelError(f"{file}: its operators do not fit together: {first_line(error)}. Export it again") from error
-
-
-def _free_negative_dims(graph: onnx.GraphProto) -> None:
-    """Some exporters write -1 for a free axis; ONNX leaves it out."""
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_value < 0:
-                dim.Clear()
-
-
-def _forget_shapes(graph: onnx.GraphProto) -> None:
-    del graph.value_info[:]
-    for output in graph.output:
-        output.type.tensor_type.ClearField("shape")
 
 
 def first_line(error: Exception) -> str:

@@ -23,6 +23,7 @@ import onnx_ir.passes.common as passes
 from onnxcam import integrity
 from onnxcam.errors import ModelError, OutputError
 from onnxcam.integrity import first_line
+from onnxcam.shapes import Integers, infer_shapes
 
 OPSET = 18  # the oldest opset that the gradient rules are written for
 _RESIZE_IN_FULL = 11  # the first opset whose Resize says how it samples
@@ -231,8 +232,10 @@ def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> 
         if opset < OPSET:
             proto = _convert(file, proto, opset)
             notes.append(f"converted from opset {opset} to {OPSET}")
-        notes += integrity.infer_shapes(file, proto)
+        known, found = infer_shapes(file, proto)
+        notes += found
         model = ir.from_proto(proto)
+        _tell_integers(model.graph, known)
         integrity.give_back_weights(model.graph, weights)
         ir.external_data.set_base_dir(model.graph, file.resolve().parent)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -243,6 +246,12 @@ def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> 
         raise ModelError(f"{file} is not a valid ONNX graph: {first_line(error)}. Export it again") from error
     _name_nodes(model)
     return model
+
+
+def _tell_integers(graph: ir.Graph, known: Integers) -> None:
+    """Note at computed values what they are known to hold; their nodes stay."""
+    for value in (v for node in graph for v in node.outputs if v.name in known):
+        value.const_value = ir.tensor(known[str(value.name)])
 
 
 def _name_nodes(model: ir.Model) -> None:

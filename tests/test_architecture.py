@@ -24,8 +24,9 @@ MODULES = {
 MAY_IMPORT = {
     "onnxcam.errors": (),
     "onnxcam.integrity": ("onnxcam.errors",),
-    "onnxcam.model": ("onnxcam.errors", "onnxcam.integrity"),
-    "onnxcam.graph": ("onnxcam.errors", "onnxcam.model"),
+    "onnxcam.shapes": ("onnxcam.errors", "onnxcam.integrity"),
+    "onnxcam.model": ("onnxcam.errors", "onnxcam.integrity", "onnxcam.shapes"),
+    "onnxcam.graph": ("onnxcam.errors", "onnxcam.model", "onnxcam.shapes"),
     "onnxcam.gradients": ("onnxcam.errors", "onnxcam.model", "onnxcam.graph"),
     "onnxcam.targets": ("onnxcam.errors", "onnxcam.model", "onnxcam.graph"),
     "onnxcam.core": ("onnxcam.errors",),

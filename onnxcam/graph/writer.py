@@ -18,6 +18,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from onnxcam.model import Dim
+from onnxcam.shapes import infer_node
 
 PREFIX = "onnxcam/"
 Array = npt.NDArray[Any]
@@ -208,18 +209,8 @@ class Writer:
         outs = [f"o{k}" for k in range(outputs)]
         node = onnx.helper.make_node(op_type, names, outs, **attrs)
         known = {n: t for n, t in zip(names, inputs, strict=True) if t is not None}
-        data = {
-            n: onnx.numpy_helper.from_array(t.const, n)
-            for n, t in known.items()
-            if t.dtype == ir.DataType.INT64 and t.const is not None
-        }
-        found = onnx.shape_inference.infer_node_outputs(
-            onnx.defs.get_schema(op_type, self.opset, ""),
-            node,
-            {n: type_proto(t) for n, t in known.items()},
-            data,
-            opset_imports=[onnx.helper.make_opsetid("", self.opset)],
-        )
+        data = {n: t.const for n, t in known.items() if t.dtype == ir.DataType.INT64 and t.const is not None}
+        found = infer_node(node, {n: type_proto(t) for n, t in known.items()}, data, self.opset)
         return [_from_proto(found.get(o)) for o in outs]
 
 

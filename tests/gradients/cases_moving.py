@@ -95,6 +95,8 @@ for mode in ("constant", "reflect", "edge", "wrap"):
     case("Pad", mode, var(2, 4, 5), given([0, 1, 2, 0, 3, 1]), mode=mode, **since)
     case("Pad", f"{mode}, axes", var(2, 4, 5), given([2, 1, 0, 3]), None, given([-1, 1]), mode=mode, **since)
 case("Pad", "value", var(2, 3), given([1, 0, 0, 2]), given(0.5))
+case("Pad", "value wanted", var(2, 3), given([1, 0, 0, 2]), var())
+case("Pad", "value wanted, negative pads", var(2, 3), given([1, -1, 0, 2]), var(1, free=False))
 case("Pad", "negative pads", var(2, 4, 5), given([0, -1, 2, 0, 1, -2]))
 case("Pad", "negative pads, axes", var(2, 4, 5), given([-1, -2]), None, given([2]))
 case(

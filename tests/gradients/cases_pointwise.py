@@ -284,3 +284,6 @@ for what, moved in {
         forward=stand_in,
         rank=3,
     )
+
+numbers = given([[2.3, -3.1, 4.2], [-0.7, 5.3, 1.9]], variable=True)
+case("Mod", "", numbers, given([1.1, 0.8, -1.3], variable=True), fmod=1)

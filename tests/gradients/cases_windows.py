@@ -135,6 +135,26 @@ case(
     weight(3, low=0.3),
     epsilon=0.1,
 )
+case(
+    "BatchNormalization",
+    "statistics wanted",
+    var(2, 3, 4),
+    weight(3),
+    weight(3),
+    var(3, free=False),
+    var(3, low=0.3, free=False),
+)
+for outputs in (["y", "m", "v"], ["n", "y", "v"], ["n", "m", "y"]):
+    case(
+        "BatchNormalization",
+        f"training, output {outputs.index('y')}",
+        *(var(2, 3, 4), var(3, free=False), var(3, free=False), var(3, free=False), var(3, low=0.3, free=False)),
+        outputs=outputs,
+        training_mode=1,
+        momentum=0.8,
+        epsilon=0.1,
+        rank=3 if outputs[0] == "y" else 1,
+    )
 for size in (1, 3, 4, 5):
     case("LRN", f"size {size}", var(1, 6, 2, 3), size=size, alpha=0.8, beta=0.75, bias=1.5)
 case("LRN", "defaults", var(1, 6, 2, 3), size=5)
@@ -145,6 +165,19 @@ for axis, scale in ((-1, (4,)), (2, (4,)), (1, (3, 4)), (-3, (2, 3, 4)), (-2, (4
     case("LayerNormalization", f"axis {axis}, scale {scale}", var(2, 3, 4), weight(*scale), weight(*scale), axis=axis)
 case("LayerNormalization", "no bias", var(2, 3, 4), weight(4), epsilon=0.1)
 case("LayerNormalization", "scale and bias wanted", var(2, 3, 4), var(4, free=False), var(4, free=False))
+for at, outputs in enumerate((["n", "y"], ["n", "", "y"])):
+    case("LayerNormalization", f"output {at + 1}", var(2, 3, 4), weight(3, 4), axis=1, outputs=outputs, rank=3)
+total = node("Sum", ["n", "m", "d"])
+case("LayerNormalization", "all outputs", var(2, 3, 4), weight(4), weight(4), outputs=["n", "m", "d"], after=[total])
+case(
+    "GroupNormalization",
+    "one scale per group",
+    *(var(2, 4, 3, 3), var(2, free=False), var(2, free=False)),
+    num_groups=2,
+    epsilon=1e-2,
+    until=20,
+    rank=4,
+)
 for groups in (1, 2, 4):
     case(
         "GroupNormalization",

@@ -76,6 +76,8 @@ class GroupNormalization(OpRun):  # float32 inside
         groups = x.reshape(x.shape[0], num_groups, -1)
         centred = groups - groups.mean(2, keepdims=True)
         normal = (centred / np.sqrt(groups.var(2, keepdims=True) + epsilon)).reshape(x.shape)
+        if len(scale) == num_groups:  # before opset 21
+            scale, bias = (np.repeat(v, x.shape[1] // num_groups) for v in (scale, bias))
         return (normal * scale.reshape(-1, *[1] * (x.ndim - 2)) + bias.reshape(-1, *[1] * (x.ndim - 2)),)
 
 

@@ -22,11 +22,16 @@ def has_function(node: ir.Node, opset: int) -> bool:
 
 def write_function(node: Node) -> list[Tensor | None]:
     """Write what the operator's function says; one tensor per output."""
-    function = _function(node)
+    proto = _function(node)
+    names = list(proto.output)
+    made = {name for inner in proto.node for name in inner.output}
+    proto.output[:] = [n for n in names if n in made]  # Attention's lists outputs that it leaves out
+    function = cast("ir.Function", ir.from_proto(proto))
     given = [node.input(i) for i in range(len(function.inputs))]
     known: Known = dict(zip(function.inputs, given, strict=True))
     write_nodes(node.writer, function, known, _attributes(node))
-    return [known[v] for v in function.outputs[: len(node.raw.outputs)]]
+    found = {v.name: known[v] for v in function.outputs}
+    return [found.get(name) for name in names[: len(node.raw.outputs)]]
 
 
 def _attributes(node: Node) -> dict[str, ir.Attr]:
@@ -36,7 +41,7 @@ def _attributes(node: Node) -> dict[str, ir.Attr]:
     return {n: cast("ir.Attr", ir.from_proto(a)) for n, a in defaults.items()} | dict(node.raw.attributes)
 
 
-def _function(node: Node) -> ir.Function:
+def _function(node: Node) -> onnx.FunctionProto:
     schema = _schema(node.raw.op_type, node.writer.opset)
     if schema.has_function:
         version = max(v for v in schema.function_opset_versions if v <= node.writer.opset)
@@ -48,7 +53,7 @@ def _function(node: Node) -> ir.Function:
         body = schema.get_context_dependent_function_with_opset_version(version, caller, types)
     proto = onnx.FunctionProto()
     proto.ParseFromString(body)
-    return cast("ir.Function", ir.from_proto(proto))
+    return proto
 
 
 def _schema(op_type: str, opset: int) -> Any:

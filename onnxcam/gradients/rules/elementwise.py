@@ -72,6 +72,12 @@ def div(node: Node, dy: Tensor) -> Cotangents:
     return dy / b, -(dy * node.y / b) if 1 in node.wanted else None
 
 
+@vjp("Mod", broadcasts=True)  # y = a - q b, where q is an integer
+def mod(node: Node, dy: Tensor) -> Cotangents:
+    a, b = node.xs
+    return dy, -(dy * ((a - node.y) / b)) if 1 in node.wanted else None
+
+
 @vjp("Neg")  # dx = -dy
 def neg(node: Node, dy: Tensor) -> Cotangents:
     return -dy

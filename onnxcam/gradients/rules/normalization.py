@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
-from onnxcam.gradients.rules.reduction import nonzero
+from onnxcam.gradients.rules import Cotangents, Node, vjp
+from onnxcam.gradients.rules.reduction import count, nonzero
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
@@ -17,16 +17,37 @@ def _channel_sum(x: Tensor) -> Tensor:
     return xp.sum(x, (0, *range(2, x.rank)))
 
 
-@vjp("BatchNormalization")  # inference: y = scale (x - mean) / sqrt(var + eps) + bias
-def batch_normalization(node: Node, dy: Tensor) -> Cotangents:
+@vjp("BatchNormalization")  # y = scale (x - mean) / sqrt(var + eps) + bias
+def batch_normalization(node: Node, dy: Tensor | None, *running: Tensor | None) -> Cotangents:
     if node.attr("training_mode", 0):
-        raise UnsupportedError("training_mode=1")
+        return _batch_statistics(node, dy, *running)
+    assert dy is not None
     x, scale, _, mean, var = node.xs
     deviation = xp.sqrt(var + node.attr("epsilon", 1e-5))
     dx = dy * _per_channel(scale / deviation, dy.rank) if 0 in node.wanted else None
     normal = (x - _per_channel(mean, x.rank)) / _per_channel(deviation, x.rank)
-    dscale = _channel_sum(dy * normal) if 1 in node.wanted else None
-    return dx, dscale, _channel_sum(dy) if 2 in node.wanted else None
+    total = _channel_sum(dy) if node.wanted & {2, 3} else None
+    share = _channel_sum(dy * normal) if node.wanted & {1, 4} else None
+    dmean = -(total * scale / deviation) if total is not None else None
+    dvar = share * scale / (deviation * deviation) * -0.5 if share is not None else None
+    return dx, share, total, dmean, dvar
+
+
+def _batch_statistics(node: Node, dy: Tensor | None, *running: Tensor | None) -> Cotangents:
+    """Training mode: mean and var are the batch's, and the given ones are mixed with them by the momentum."""
+    x, scale = node.xs[:2]
+    axes, kept = (0, *range(2, x.rank)), node.attr("momentum", 0.9)
+    dy = xp.zeros_like(x) if dy is None else dy
+    dmean, dvar = (running[i] if len(running) > i else None for i in range(2))
+    normal, deviation = _standardise(x, axes, node.attr("epsilon", 1e-5))
+    dx = _through_statistics(x, dy * _per_channel(scale, x.rank), axes, node.attr("epsilon", 1e-5))
+    share = (1 - kept) / count(x, axes)
+    if dmean is not None:
+        dx = dx + _per_channel(dmean, x.rank) * share
+    if dvar is not None:
+        dx = dx + normal * deviation * _per_channel(dvar, x.rank) * share * 2.0
+    olds = (None if d is None else d * kept for d in (dmean, dvar))
+    return dx, _channel_sum(dy * normal), _channel_sum(dy), *(xp.zeros_like(scale) if d is None else d for d in olds)
 
 
 @vjp("InstanceNormalization")  # y = scale (x - mean) / sqrt(var + eps) + bias over the pixels
@@ -38,27 +59,41 @@ def instance_normalization(node: Node, dy: Tensor) -> Cotangents:
     return dx, dscale, _channel_sum(dy) if 2 in node.wanted else None
 
 
-@vjp("LayerNormalization", broadcasts=True)  # y = scale (x - mean) / sqrt(var + eps) + bias over the last axes
-def layer_normalization(node: Node, dy: Tensor, *saved: Tensor | None) -> Cotangents:
-    if any(s is not None for s in saved):
-        raise UnsupportedError("the saved statistics are part of the path")
-    x, scale = node.xs[0], node.xs[1]
+@vjp("LayerNormalization", broadcasts=True)  # y = scale n + bias, n = (x - mean) / sqrt(var + eps) over the last axes
+def layer_normalization(node: Node, dy: Tensor | None, *saved: Tensor | None) -> Cotangents:
+    x, scale = node.xs[:2]
     axes, epsilon = tuple(range(node.attr("axis", -1) % x.rank, x.rank)), node.attr("epsilon", 1e-5)
+    dy = xp.zeros_like(x) if dy is None else dy
     dx = _through_statistics(x, dy * scale, axes, epsilon) if 0 in node.wanted else None
+    for index, of_saved in enumerate((_of_mean, _of_inverse_deviation)):
+        if dx is not None and len(saved) > index and saved[index] is not None:
+            dx = dx + of_saved(x, saved[index], axes, epsilon) / count(x, axes)
     return dx, dy * _normal(x, axes, epsilon) if 1 in node.wanted else None, dy
+
+
+def _of_mean(x: Tensor, dmean: Tensor, axes: tuple[int, ...], epsilon: float) -> Tensor:
+    return dmean
+
+
+def _of_inverse_deviation(x: Tensor, dy: Tensor, axes: tuple[int, ...], epsilon: float) -> Tensor:
+    """The cotangent of x in 1 / sqrt(var + eps), but for the count."""
+    normal, deviation = _standardise(x, axes, epsilon)
+    return -(normal * (dy / (deviation * deviation)))
 
 
 @vjp("GroupNormalization")  # y = scale (x - mean) / sqrt(var + eps) + bias over the pixels and channels of a group
 def group_normalization(node: Node, dy: Tensor) -> Cotangents:
-    if node.writer.opset < 21:
-        raise UnsupportedError("opset 18 to 20 scales groups, later ones channels; export with opset 21")
     x, scale, _ = node.xs
-    grouped, g = (xp.reshape(t, [0, node.attr("num_groups", 1), -1]) for t in (x, dy * _per_channel(scale, x.rank)))
-    epsilon = node.attr("epsilon", 1e-5)
-    dx = xp.reshape_like(_through_statistics(grouped, g, (2,), epsilon), x) if 0 in node.wanted else None
-    normal = xp.reshape_like(_normal(grouped, (2,), epsilon), x)
-    dscale = _channel_sum(dy * normal) if 1 in node.wanted else None
-    return dx, dscale, _channel_sum(dy) if 2 in node.wanted else None
+    split, epsilon = [0, node.attr("num_groups", 1), -1], node.attr("epsilon", 1e-5)
+    groups, axes = xp.reshape(x, split), (2,)
+    normal = _normal(groups, axes, epsilon)
+    if node.writer.opset < 21:  # scale and bias per group
+        g = xp.reshape(dy, split)
+        dx = xp.reshape_like(_through_statistics(groups, g * _per_channel(scale, 3), axes, epsilon), x)
+        return dx, _channel_sum(g * normal), _channel_sum(g)
+    g = xp.reshape(dy * _per_channel(scale, x.rank), split)
+    dx = xp.reshape_like(_through_statistics(groups, g, axes, epsilon), x)
+    return dx, _channel_sum(dy * xp.reshape_like(normal, x)) if 1 in node.wanted else None, _channel_sum(dy)
 
 
 def _standardise(x: Tensor, axes: tuple[int, ...], epsilon: float) -> tuple[Tensor, Tensor]:

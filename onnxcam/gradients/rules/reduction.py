@@ -95,8 +95,16 @@ def reduce_prod(node: Node, dy: Tensor) -> Cotangents:
 
 @vjp("Softmax")  # dx = y (dy - sum(dy y))
 def softmax(node: Node, dy: Tensor) -> Cotangents:
-    y, axis = node.y, node.attr("axis", -1)
+    y, axis = _without_empty_rows(node), node.attr("axis", -1)
     return y * (dy - xp.sum(dy * y, axis, keepdims=True))
+
+
+def _without_empty_rows(node: Node) -> Tensor:
+    """The output; NaN, which a row of -inf alone gives, counts as 0 where the model itself replaces it afterwards."""
+    readers = [c for v in node.raw.outputs for c in v.consumers()]
+    readers += [c for r in readers if r.op_type == "Cast" for c in r.outputs[0].consumers()]
+    replaced = any(r.op_type in ("Where", "IsNaN") for r in readers)
+    return xp.where(node.writer.op("IsNaN", node.y), 0.0, node.y) if replaced else node.y
 
 
 @vjp("LogSoftmax")  # dx = dy - exp(y) sum(dy)

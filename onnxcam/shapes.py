@@ -1,0 +1,261 @@
+"""The type and shape of every value: ONNX's inference, and what it leaves open.
+
+Ranks are what the gradient rules live by. ONNX's inference gives up a shape as a whole where it cannot follow the
+arithmetic that makes it; here the arithmetic is computed as far as it is constant, and where a length stays unknown
+the number of axes is still told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
+from onnx.reference import ReferenceEvaluator
+
+from onnxcam.errors import ModelError
+from onnxcam.integrity import first_line
+
+Integers = dict[str, npt.NDArray[np.integer]]
+Types = dict[str, TypeProto]
+_INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+_FOLDED = {"Add", "Sub", "Mul", "Div", "Mod", "Neg", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Gather", "Slice"}
+_FOLDED |= {"Concat", "Range", "Max", "Min", "ConstantOfShape", "Equal", "Where", "Not", "ReduceProd", "ReduceSum"}
+_FOLDED |= {"Expand", "CumSum", "Split", "Identity", "Less", "Greater", "And", "Or", "Abs", "ScatterElements", "Size"}
+_LARGEST = 4096  # elements of an integer tensor that is computed
+# Operators whose output has as many axes as their first input.
+_KEEPS_RANK = {"Split", "Slice", "Pad", "Tile", "Resize", "Transpose", "ScatterElements", "ScatterND", "Trilu"}
+_KEEPS_RANK |= {"CumSum", "ReverseSequence", "CenterCropPad", "Clip", "LayerNormalization"}
+_KEEPS_RANK |= {"Conv", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool", "LpPool", "MaxUnpool", "GridSample"}
+_KEEPS_RANK |= {"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LRN", "DepthToSpace", "Concat"}
+# Operators whose outputs have a number of axes of their own.
+_FIXED_RANKS = {"RNN": (4, 3), "GRU": (4, 3), "LSTM": (4, 3, 3), "STFT": (4,), "RoiAlign": (4,), "MaxRoiPool": (4,)}
+_BROADCASTS = {"Add", "Sub", "Mul", "Div", "Pow", "Where", "Max", "Min", "Sum", "Mean", "PRelu", "Mod"}
+
+
+def infer_shapes(file: Path, proto: ModelProto) -> tuple[Integers, list[str]]:
+    """Write the type and shape of every value into the graph.
+
+    Returns:
+        The integers that the graph computes from constants and fixed lengths alone, by name; and a note where declared
+        shapes were wrong.
+
+    Raises:
+        ModelError: types or shapes contradict one another.
+    """
+    notes = []
+    _free_negative_dims(proto.graph)
+    try:
+        inferred, known = _inferred(proto)
+    except Exception:  # a runtime goes by what operators give, not by what the file says of inner values
+        _forget_shapes(proto.graph)
+        notes.append("the file's own shapes contradict its operators; inferred anew")
+        inferred, known = _try_inferred(file, proto)
+    del proto.graph.value_info[:], proto.graph.output[:]
+    proto.graph.value_info.extend(inferred.graph.value_info)
+    proto.graph.output.extend(inferred.graph.output)
+    return known, notes
+
+
+def _try_inferred(file: Path, proto: ModelProto) -> tuple[ModelProto, Integers]:
+    try:
+        return _inferred(proto)
+    except Exception as error:
+        raise ModelError(f"{file}: its operators do not fit together: {first_line(error)}. Export it again") from error
+
+
+def _inferred(proto: ModelProto) -> tuple[ModelProto, Integers]:
+    folded = ModelProto()
+    folded.CopyFrom(proto)
+    for node in folded.graph.node:  # onnx refuses the body of its own function
+        if node.op_type == "MeanVarianceNormalization":
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input, node.output, node.name))
+    known = _fold_integers(folded, {})
+    inferred = _infer(folded)
+    if not _unknown(inferred.graph):
+        return inferred, known
+    more = _fold_integers(folded, types_of(inferred.graph))
+    inferred = _infer(folded) if len(more) > len(known) else inferred
+    _complete(inferred, more)
+    return inferred, more
+
+
+def _infer(proto: ModelProto) -> ModelProto:
+    inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    _free_zeros(inferred.graph)
+    return inferred
+
+
+def _free_zeros(graph: GraphProto) -> None:
+    """Inference multiplies unknown lengths as zeros (Attention of tokens with free channels)."""
+    for value in (*graph.value_info, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value == 0:
+                dim.Clear()
+
+
+def types_of(graph: GraphProto) -> Types:
+    """The types of the graph's values, as far as they are known."""
+    found = {v.name: v.type for v in (*graph.input, *graph.value_info, *graph.output)}
+    for t in graph.initializer:
+        found[t.name] = onnx.helper.make_tensor_type_proto(t.data_type, t.dims)
+    return found
+
+
+def _has_rank(given: TypeProto | None) -> bool:
+    return given is not None and given.tensor_type.HasField("shape")
+
+
+def _unknown(graph: GraphProto) -> bool:
+    types = types_of(graph)
+    return not all(_has_rank(types.get(name)) for node in graph.node for name in node.output if name)
+
+
+# Integers that tell shapes
+
+
+def _fold_integers(proto: ModelProto, types: Types) -> Integers:
+    """Compute constant shape arithmetic, and make its nodes constants."""
+    opsets = {o.domain: o.version for o in proto.opset_import}
+    known = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.data_type in _INTEGERS}
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].t.data_type in _INTEGERS:
+            known[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type in ("Shape", "Size") and (dims := _static(types.get(node.input[0]))) is not None:
+            size = np.asarray(math.prod(dims), dtype=np.int64)
+            _make_constant(node, [size if node.op_type == "Size" else _shape_slice(node, dims)], known)
+        elif node.op_type in _FOLDED and node.input and all(not name or name in known for name in node.input):
+            with suppress(Exception):  # what cannot be computed stays unknown
+                found = ReferenceEvaluator(node, opsets=opsets).run(None, {n: known[n] for n in node.input if n})
+                _make_constant(node, [np.asarray(a) for a in cast("list[npt.NDArray[np.integer]]", found)], known)
+    return known
+
+
+def _make_constant(node: NodeProto, arrays: list[npt.NDArray[np.integer]], known: Integers) -> None:
+    if any(a.size > _LARGEST or a.dtype.kind not in "iub" for a in arrays):
+        return
+    known.update(zip(node.output, arrays, strict=True))
+    if len(arrays) == 1:
+        value = onnx.numpy_helper.from_array(arrays[0])
+        node.CopyFrom(onnx.helper.make_node("Constant", [], list(node.output), node.name, value=value))
+
+
+def _static(given: TypeProto | None) -> list[int] | None:
+    dims = given.tensor_type.shape.dim if given is not None and _has_rank(given) else [None]
+    return [d.dim_value for d in dims if d] if all(d is not None and d.HasField("dim_value") for d in dims) else None
+
+
+def _shape_slice(node: NodeProto, dims: list[int]) -> npt.NDArray[np.integer]:
+    bounds = {a.name: a.i for a in node.attribute}
+    return np.asarray(dims[bounds.get("start", 0) : bounds.get("end", len(dims))], dtype=np.int64)
+
+
+# Ranks that inference leaves open
+
+
+def _complete(proto: ModelProto, known: Integers) -> None:
+    """Add what a second look at each node tells of values of unknown shape."""
+    types = types_of(proto.graph)
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    outputs = {v.name: v for v in proto.graph.output}
+    for node in proto.graph.node:
+        open_ = [name for name in node.output if name and not _has_rank(types.get(name))]
+        if not open_ or node.domain not in ("", "ai.onnx"):
+            continue
+        for name, found in infer_node(node, types, known, opset).items():
+            if name in open_ and _has_rank(found):
+                types[name] = found
+                if name in outputs:
+                    outputs[name].type.CopyFrom(found)
+    inner = {v.name for v in (*proto.graph.input, *proto.graph.output)} | {t.name for t in proto.graph.initializer}
+    del proto.graph.value_info[:]
+    named = ((n, t) for n, t in types.items() if n not in inner)
+    proto.graph.value_info.extend(onnx.helper.make_value_info(n, t) for n, t in named)
+
+
+def infer_node(node: NodeProto, types: Mapping[str, TypeProto], known: Integers, opset: int) -> dict[str, TypeProto]:
+    """The types of a node's outputs, by ONNX's inference, and at least the number of axes where that gives none.
+
+    Args:
+        node: of the default domain.
+        types: of its inputs.
+        known: integer inputs whose values are known.
+        opset: of the default domain.
+    """
+    given = {n: types[n] for n in node.input if n in types}
+    data = {n: onnx.numpy_helper.from_array(known[n], n) for n in node.input if n in known}
+    found = onnx.shape_inference.infer_node_outputs(
+        onnx.defs.get_schema(node.op_type, opset, ""), node, given, data,
+        opset_imports=[onnx.helper.make_opsetid("", opset)],
+    )  # fmt: skip
+    for k, name in enumerate(node.output):
+        if name in found and not _has_rank(found[name]) and (rank := _rank(node, k, given)) is not None:
+            element = found[name].tensor_type.elem_type
+            found[name] = onnx.helper.make_tensor_type_proto(element, [None] * rank)
+    return dict(found)
+
+
+def _rank(node: NodeProto, output: int, types: Mapping[str, TypeProto]) -> int | None:
+    """The number of axes of one of a node's outputs; None where it is unknown."""
+    ranks = [_rank_of(types.get(name)) for name in node.input]
+    length = _length(types.get(node.input[1])) if len(node.input) > 1 else None
+    if node.op_type in _FIXED_RANKS:
+        return _FIXED_RANKS[node.op_type][output]
+    if node.op_type == "Attention" and output > 0:
+        return 4
+    if node.op_type == "BatchNormalization" and output > 0:
+        return 1
+    if node.op_type in _KEEPS_RANK:
+        return ranks[0]
+    if node.op_type == "Reshape":
+        return length
+    if node.op_type == "ConstantOfShape":
+        return _length(types.get(node.input[0]))
+    if node.op_type == "Expand":
+        return None if length is None or ranks[0] is None else max(length, ranks[0])
+    if node.op_type in ("Squeeze", "Unsqueeze") and length is not None and ranks[0] is not None:
+        return ranks[0] - length if node.op_type == "Squeeze" else ranks[0] + length
+    if node.op_type.startswith("Reduce") and ranks[0] is not None:
+        return ranks[0] if _keepdims(node.attribute) else (ranks[0] - length if length is not None else None)
+    if node.op_type in _BROADCASTS:
+        return None if None in ranks else max(cast("list[int]", ranks))
+    return None
+
+
+def _keepdims(attributes: Sequence[AttributeProto]) -> bool:
+    return bool(next((a.i for a in attributes if a.name == "keepdims"), 1))
+
+
+def _rank_of(given: TypeProto | None) -> int | None:
+    return len(given.tensor_type.shape.dim) if given is not None and _has_rank(given) else None
+
+
+def _length(given: TypeProto | None) -> int | None:
+    """The length of a vector."""
+    if _rank_of(given) != 1 or given is None:
+        return None
+    (dim,) = given.tensor_type.shape.dim
+    return dim.dim_value if dim.HasField("dim_value") else None
+
+
+# What a file says
+
+
+def _free_negative_dims(graph: GraphProto) -> None:
+    """Some exporters write -1 for a free axis; ONNX leaves it out."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0:
+                dim.Clear()
+
+
+def _forget_shapes(graph: GraphProto) -> None:
+    del graph.value_info[:]
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
