@@ -79,6 +79,7 @@ class Explainer:
         output: the name of the output to explain; None chooses.
         fuse: ``"max"`` or ``"mean"`` of several layers' heatmaps; None keeps them apart.
         normalize: ``"max"`` (ReLU, then divide by the maximum) or ``"minmax"``.
+        straight_through: let gradients pass signs, roundings and thresholds, for binarised networks.
 
     Raises:
         ModelError: the file cannot be used.
@@ -101,6 +102,7 @@ class Explainer:
         output: str | None = None,
         fuse: str | None = None,
         normalize: str = "max",
+        straight_through: bool = False,
     ) -> None:
         self.model = model if isinstance(model, Model) else load_model(locate(model))
         _check_inputs(self.model)
@@ -108,6 +110,7 @@ class Explainer:
         self.engine = _one_of("engine", engine, ENGINES)
         self.fuse = None if fuse is None else _one_of("fusion", fuse, maps.FUSIONS)
         self.normalize = _one_of("normalization", normalize, NORMALIZATIONS)
+        self.straight_through = straight_through
         self.labels = find_labels(labels, self.model.meta)
         self.spec = input_spec(self.model)
         self.preprocess, self.preprocess_reason = choose_preprocess(self.model, preprocess)
@@ -231,7 +234,10 @@ class Explainer:
         named = head.answers
         seed = backward(edited, writer, head.score.value, xp.ones_like(head.score), [of], engine="portable")
         walk = None
-        go = partial(backward, edited, writer, of, seed.gradients[0], engine=self.engine)
+        go = partial(
+            backward, edited, writer, of, seed.gradients[0],
+            engine=self.engine, straight_through=self.straight_through,
+        )  # fmt: skip
         if self.layers:
             values = [edited.values[layer.value] for layer in self.layers]
             distinct = list(dict.fromkeys(values))
@@ -388,6 +394,8 @@ class Explainer:
         if self.method.relu not in (None, "plain") and program.walk is not None:
             changed, sites = program.walk.changed, program.walk.sites
             notes.append(f"ReLU policy {self.method.relu} changed {changed} of {sites} activations")
+        if program.walk is not None and program.walk.stopped:
+            notes.append(f"steps stop a part of the gradient: {program.walk.stopped}; straight_through lets it pass")
         if program.untouched is not None:
             notes.append(
                 "a quantised network is differentiated: its quantisers pass the gradient straight through where they "

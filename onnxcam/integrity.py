@@ -110,7 +110,7 @@ def _unknown_operators(proto: onnx.ModelProto, imports: dict[str, int]) -> set[s
     unknown = set()
     for node in all_nodes(proto):
         domain = "" if node.domain == "ai.onnx" else node.domain
-        if (node.domain, node.op_type) in functions or domain.startswith("com.microsoft"):
+        if (node.domain, node.op_type) in functions or domain.startswith(("com.microsoft", "onnxcam.")):
             continue
         if not onnx.defs.has(node.op_type, imports.get(domain, 1), domain):
             unknown.add(f"{domain + '::' if domain else ''}{node.op_type} (opset {imports.get(domain, '?')})")
@@ -127,18 +127,19 @@ def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 def _nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node
-        for graph in _subgraphs(node):
+        for graph in subgraphs(node):
             yield from _nested(graph.node)
 
 
-def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The bodies of an If, Loop or Scan."""
     return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
 
 
 def _all_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
     yield from proto.graph.initializer
     for node in all_nodes(proto):
-        for graph in _subgraphs(node):
+        for graph in subgraphs(node):
             yield from graph.initializer
         for attribute in node.attribute:
             yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
@@ -354,7 +355,7 @@ def _topological(needs: list[set[int]]) -> list[int]:
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
     yield from node.input
-    for graph in _subgraphs(node):
+    for graph in subgraphs(node):
         for inner in graph.node:
             yield from _reads(inner)
 

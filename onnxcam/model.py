@@ -20,13 +20,14 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from onnxcam import integrity
+from onnxcam import branches, integrity, lowering
 from onnxcam.errors import ModelError, OutputError
 from onnxcam.integrity import first_line
 from onnxcam.shapes import Integers, infer_shapes
 
 OPSET = 18  # the oldest opset that the gradient rules are written for
 _RESIZE_IN_FULL = 11  # the first opset whose Resize says how it samples
+_SCAN_WITHOUT_BATCH = 9
 _PROTO_LIMIT = 2**31 - 1
 _LARGEST_INPUT = 2**28  # elements; 1 GB of float32
 Dim = int | str | None
@@ -175,6 +176,7 @@ def load_model(path: str | Path) -> Model:
     file = Path(path)
     data = integrity.read(file)
     proto = integrity.parse(file, data)
+    lowering.set_aside(proto)
     source_opset = integrity.check_operators(file, proto)
     integrity.locate_external_data(file, proto)
     integrity.check_weights(file, proto)
@@ -229,9 +231,13 @@ def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> 
             proto = ir.to_proto(passes.InlinePass()(ir.from_proto(proto)).model)
             del proto.functions[:]  # those that nothing calls
             integrity.check_structure(file, proto)
-        if opset < OPSET:
-            proto = _convert(file, proto, opset)
-            notes.append(f"converted from opset {opset} to {OPSET}")
+        proto, taken = branches.take_known(proto)
+        if taken:
+            notes.append(f"{taken} If replaced by the branch that it always takes")
+        if opset < (target := lowering.least_opset(proto, OPSET)):
+            proto = _convert(file, proto, opset, target)
+            notes.append(f"converted from opset {opset} to {target}")
+        notes += lowering.lower(proto, weights, file.resolve().parent)
         known, found = infer_shapes(file, proto)
         notes += found
         model = ir.from_proto(proto)
@@ -261,13 +267,17 @@ def _name_nodes(model: ir.Model) -> None:
             node.name = node.outputs[0].name
 
 
-def _convert(file: Path, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+def _convert(file: Path, proto: onnx.ModelProto, opset: int, target: int) -> onnx.ModelProto:
+    if opset < _SCAN_WITHOUT_BATCH and any(node.op_type == "Scan" for node in integrity.all_nodes(proto)):
+        raise ModelError(
+            f"{file} (opset {opset}) holds a Scan over a batch, which later opsets lack; export it with opset {OPSET}"
+        )
     try:
-        converted = onnx.version_converter.convert_version(proto, OPSET)
+        converted = onnx.version_converter.convert_version(proto, target)
     except Exception as error:
         raise ModelError(
-            f"{file} (opset {opset}) cannot be converted to opset {OPSET}: {first_line(error)}. Export it with "
-            f"opset {OPSET} or later"
+            f"{file} (opset {opset}) cannot be converted to opset {target}: {first_line(error)}. Export it with "
+            f"opset {target} or later"
         ) from error
     if opset < _RESIZE_IN_FULL:
         _mend_resizes(proto.graph, converted.graph)

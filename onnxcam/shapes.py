@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,12 @@ from onnxcam.integrity import first_line
 
 Integers = dict[str, npt.NDArray[np.integer]]
 Types = dict[str, TypeProto]
-_INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+T = TypeVar("T")
+_INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
 _FOLDED = {"Add", "Sub", "Mul", "Div", "Mod", "Neg", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Gather", "Slice"}
 _FOLDED |= {"Concat", "Range", "Max", "Min", "ConstantOfShape", "Equal", "Where", "Not", "ReduceProd", "ReduceSum"}
 _FOLDED |= {"Expand", "CumSum", "Split", "Identity", "Less", "Greater", "And", "Or", "Abs", "ScatterElements", "Size"}
+_MOVES = {"Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Identity"}
 _LARGEST = 4096  # elements of an integer tensor that is computed
 # Operators whose output has as many axes as their first input.
 _KEEPS_RANK = {"Split", "Slice", "Pad", "Tile", "Resize", "Transpose", "ScatterElements", "ScatterND", "Trilu"}
@@ -88,15 +90,17 @@ def _inferred(proto: ModelProto) -> tuple[ModelProto, Integers]:
 
 def _infer(proto: ModelProto) -> ModelProto:
     inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-    _free_zeros(inferred.graph)
+    _mend(inferred.graph)
     return inferred
 
 
-def _free_zeros(graph: GraphProto) -> None:
-    """Inference multiplies unknown lengths as zeros (Attention of tokens with free channels)."""
+def _mend(graph: GraphProto) -> None:
+    """Free the lengths that onnx 1.23 infers wrong."""
+    halved = {name for node in graph.node if node.op_type == "STFT" for name in node.output}
     for value in (*graph.value_info, *graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.HasField("dim_value") and dim.dim_value == 0:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            zero = dim.HasField("dim_value") and dim.dim_value == 0  # a product with an unknown length (Attention)
+            if zero or (value.name in halved and axis == 2):
                 dim.Clear()
 
 
@@ -120,21 +124,60 @@ def _unknown(graph: GraphProto) -> bool:
 # Integers that tell shapes
 
 
+def known_integers(proto: ModelProto) -> Integers:
+    """The integers and truth values that follow from constants and from the lengths of the graph's inputs.
+
+    What the file says of inner values is not asked, and operators that do not fit together are passed over.
+    """
+    draft = ModelProto()
+    draft.CopyFrom(proto)
+    _forget_shapes(draft.graph)
+    with suppress(Exception):
+        draft = onnx.shape_inference.infer_shapes(draft, data_prop=True)
+    return _fold_integers(draft, types_of(draft.graph))
+
+
 def _fold_integers(proto: ModelProto, types: Types) -> Integers:
     """Compute constant shape arithmetic, and make its nodes constants."""
     opsets = {o.domain: o.version for o in proto.opset_import}
     known = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.data_type in _INTEGERS}
+    partly: dict[str, npt.NDArray[np.float64]] = {}
     for node in proto.graph.node:
         if node.op_type == "Constant" and node.attribute[0].t.data_type in _INTEGERS:
             known[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+        elif (lengths := _lengths(node, types, known, partly, opsets)) is not None:
+            partly[node.output[0]] = lengths
+            if not np.isnan(lengths).any():
+                _make_constant(node, [lengths.astype(np.int64)], known)
         elif node.op_type in ("Shape", "Size") and (dims := _static(types.get(node.input[0]))) is not None:
             size = np.asarray(math.prod(dims), dtype=np.int64)
-            _make_constant(node, [size if node.op_type == "Size" else _shape_slice(node, dims)], known)
+            shape = np.asarray(_shape_slice(node, dims), dtype=np.int64)
+            _make_constant(node, [size if node.op_type == "Size" else shape], known)
         elif node.op_type in _FOLDED and node.input and all(not name or name in known for name in node.input):
             with suppress(Exception):  # what cannot be computed stays unknown
                 found = ReferenceEvaluator(node, opsets=opsets).run(None, {n: known[n] for n in node.input if n})
                 _make_constant(node, [np.asarray(a) for a in cast("list[npt.NDArray[np.integer]]", found)], known)
     return known
+
+
+def _lengths(
+    node: NodeProto,
+    types: Types,
+    known: Integers,
+    partly: Mapping[str, npt.NDArray[np.float64]],
+    opsets: dict[str, int],
+) -> npt.NDArray[np.float64] | None:
+    """A shape some of whose lengths are free, which are NaN, and what is taken from it."""
+    if node.op_type == "Shape" and _has_rank(given := types.get(node.input[0])) and _static(given) is None:
+        dims = [d.dim_value if d.HasField("dim_value") else np.nan for d in given.tensor_type.shape.dim]
+        return np.asarray(_shape_slice(node, dims), dtype=np.float64)
+    if node.op_type not in _MOVES or not any(name in partly for name in node.input):
+        return None
+    with suppress(Exception):  # an input that is not known at all, among others
+        feeds = {n: known[n] if n in known else partly[n] for n in node.input if n}
+        (found,) = cast("list[Any]", ReferenceEvaluator(node, opsets=opsets).run(None, feeds))
+        return np.asarray(found, dtype=np.float64)
+    return None
 
 
 def _make_constant(node: NodeProto, arrays: list[npt.NDArray[np.integer]], known: Integers) -> None:
@@ -151,9 +194,9 @@ def _static(given: TypeProto | None) -> list[int] | None:
     return [d.dim_value for d in dims if d] if all(d is not None and d.HasField("dim_value") for d in dims) else None
 
 
-def _shape_slice(node: NodeProto, dims: list[int]) -> npt.NDArray[np.integer]:
+def _shape_slice(node: NodeProto, dims: list[T]) -> list[T]:
     bounds = {a.name: a.i for a in node.attribute}
-    return np.asarray(dims[bounds.get("start", 0) : bounds.get("end", len(dims))], dtype=np.int64)
+    return dims[bounds.get("start", 0) : bounds.get("end", len(dims))]
 
 
 # Ranks that inference leaves open
@@ -166,7 +209,7 @@ def _complete(proto: ModelProto, known: Integers) -> None:
     outputs = {v.name: v for v in proto.graph.output}
     for node in proto.graph.node:
         open_ = [name for name in node.output if name and not _has_rank(types.get(name))]
-        if not open_ or node.domain not in ("", "ai.onnx"):
+        if not open_ or node.domain not in ("", "ai.onnx") or any(n and n not in types for n in node.input):
             continue
         for name, found in infer_node(node, types, known, opset).items():
             if name in open_ and _has_rank(found):

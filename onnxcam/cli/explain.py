@@ -43,6 +43,9 @@ def command(
     blend: Annotated[float, typer.Option(help="Share of the colours, 0 to 1.")] = 0.5,
     style: Annotated[str, typer.Option(help="blend, add or mask.")] = "blend",
     normalize: Annotated[str, typer.Option(help="max or minmax.")] = "max",
+    straight_through: Annotated[
+        bool, typer.Option("--straight-through", help="Let gradients pass signs and roundings (binarised networks).")
+    ] = False,
     title: Annotated[bool, typer.Option(help="Write class and score above the picture.")] = True,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
     provider: Annotated[list[str] | None, typer.Option(help="Execution provider of the runtime.")] = None,
@@ -57,7 +60,7 @@ def command(
     _check_look(look)
     explainer = Explainer(
         model, preprocess, layer or "auto", method, engine, labels, provider, threads,
-        output=output, fuse=fuse, normalize=normalize,
+        output=output, fuse=fuse, normalize=normalize, straight_through=straight_through,
     )  # fmt: skip
     _check_labels(explainer)
     if max_pixels is not None and max_pixels < 1:

@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from onnxcam.errors import GradientError, OptionError, UnknownNameError
 from onnxcam.gradients import portable, training
-from onnxcam.gradients.expansion import expand, is_covered
+from onnxcam.gradients.dead_ends import listed, steps_on_the_way
+from onnxcam.gradients.expansion import expand, is_covered, stopping
 from onnxcam.gradients.relu import POLICIES, policy
-from onnxcam.gradients.rules import NO_GRADIENT, working_type
+from onnxcam.gradients.rules import working_type
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.activations import activation_sites, is_rectifier
 from onnxcam.graph.inspect import find_logits
@@ -33,6 +34,7 @@ class Backward:
         engine: which engine wrote them.
         changed, sites: of how many activations on the path the ReLU policy changed how many.
         quantised: the path holds quantised convolutions, whose fusion in the runtime is broken by reading among them.
+        stopped: steps (signs, roundings) that hold back the gradient of a part of the network; "" where there are none.
     """
 
     gradients: tuple[Tensor, ...]
@@ -40,9 +42,18 @@ class Backward:
     changed: int
     sites: int
     quantised: bool = False
+    stopped: str = ""
 
 
-def add_gradients(model: Model, of: str, wrt: str | Sequence[str], relu: str = "plain", engine: str = "auto") -> Model:
+def add_gradients(
+    model: Model,
+    of: str,
+    wrt: str | Sequence[str],
+    relu: str = "plain",
+    engine: str = "auto",
+    *,
+    straight_through: bool = False,
+) -> Model:
     """A new model that also computes vector-Jacobian products.
 
     For each value ``v`` of ``wrt`` it has an output ``onnxcam/grad/v`` of v's shape, the gradient of
@@ -56,6 +67,8 @@ def add_gradients(model: Model, of: str, wrt: str | Sequence[str], relu: str = "
         relu: ``"plain"``, ``"guided"`` or ``"deconvnet"``.
         engine: ``"portable"`` (standard operators), ``"training"`` (ONNX Runtime's gradient builder), or ``"auto"``:
             portable unless a rule is missing that the training engine has.
+        straight_through: let the gradient pass signs, roundings and thresholds, whose derivative is 0, as binarised
+            networks are trained (Hubara et al., 2016, section 2.3); portable engine only.
 
     Raises:
         UnknownNameError: no such value, policy or engine.
@@ -72,7 +85,8 @@ def add_gradients(model: Model, of: str, wrt: str | Sequence[str], relu: str = "
     writer = Writer(edited.graph, edited.opset)
     target = named_value(edited, of)
     seed = writer.input(f"{PREFIX}seed", portable.element_type(target), dims_of(target))
-    walk = backward(edited, writer, target, seed, [named_value(edited, n) for n in names], relu, engine)
+    values = [named_value(edited, n) for n in names]
+    walk = backward(edited, writer, target, seed, values, relu, engine, straight_through)
     for name, gradient in zip(names, walk.gradients, strict=True):
         writer.output(gradient, f"{PREFIX}grad/{name}")
     writer.sweep()
@@ -88,14 +102,17 @@ def backward(
     wrt: Sequence[ir.Value],
     relu: str = "plain",
     engine: str = "auto",
+    straight_through: bool = False,
 ) -> Backward:
     """Write d(sum(seed * of))/d(v) for each v of ``wrt`` into the graph of ``writer``."""
     rule = policy(relu)
     if engine not in ENGINES:
         raise UnknownNameError.of("engine", engine, ENGINES)
-    path = float_path(of, wrt, NO_GRADIENT)
-    chosen = engine if engine != "auto" else _choose(model, path)
-    expansion = expand(writer, path, wrt) if chosen == "portable" else None
+    if straight_through and engine == "training":
+        raise OptionError("straight_through is the portable engine's; leave engine at 'auto'")
+    path = float_path(of, wrt, stopping(straight_through), straight_through)
+    chosen = "portable" if straight_through else engine if engine != "auto" else _choose(model, path)
+    expansion = expand(writer, path, wrt, straight_through) if chosen == "portable" else None
     nodes = path if expansion is None else expansion.nodes
     sites = activation_sites(nodes)
     rectifiers = frozenset(id(n) for n in nodes if is_rectifier(n))
@@ -111,7 +128,8 @@ def backward(
     else:
         grads = training.backward(model, writer, path, of, seed, wrt, rule, rectifiers)
     quantised = {"QuantizeLinear", "Conv"} <= {n.op_type for n in path}
-    return Backward(tuple(grads), chosen, changed, len(sites), quantised)
+    stopped = "" if straight_through else listed(steps_on_the_way(of, wrt))
+    return Backward(tuple(grads), chosen, changed, len(sites), quantised, stopped)
 
 
 def _choose(model: Model, path: Sequence[ir.Node]) -> str:

@@ -6,6 +6,7 @@ What is written computes the same once more; the walk differentiates it instead 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -14,7 +15,7 @@ from onnxcam.gradients.bodies import BODIES
 from onnxcam.gradients.bodies.functions import has_function, write_function
 from onnxcam.gradients.refusals import DO_NOT_FIT, Refusal
 from onnxcam.gradients.relu import POLICIES
-from onnxcam.gradients.rules import NO_GRADIENT, RULES, Node, UnsupportedError
+from onnxcam.gradients.rules import NO_GRADIENT, RULES, STRAIGHT_THROUGH, Node, Rule, UnsupportedError
 from onnxcam.graph.paths import carries, reads
 from onnxcam.graph.symbolic import Tensor, Writer
 
@@ -37,12 +38,14 @@ class Expansion:
     Attributes:
         writer: who writes.
         live: ids of the values that carry a gradient.
+        straight_through: whether steps pass it.
         steps: nodes with a rule, and stand-ins.
         refused: nodes that nothing covers.
     """
 
     writer: Writer
     live: set[int]
+    straight_through: bool = False
     steps: list[Step] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
@@ -57,23 +60,33 @@ class Expansion:
         if id(node) in self._seen:
             return
         self._seen.add(id(node))
-        if (node.domain, node.op_type) in RULES:
+        if self.rule(node) is not None:
+            with suppress(*DO_NOT_FIT):
+                self.writer.complete(node)
             self.steps.append(node)
         else:
             self._write_out(node)
-        self.live.update(id(v) for v in node.outputs if carries(node, v))
+        self.live.update(id(v) for v in node.outputs if carries(node, v, self.straight_through))
+
+    def rule(self, node: ir.Node) -> Rule | None:
+        """The rule for a node."""
+        key = (node.domain, node.op_type)
+        return RULES.get(key) or (STRAIGHT_THROUGH.get(key) if self.straight_through else None)
 
     def _write_out(self, node: ir.Node) -> None:
         try:
             written = self._written(node)
         except DO_NOT_FIT as error:
             self.refused.append(Refusal(node, str(error)))
+            self.steps.append(node)
             return
         pairs = [(v, t.value) for v, t in zip(node.outputs, written, strict=False) if t is not None]
         for inner in _between([value for _, value in pairs], {id(v) for v in reads(node)}):
-            if inner.op_type not in NO_GRADIENT and any(id(v) in self.live for v in reads(inner)):
+            if inner.op_type not in stopping(self.straight_through) and any(id(v) in self.live for v in reads(inner)):
                 self.add(inner)
-        self.steps.extend(StandIn(value, new) for value, new in pairs)
+        for value, new in pairs:
+            value.shape = new.shape if value.shape is None else value.shape
+            self.steps.append(StandIn(value, new))
 
     def _written(self, node: ir.Node) -> Sequence[Tensor | None]:
         wanted = frozenset(i for i, v in enumerate(node.inputs) if v is not None and id(v) in self.live)
@@ -87,12 +100,19 @@ class Expansion:
         raise UnsupportedError("no gradient rule")
 
 
-def expand(writer: Writer, path: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> Expansion:
+def expand(
+    writer: Writer, path: Sequence[ir.Node], wrt: Sequence[ir.Value], straight_through: bool = False
+) -> Expansion:
     """The steps that differentiate ``path``."""
-    expansion = Expansion(writer, {id(v) for v in wrt})
+    expansion = Expansion(writer, {id(v) for v in wrt}, straight_through)
     for node in path:
         expansion.add(node)
     return expansion
+
+
+def stopping(straight_through: bool) -> set[str]:
+    """The operators that stop a gradient."""
+    return NO_GRADIENT - ({op for _, op in STRAIGHT_THROUGH} if straight_through else set())
 
 
 def is_covered(node: ir.Node, opset: int) -> bool:

@@ -11,13 +11,14 @@ from collections.abc import Container, Sequence
 import onnx_ir as ir
 
 from onnxcam.errors import GradientError
+from onnxcam.gradients.dead_ends import disconnected
 from onnxcam.gradients.expansion import Expansion, StandIn, Step
 from onnxcam.gradients.refusals import DO_NOT_FIT, Refusal, refusal_error
 from onnxcam.gradients.relu import POLICIES, Policy
-from onnxcam.gradients.rules import RULES, Cotangents, Node, UnsupportedError, working_type
+from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, working_type
 from onnxcam.graph import symbolic as xp
-from onnxcam.graph.paths import FLOATS
-from onnxcam.graph.symbolic import Tensor, Writer
+from onnxcam.graph.paths import FLOATS, reads
+from onnxcam.graph.symbolic import Tensor
 
 
 def element_type(value: ir.Value) -> ir.DataType:
@@ -29,14 +30,6 @@ def element_type(value: ir.Value) -> ir.DataType:
     if value.dtype not in FLOATS:
         raise GradientError(f"{value.name} holds {value.dtype}, not floats; choose a float value")
     return working_type(value.dtype)
-
-
-def disconnected(of: ir.Value, value: ir.Value) -> GradientError:
-    """What both engines say where no differentiable way leads from ``value`` to ``of``."""
-    return GradientError(
-        f"{of.name} does not depend on {value.name} through differentiable operators, so there is no gradient; choose "
-        "a layer between the image and the score"
-    )
 
 
 def backward(
@@ -61,7 +54,7 @@ def backward(
         GradientError: an operator on the path has no rule, or a rule does not cover the node (all of them are
             named), or ``of`` does not depend on one of ``wrt``.
     """
-    walk = _Walk(expansion.writer, policy, rectifiers, expansion.live)
+    walk = _Walk(expansion, policy, rectifiers)
     walk.cotangents[id(of)] = [seed]
     for step in reversed(expansion.steps):
         walk.step(step)
@@ -71,8 +64,8 @@ def backward(
 
 
 class _Walk:
-    def __init__(self, writer: Writer, policy: Policy, rectifiers: Container[int], live: set[int]) -> None:
-        self.writer, self.policy, self.live = writer, policy, live
+    def __init__(self, expansion: Expansion, policy: Policy, rectifiers: Container[int]) -> None:
+        self.writer, self.live, self.rule, self.policy = expansion.writer, expansion.live, expansion.rule, policy
         self.rectifiers = rectifiers
         self.cotangents: dict[int, list[Tensor]] = {}
         self.refused: list[Refusal] = []
@@ -90,16 +83,23 @@ class _Walk:
         wanted = frozenset(i for i, v in enumerate(node.inputs) if v is not None and id(v) in self.live)
         policy = self.policy if id(node) in self.rectifiers else POLICIES["plain"]
         view = Node(node, self.writer, policy, wanted)
-        rule = RULES[node.domain, node.op_type]
+        rule = self.rule(node)
+        if rule is None:
+            self.pass_zeros(node)
+            return
         try:
             _check_ranks(node, wanted)
             self.distribute(node, rule.function(view, *dys), wanted, rule.broadcasts)
         except DO_NOT_FIT as error:
             self.refused.append(Refusal(node, str(error)))
-            dtype = next(dy.dtype for dy in dys if dy is not None)
-            for value in node.inputs:  # the walk goes on, to find what else is refused
-                if value is not None and id(value) in self.live:
-                    self.cotangents.setdefault(id(value), []).append(xp.zeros_like(self.writer.tensor(value), dtype))
+            self.pass_zeros(node)
+
+    def pass_zeros(self, node: ir.Node) -> None:
+        """Behind a refused node the walk goes on, to find what else is refused."""
+        for value in reads(node):
+            if id(value) in self.live:
+                zeros = xp.zeros_like(self.writer.tensor(value), working_type(value.dtype))
+                self.cotangents.setdefault(id(value), []).append(zeros)
 
     def distribute(self, node: ir.Node, dxs: Cotangents, wanted: frozenset[int], broadcasts: bool) -> None:
         given = dict(enumerate(dxs if isinstance(dxs, tuple) else (dxs,)))

@@ -17,9 +17,9 @@ import onnx
 import onnx_ir as ir
 
 from onnxcam.errors import GradientError
+from onnxcam.gradients.dead_ends import disconnected
 from onnxcam.gradients.lowering import LOWERINGS
 from onnxcam.gradients.path_copy import Copy
-from onnxcam.gradients.portable import disconnected
 from onnxcam.gradients.relu import POLICIES, Policy
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.model import Model
@@ -218,7 +218,11 @@ class _Import:
         value = self.values[name]
         node = value.producer()
         if node is None:
-            assert value.const_value is not None, f"the builder's graph reads {name}, which nothing makes"
+            if value.const_value is None:
+                raise GradientError(
+                    f"the training engine cannot do this: its builder leaves out a part of the gradient ({name}), as "
+                    f"it does where an operator's second output is differentiated. {_INSTEAD}"
+                )
             self.known[name] = self.writer.constant(value.const_value.numpy())
             return
         for output, tensor in zip(node.outputs, self._written(node), strict=True):

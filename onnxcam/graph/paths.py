@@ -10,7 +10,10 @@ from onnxcam.errors import ModelError
 from onnxcam.model import Layout
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
-_LEVELS = {ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16}
+_LEVELS = {t for t in ir.DataType if t.name.startswith(("UINT2", "INT2", "UINT4", "INT4", "UINT8", "INT8", "FLOAT4"))}
+_LEVELS |= {t for t in ir.DataType if t.name.startswith(("UINT16", "INT16", "FLOAT8"))}
+_COUNTS = {ir.DataType.BOOL, ir.DataType.INT32, ir.DataType.INT64}
+_OF_SHAPES = {"Shape", "Size", "ArgMax", "ArgMin", "NonZero", "TopK", "MaxPool", "NonMaxSuppression", "Unique"}
 _SUMS = {"ConvInteger", "MatMulInteger"}
 _CONVOLUTIONS = {"Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger"}
 _WEIGHTED = _CONVOLUTIONS | {"MatMul", "Gemm"}
@@ -20,10 +23,13 @@ PASSING = POOLS | {"Identity", "Cast", "Dropout", "Transpose", "Reshape", "Squee
 _TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
-def float_path(of: ir.Value, wrt: Sequence[ir.Value], stops: Collection[str] = ()) -> list[ir.Node]:
+def float_path(
+    of: ir.Value, wrt: Sequence[ir.Value], stops: Collection[str] = (), straight_through: bool = False
+) -> list[ir.Node]:
     """The nodes between ``wrt`` and ``of`` along values that carry a gradient, in graph order.
 
-    Paths through shapes and indices (integers) do not count; quantised values between their quantisers do.
+    Paths through shapes and indices (integers) do not count; quantised values between their quantisers do, and
+    ``straight_through`` truth values and rounded numbers as well.
     """
     graph = of.graph
     assert graph is not None
@@ -32,7 +38,7 @@ def float_path(of: ir.Value, wrt: Sequence[ir.Value], stops: Collection[str] = (
     for node in graph:
         if node.op_type in stops or not any(id(v) in ahead for v in reads(node)):
             continue
-        ahead.update(id(v) for v in node.outputs if carries(node, v))
+        ahead.update(id(v) for v in node.outputs if carries(node, v, straight_through))
         reached.append(node)
     behind, path = {id(of)}, []
     for node in reversed(reached):
@@ -42,11 +48,18 @@ def float_path(of: ir.Value, wrt: Sequence[ir.Value], stops: Collection[str] = (
     return path[::-1]
 
 
-def carries(node: ir.Node, output: ir.Value) -> bool:
+def carries(node: ir.Node, output: ir.Value, straight_through: bool = False) -> bool:
     """Floats carry a gradient, and so do a quantiser's levels, which other nodes may move about; a Cast's do not.
 
-    Sums of products of levels (ConvInteger, MatMulInteger) are integers that carry one as well.
+    Sums of products of levels (ConvInteger, MatMulInteger) are integers that carry one as well; a dynamic quantiser's
+    scale counts as a constant. Values of unknown type do, until the operator that makes them is refused.
     """
+    if node.op_type == "DynamicQuantizeLinear":
+        return output is node.outputs[0]
+    if output.dtype is None:
+        return True
+    if straight_through and output.dtype in _COUNTS and node.op_type not in _OF_SHAPES:
+        return True
     if output.dtype in _LEVELS:
         return node.op_type != "Cast"
     return output.dtype in FLOATS or node.op_type in _SUMS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcam.graph.paths import PASSING, POOLS
@@ -12,41 +13,119 @@ from onnxcam.graph.paths import PASSING, POOLS
 Range = tuple[float, float]
 EVERYTHING: Range = (-math.inf, math.inf)
 _UNIT = {"Sigmoid", "Softmax", "HardSigmoid"}
-_BOUNDING = {"Relu", "Clip"}
-_KEEPING = (PASSING | POOLS | {"QuantizeLinear", "DequantizeLinear", "Slice", "Gather", "DepthToSpace"}) - {
-    "Pad",
-    "LpPool",
-}
+_KEEPING = (PASSING | POOLS | {"Slice", "Gather", "DepthToSpace", "SpaceToDepth"}) - {"Pad", "LpPool"}
+_DEEPEST = 200  # nodes that are followed back
+# The largest float of the narrow types; what is beyond it is cut off.
+_LARGEST = {"FLOAT8E4M3FN": 448.0, "FLOAT8E4M3FNUZ": 240.0, "FLOAT8E5M2": 57344.0, "FLOAT8E5M2FNUZ": 57344.0}
+_LARGEST |= {"FLOAT4E2M1": 6.0}
 
 
 def value_range(value: ir.Value | None) -> Range:
     """The smallest and largest value that ``value`` can hold, by what makes it; infinite where nothing bounds it."""
-    node = value.producer() if value is not None else None
-    if node is None:
+    return _Search().of(value)
+
+
+def level_range(dtype: ir.DataType | None) -> Range:
+    """The lowest and highest level of a quantised type."""
+    if dtype is None or dtype.name in _LARGEST:
+        largest = math.inf if dtype is None else _LARGEST[dtype.name]
+        return -largest, largest
+    if not dtype.is_integer():
         return EVERYTHING
-    if node.op_type in _UNIT:
-        return 0.0, 1.0
-    low, high = value_range(node.inputs[0]) if node.op_type in _KEEPING | _BOUNDING else EVERYTHING
-    if node.op_type == "Relu":
+    bits = dtype.bitwidth
+    return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if dtype.is_signed() else (0.0, 2.0**bits - 1)
+
+
+class _Search:
+    """One look back through the graph; every value is looked at once."""
+
+    def __init__(self) -> None:
+        self.found: dict[ir.Value, Range] = {}
+        self.depth = 0
+
+    def of(self, value: ir.Value | None) -> Range:
+        if value is None or self.depth > _DEEPEST:
+            return EVERYTHING
+        if value not in self.found:
+            self.depth += 1
+            self.found[value] = self._look(value)
+            self.depth -= 1
+        return self.found[value]
+
+    def _look(self, value: ir.Value) -> Range:
+        node = value.producer()
+        if value.const_value is not None and value.const_value.size:
+            array = _array(value)
+            return float(array.min()), float(array.max())
+        if node is None or value is not node.outputs[0]:
+            return level_range(value.dtype)
+        if node.op_type in _KEEPING:
+            return self.of(node.inputs[0])
+        function = getattr(self, f"_{node.op_type.lower()}", None)
+        return (0.0, 1.0) if node.op_type in _UNIT else function(node) if function else level_range(value.dtype)
+
+    def _relu(self, node: ir.Node) -> Range:
+        low, high = self.of(node.inputs[0])
         return max(low, 0.0), max(high, 0.0)
-    if node.op_type == "Clip":
+
+    def _clip(self, node: ir.Node) -> Range:
+        low, high = self.of(node.inputs[0])
         floor, ceiling = _number(node, 1, -math.inf), _number(node, 2, math.inf)
         return min(max(low, floor), ceiling), max(min(high, ceiling), floor)
-    if node.op_type in ("Max", "Min"):
-        return _of_extremum(node)
-    return low, high
+
+    def _max(self, node: ir.Node) -> Range:
+        ranges = [self.of(v) for v in node.inputs]
+        return max(r[0] for r in ranges), max(r[1] for r in ranges)
+
+    def _min(self, node: ir.Node) -> Range:
+        ranges = [self.of(v) for v in node.inputs]
+        return min(r[0] for r in ranges), min(r[1] for r in ranges)
+
+    def _concat(self, node: ir.Node) -> Range:
+        ranges = [self.of(v) for v in node.inputs]
+        return min(r[0] for r in ranges), max(r[1] for r in ranges)
+
+    def _add(self, node: ir.Node) -> Range:
+        ranges = [self.of(v) for v in node.inputs]
+        return sum(r[0] for r in ranges), sum(r[1] for r in ranges)
+
+    def _quantizelinear(self, node: ir.Node) -> Range:
+        """In levels."""
+        bottom, top = level_range(node.outputs[0].dtype)
+        low, high = self.of(node.inputs[0])
+        known = _scale_and_point(node)
+        if known is None:
+            return bottom, top
+        scale, point = known
+        levels = np.clip(np.round([low / scale, high / scale]) + point, bottom, top)
+        return float(levels.min()), float(levels.max())
+
+    def _dequantizelinear(self, node: ir.Node) -> Range:
+        low, high = self.of(node.inputs[0])
+        known = _scale_and_point(node)
+        if known is None:
+            return EVERYTHING
+        scale, point = known
+        return float(np.min((low - point) * scale)), float(np.max((high - point) * scale))
 
 
-def _of_extremum(node: ir.Node) -> Range:
-    pick = max if node.op_type == "Max" else min
-    ranges = [
-        (_number(node, i), _number(node, i)) if _is_constant(v) else value_range(v) for i, v in enumerate(node.inputs)
-    ]
-    return pick(r[0] for r in ranges), pick(r[1] for r in ranges)
+def _scale_and_point(node: ir.Node) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """A quantiser's constant scale and zero point; None where they are computed, or given per block."""
+    scale = _constant(node, 1)
+    point = _constant(node, 2) if len(node.inputs) > 2 and node.inputs[2] is not None else np.asarray(0.0)
+    if scale is None or point is None or scale.ndim > 1 or not np.all(scale > 0):
+        return None
+    return scale, point
 
 
-def _is_constant(value: ir.Value | None) -> bool:
-    return value is not None and value.const_value is not None and value.const_value.size == 1
+def _constant(node: ir.Node, index: int) -> npt.NDArray[np.float64] | None:
+    value = node.inputs[index]
+    return None if value is None or value.const_value is None else _array(value)
+
+
+def _array(value: ir.Value) -> npt.NDArray[np.float64]:
+    assert value.const_value is not None
+    return np.asarray(value.const_value.numpy()).astype(np.float64)
 
 
 def _number(node: ir.Node, index: int, default: float = 0.0) -> float:

@@ -153,6 +153,9 @@ class Writer:
     ) -> tuple[Tensor, ...] | None:
         """The constants that an operator on constants gives, by ONNX's reference evaluator."""
         given = [t for t in inputs if t is not None]
+        if op_type == "Shape" and given[0].shape is not None:
+            dims = given[0].shape[attrs.get("start", 0) : attrs.get("end")]
+            return (self.constant(dims, ir.DataType.INT64),) if all(isinstance(d, int) for d in dims) else None
         if op_type == "Identity" or not given or any(t.value.const_value is None for t in given):
             return None
         arrays = [t.const for t in given]
@@ -201,6 +204,20 @@ class Writer:
     def _next(self) -> int:
         self._count += 1
         return self._count
+
+    def complete(self, node: ir.Node) -> None:
+        """Tell the shapes of a node's outputs, where they are unknown and what was written since tells them."""
+        unknown = [v for v in node.outputs if v.shape is None]
+        inputs = [None if v is None else self.tensor(v) for v in node.inputs]
+        if not unknown or node.domain or any(t is not None and t.value.dtype is None for t in inputs):
+            return
+        attributes = {a.name: a.value for a in node.attributes.values() if a.type != ir.AttributeType.GRAPH}
+        if len(attributes) < len(node.attributes):
+            return
+        for value, (_, shape) in zip(
+            node.outputs, self._infer(node.op_type, inputs, len(node.outputs), attributes), strict=True
+        ):
+            value.shape = shape if value.shape is None else value.shape
 
     def _infer(
         self, op_type: str, inputs: Sequence[Tensor | None], outputs: int, attrs: dict[str, Any]
@@ -274,7 +291,8 @@ class Tensor:
     @property
     def rank(self) -> int:
         """Number of axes."""
-        assert self.shape is not None, f"rank of {self.value.name} unknown"
+        if self.shape is None:
+            raise ValueError(f"the rank of {self.value.name} is unknown")
         return len(self.shape)
 
     @property

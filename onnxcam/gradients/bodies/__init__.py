@@ -34,6 +34,13 @@ def body(*op_types: str, domain: str = "") -> Callable[[Body], Body]:
     return register
 
 
-from onnxcam.gradients.bodies import functions  # noqa: E402  (the families register themselves)
+from onnxcam.gradients.bodies import (  # noqa: E402  (the families register themselves)
+    control,
+    functions,
+    picking,
+    recurrent,
+    sequences,
+    signal,
+)
 
-__all__ = ["BODIES", "body", "functions"]
+__all__ = ["BODIES", "body", "control", "functions", "picking", "recurrent", "sequences", "signal"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import onnx_ir as ir
 
@@ -11,7 +12,45 @@ from onnxcam.gradients.rules import UnsupportedError
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor, Writer
 
-Known = dict[ir.Value, Tensor | None]
+Elements = tuple[Tensor, ...]  # a sequence, whose length is known
+Made = Tensor | Elements | None
+Known = dict[ir.Value, Any]  # what is Made; a dict cannot say so of its values and take others' as well
+MOST_NODES = 20_000  # that one node of the model is written out in
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node that is written as something else.
+
+    Attributes:
+        writer: writes.
+        inputs: what its inputs are.
+        attributes: its own.
+        known: what the values of the graph around it are.
+    """
+
+    writer: Writer
+    inputs: Sequence[Made]
+    attributes: Mapping[str, ir.Attr]
+    known: Known
+
+    def input(self, index: int) -> Tensor | None:
+        """Input ``index``, a tensor; None where it is left out."""
+        given = self.inputs[index] if index < len(self.inputs) else None
+        assert not isinstance(given, tuple), "a sequence where a tensor belongs"
+        return given
+
+    def attr(self, name: str, default: Any) -> Any:
+        """The value of an attribute."""
+        return self.attributes[name].value if name in self.attributes else default
+
+    def graph(self, name: str) -> ir.Graph:
+        """A subgraph."""
+        return cast("ir.Graph", self.attributes[name].as_graph())
+
+
+# Operators that are written as something else: control flow and sequences register here.
+STRUCTURED: dict[str, Callable[[Call], Sequence[Made]]] = {}
 
 
 def write_nodes(
@@ -29,33 +68,47 @@ def write_nodes(
         if node.domain not in ("", "ai.onnx"):
             raise UnsupportedError(f"it holds {node.domain}::{node.op_type}, which has no standard form")
         given = {a.name: _resolved(a, attributes or {}) for a in node.attributes.values()}
-        inputs = [None if v is None else _operand(writer, v, known) for v in node.inputs]
-        made = _write(writer, node, inputs, {k: a for k, a in given.items() if a is not None}, known)
-        known.update(zip(node.outputs, made, strict=False))
+        inputs = [None if v is None else operand(writer, v, known) for v in node.inputs]
+        call = Call(writer, inputs, {k: a for k, a in given.items() if a is not None}, known)
+        known.update(zip(node.outputs, _write(node, call), strict=False))
 
 
 def _resolved(attribute: ir.Attr, attributes: Mapping[str, ir.Attr]) -> ir.Attr | None:
     return attributes.get(str(attribute.ref_attr_name)) if attribute.is_ref() else attribute
 
 
-def _operand(writer: Writer, value: ir.Value, known: Known) -> Tensor | None:
-    return known[value] if value in known else writer.tensor(value)
+def operand(writer: Writer, value: ir.Value, known: Known) -> Made:
+    """What ``value`` is: as ``known`` has it, else of the graph that is written into."""
+    if value in known:
+        return cast("Made", known[value])
+    if not isinstance(value.type, ir.SequenceType | ir.OptionalType):
+        return writer.tensor(value)
+    maker = value.producer()
+    if maker is None or maker.op_type not in STRUCTURED:
+        raise UnsupportedError(f"what {value.name} holds is known at run time only")
+    return STRUCTURED[maker.op_type](call_of(writer, maker))[maker.outputs.index(value)]
 
 
-def _write(
-    writer: Writer, node: ir.Node, inputs: list[Tensor | None], attributes: dict[str, ir.Attr], known: Known
-) -> tuple[Tensor, ...]:
-    match node.op_type:
+def call_of(writer: Writer, node: ir.Node) -> Call:
+    """A node of the graph that is written into, as a call."""
+    inputs = [None if v is None else operand(writer, v, {}) for v in node.inputs]
+    return Call(writer, inputs, dict(node.attributes), {})
+
+
+def _write(node: ir.Node, call: Call) -> Sequence[Made]:
+    writer, op_type = call.writer, node.op_type
+    if op_type in STRUCTURED:
+        return STRUCTURED[op_type](call)
+    inputs = [call.input(i) for i in range(len(call.inputs))]
+    match op_type:
         case "Constant":
-            return (constant(writer, attributes),)
+            return (constant(writer, call.attributes),)
         case "Identity" if inputs[0] is not None:
             return (inputs[0],)
-        case "Shape" if inputs[0] is not None and not attributes:
+        case "Shape" if inputs[0] is not None and not call.attributes:
             return (xp.shape_of(inputs[0]),)
-        case "If":
-            return _branch(writer, inputs[0], attributes, known)
-    values = {name: a.value for name, a in attributes.items()}
-    return writer.ops(node.op_type, *inputs, outputs=len(node.outputs), **values)
+    values = {name: a.value for name, a in call.attributes.items()}
+    return writer.ops(op_type, *inputs, outputs=len(node.outputs), **values)
 
 
 def constant(writer: Writer, attributes: Mapping[str, ir.Attr]) -> Tensor:
@@ -70,19 +123,19 @@ def constant(writer: Writer, attributes: Mapping[str, ir.Attr]) -> Tensor:
     return writer.constant(attribute.value, kind)
 
 
-def _branch(
-    writer: Writer, condition: Tensor | None, attributes: Mapping[str, ir.Attr], known: Known
-) -> tuple[Tensor, ...]:
-    """The branch of an If whose condition is known."""
-    if condition is None or condition.const is None:
-        raise UnsupportedError("an If whose condition is computed at run time")
-    graph = attributes["then_branch" if condition.const.item() else "else_branch"].as_graph()
-    write_graph(writer, graph, known)
-    found = [_operand(writer, v, known) for v in graph.outputs]
-    return tuple(t for t in found if t is not None)
+def weights_of(writer: Writer, graph: ir.Graph) -> Known:
+    """The constants that a subgraph holds."""
+    held = graph.initializers.values()
+    return {v: writer.constant(v.const_value.numpy()) for v in held if v.const_value is not None}
 
 
-def write_graph(writer: Writer, graph: ir.Graph, known: Known) -> None:
-    """Write a subgraph's nodes; its inputs are in ``known``, and its outputs are after it."""
-    known.update((v, writer.constant(v.const_value.numpy())) for v in graph.initializers.values() if v.const_value)
+def write_graph(writer: Writer, graph: ir.Graph, known: Known) -> list[Made]:
+    """Write a subgraph's nodes, and return its outputs.
+
+    Args:
+        writer: writes.
+        graph: the subgraph.
+        known: what its inputs, its weights and the values around it are; it is added to.
+    """
     write_nodes(writer, graph, known)
+    return [operand(writer, v, known) for v in graph.outputs]

@@ -138,15 +138,18 @@ def _widened(tensor: Tensor) -> Tensor:
 
 
 RULES: dict[tuple[str, str], Rule] = {}
+STRAIGHT_THROUGH: dict[tuple[str, str], Rule] = {}  # what stands in for a derivative of 0, where the caller asks for it
 NO_GRADIENT: set[str] = set()
 
 
-def vjp(*op_types: str, domain: str = "", broadcasts: bool = False) -> Callable[[Function], Function]:
+def vjp(
+    *op_types: str, domain: str = "", broadcasts: bool = False, straight_through: bool = False
+) -> Callable[[Function], Function]:
     """Register a rule for operators."""
 
     def register(function: Function) -> Function:
         for op_type in op_types:
-            RULES[domain, op_type] = Rule(function, broadcasts)
+            (STRAIGHT_THROUGH if straight_through else RULES)[domain, op_type] = Rule(function, broadcasts)
         return function
 
     return register
@@ -169,11 +172,14 @@ from onnxcam.gradients.rules import (  # noqa: E402  (the families register them
     reduction,
     resize,
     shaping,
+    signal,
+    steps,
 )
 
 __all__ = [
     "NO_GRADIENT",
     "RULES",
+    "STRAIGHT_THROUGH",
     "Node",
     "UnsupportedError",
     "activation",
@@ -188,6 +194,8 @@ __all__ = [
     "reduction",
     "resize",
     "shaping",
+    "signal",
+    "steps",
     "vjp",
     "working_type",
 ]

@@ -12,8 +12,6 @@ from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, no_gradi
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
-no_gradient("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Xor", "IsNaN", "IsInf")
-no_gradient("Sign", "Floor", "Ceil", "Round")
 no_gradient("RandomNormalLike", "RandomUniformLike", "Bernoulli")
 
 
@@ -188,7 +186,14 @@ def _power(x: Tensor, p: Tensor) -> Tensor:
 def where(node: Node, dy: Tensor) -> Cotangents:
     condition = node.xs[0]
     da = node.mask(dy, condition) if 1 in node.wanted else None
-    return None, da, node.mask(dy, ~condition) if 2 in node.wanted else None
+    return _choice(node, dy), da, node.mask(dy, ~condition) if 2 in node.wanted else None
+
+
+def _choice(node: Node, dy: Tensor) -> Tensor | None:
+    """Straight through: a condition that chooses between two constants is a step; any other one has no gradient."""
+    if 0 not in node.wanted:
+        return None
+    return xp.zeros_like(node.xs[0], dy.dtype) if node.wanted & {1, 2} else dy * (node.xs[1] - node.xs[2])
 
 
 @vjp("Max", "Min", broadcasts=True)  # ties share the cotangent equally

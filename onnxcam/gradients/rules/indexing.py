@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
-from onnxcam.gradients.rules.linear import one_hot
+from onnxcam.gradients.rules import Cotangents, Node, vjp
+from onnxcam.gradients.rules.linear import one_hot, positions
+from onnxcam.gradients.rules.reduction import nonzero
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
@@ -67,32 +69,72 @@ def gather_elements(node: Node, dy: Tensor) -> Cotangents:
 
 @vjp("GatherND")
 def gather_nd(node: Node, dy: Tensor) -> Cotangents:
-    if node.attr("batch_dims", 0):
-        raise UnsupportedError("batch_dims")
-    return add_at("ScatterND", xp.zeros_like(node.x, dy.dtype), node.xs[1], dy)
+    x, index = node.xs
+    batch = node.attr("batch_dims", 0)
+    return add_at("ScatterND", xp.zeros_like(x, dy.dtype), _with_batch(index, batch) if batch else index, dy)
+
+
+def _with_batch(index: Tensor, batch: int) -> Tensor:
+    """Indices that begin with the place in the batch."""
+    lead = [xp.dim(index, a) for a in range(index.rank - 1)]
+    one = index.writer.constant([1])
+    places = [xp.reshape(positions(n), [-1] + [1] * (index.rank - 1 - a)) for a, n in enumerate(lead[:batch])]
+    dims = [None] * (index.rank - 1) + [1]
+    return xp.concat([*(xp.broadcast_to(p, xp.concat([*lead, one]), dims) for p in places), index], -1)
 
 
 @vjp("ScatterElements")
 def scatter_elements(node: Node, dy: Tensor) -> Cotangents:
-    index, axis = node.xs[1], node.attr("axis", 0)
-    taken = node.writer.op("GatherElements", dy, index, axis=axis)
-    if _adds(node):
-        return dy, None, taken
-    zeros = xp.zeros_like(node.xs[2], dy.dtype)
-    return node.writer.op("ScatterElements", dy, index, zeros, axis=axis), None, taken
+    return _scatter(node, dy, "GatherElements", {"axis": node.attr("axis", 0)})
 
 
 @vjp("ScatterND")
 def scatter_nd(node: Node, dy: Tensor) -> Cotangents:
-    index = node.xs[1]
-    taken = node.writer.op("GatherND", dy, index)
-    if _adds(node):
-        return dy, None, taken
-    return node.writer.op("ScatterND", dy, index, xp.zeros_like(node.xs[2], dy.dtype)), None, taken
+    return _scatter(node, dy, "GatherND", {})
 
 
-def _adds(node: Node) -> bool:
-    reduction = node.attr("reduction", "none")
-    if reduction not in ("none", "add"):
-        raise UnsupportedError(f"reduction={reduction!r}")
-    return reduction == "add"
+def _scatter(node: Node, dy: Tensor, gather: str, attributes: dict[str, int]) -> Cotangents:
+    """Of x with the updates u placed, added, multiplied or compared: dx and du."""
+    x, index, u = node.xs
+
+    def place(onto: Tensor, values: Tensor, reduction: str) -> Tensor:
+        return node.writer.op(node.raw.op_type, onto, index, values, reduction=reduction, **attributes)
+
+    def take(array: Tensor) -> Tensor:
+        return node.writer.op(gather, array, index, **attributes)
+
+    match node.attr("reduction", "none"):
+        case "none":
+            return place(dy, xp.zeros_like(u, dy.dtype), "none"), None, take(dy)
+        case "add":
+            return dy, None, take(dy)
+        case "mul":
+            dx = dy * place(xp.ones_like(x), u, "mul")
+            return dx, None, _other_factors(x, u, place, take) * take(dy) if 2 in node.wanted else None
+    won, u_won = (xp.astype(a == b, dy.dtype) for a, b in ((x, node.y), (u, take(node.y))))
+    share = dy / place(won, u_won, "add")  # ties share the cotangent equally
+    return won * share, None, u_won * take(share)
+
+
+def _other_factors(
+    x: Tensor, u: Tensor, place: Callable[[Tensor, Tensor, str], Tensor], take: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """For each update the product of what else its place was multiplied by, which is 0 where another one is 0."""
+    zero, u_zero = (xp.astype(t == 0, t.dtype) for t in (x, u))
+    others = take(place(zero, u_zero, "add")) - u_zero
+    safe_x, safe_u = nonzero(x), nonzero(u)
+    return take(place(safe_x, safe_u, "mul")) / safe_u * xp.astype(others == 0, u.dtype)
+
+
+@vjp("ReverseSequence")  # the same reversal
+def reverse_sequence(node: Node, dy: Tensor) -> Cotangents:
+    axes = {name: node.attr(f"{name}_axis", default) for name, default in (("batch", 1), ("time", 0))}
+    return node.writer.op("ReverseSequence", dy, node.input(1), batch_axis=axes["batch"], time_axis=axes["time"])
+
+
+@vjp("OneHot")  # of values = [off, on]: what each of the two is at
+def one_hot_values(node: Node, dy: Tensor) -> Cotangents:
+    index, depth, values = node.xs
+    hot = node.writer.op("OneHot", index, depth, values.lift([0, 1]), axis=node.attr("axis", -1))
+    on = xp.reshape(xp.sum(dy * hot), [1])
+    return None, None, xp.concat([xp.reshape(xp.sum(dy), [1]) - on, on])

@@ -65,9 +65,9 @@ def layer_normalization(node: Node, dy: Tensor | None, *saved: Tensor | None) ->
     axes, epsilon = tuple(range(node.attr("axis", -1) % x.rank, x.rank)), node.attr("epsilon", 1e-5)
     dy = xp.zeros_like(x) if dy is None else dy
     dx = _through_statistics(x, dy * scale, axes, epsilon) if 0 in node.wanted else None
-    for index, of_saved in enumerate((_of_mean, _of_inverse_deviation)):
-        if dx is not None and len(saved) > index and saved[index] is not None:
-            dx = dx + of_saved(x, saved[index], axes, epsilon) / count(x, axes)
+    for d, of_saved in zip(saved, (_of_mean, _of_inverse_deviation), strict=False):
+        if dx is not None and d is not None:
+            dx = dx + of_saved(x, d, axes, epsilon) / count(x, axes)
     return dx, dy * _normal(x, axes, epsilon) if 1 in node.wanted else None, dy
 
 

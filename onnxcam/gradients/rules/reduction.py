@@ -9,17 +9,32 @@ from onnxcam.graph.symbolic import Tensor
 no_gradient("ArgMax", "ArgMin", "Hardmax")
 
 
-def axes_of(node: Node) -> tuple[int, ...]:
-    """The reduced axes, by input (opset 18) or the empty default, non-negative."""
-    given = node.const(1, "axes")
-    if given is None or given.size == 0:
+Axes = tuple[int, ...] | Tensor  # a tensor where they are computed at run time
+
+
+def axes_of(node: Node) -> Axes:
+    """The reduced axes, by input (opset 18) or the empty default, non-negative where they are known."""
+    given = node.input(1)
+    if given is None or given.shape == (0,):
         return () if node.attr("noop_with_empty_axes", 0) else tuple(range(node.x.rank))
-    return tuple(sorted(int(a) % node.x.rank for a in given))
+    return given if given.const is None else tuple(sorted(int(a) % node.x.rank for a in given.const))
 
 
-def spread(node: Node, reduced: Tensor, axes: tuple[int, ...]) -> Tensor:
+def spread(node: Node, reduced: Tensor, axes: Axes) -> Tensor:
     """``reduced`` with its dropped axes put back, of length 1."""
-    return reduced if node.attr("keepdims", 1) or not axes else xp.expand_dims(reduced, axes)
+    if isinstance(axes, Tensor) and not node.attr("keepdims", 1):
+        return xp.reshape(reduced, xp.shape_of(total(node, node.x, axes)), [None] * node.x.rank)
+    return (
+        reduced if node.attr("keepdims", 1) or isinstance(axes, Tensor) or not axes else xp.expand_dims(reduced, axes)
+    )
+
+
+def total(node: Node, x: Tensor, axes: Axes, op_type: str = "ReduceSum") -> Tensor:
+    """The sum over the axes that the node reduces, which stay as axes of length 1."""
+    if not isinstance(axes, Tensor):
+        return node.writer.op(op_type, x, node.writer.constant(list(axes)), keepdims=1) if axes else x
+    noop = node.attr("noop_with_empty_axes", 0)
+    return node.writer.op(op_type, x, axes, keepdims=1, noop_with_empty_axes=noop)
 
 
 def count(x: Tensor, axes: tuple[int, ...]) -> Tensor | float:
@@ -47,14 +62,22 @@ def reduce_sum(node: Node, dy: Tensor) -> Cotangents:
 @vjp("ReduceMean")  # dx = dy / count
 def reduce_mean(node: Node, dy: Tensor) -> Cotangents:
     axes = axes_of(node)
-    return xp.expand_like(spread(node, dy, axes) / count(node.x, axes), node.x)
+    return xp.expand_like(spread(node, dy, axes) / _reduced(node, axes), node.x)
+
+
+def _reduced(node: Node, axes: Axes) -> Tensor | float:
+    """How many elements the node reduces into one."""
+    if not isinstance(axes, Tensor):
+        return count(node.x, axes)
+    before, after = (xp.astype(node.writer.op("Size", t), node.x.dtype) for t in (node.x, total(node, node.x, axes)))
+    return before / after
 
 
 @vjp("ReduceMax", "ReduceMin")  # ties share the cotangent equally
 def reduce_extremum(node: Node, dy: Tensor) -> Cotangents:
     axes = axes_of(node)
     hit = xp.astype(node.x == spread(node, node.y, axes), dy.dtype)
-    return hit * (spread(node, dy, axes) / xp.sum(hit, axes, keepdims=True))
+    return hit * (spread(node, dy, axes) / total(node, hit, axes))
 
 
 @vjp("ReduceL1")  # dx = dy sign(x)
@@ -88,8 +111,8 @@ def reduce_log_sum_exp(node: Node, dy: Tensor) -> Cotangents:
 def reduce_prod(node: Node, dy: Tensor) -> Cotangents:
     axes, safe = axes_of(node), nonzero(node.x)
     zero = xp.astype(node.x == 0, dy.dtype)
-    others = xp.sum(zero, axes, keepdims=True) - zero
-    product = node.writer.op("ReduceProd", safe, node.writer.constant(list(axes))) if axes else safe
+    others = total(node, zero, axes) - zero
+    product = total(node, safe, axes, "ReduceProd")
     return node.mask(spread(node, dy, axes) * product / safe, others == 0)
 
 
@@ -119,6 +142,19 @@ def cum_sum(node: Node, dy: Tensor) -> Cotangents:
         raise UnsupportedError("no axis")
     reverse, exclusive = node.attr("reverse", 0), node.attr("exclusive", 0)
     return node.writer.op("CumSum", dy, axis, reverse=1 - reverse, exclusive=exclusive)
+
+
+@vjp("CumProd")  # dx = sum of dy y / x over the products that x is in
+def cum_prod(node: Node, dy: Tensor) -> Cotangents:
+    axis, x = node.xs[1], node.x
+    way = {"reverse": node.attr("reverse", 0), "exclusive": node.attr("exclusive", 0)}
+    back = way | {"reverse": 1 - way["reverse"]}
+    zeros = xp.astype(x == 0, dy.dtype)
+    before = node.writer.op("CumSum", zeros, axis, reverse=way["reverse"], exclusive=1)
+    first = (x == 0) & (before == 0)  # from there on products are 0; its own slope is what they would be without it
+    without = node.writer.op("CumProd", xp.where(first, xp.ones_like(x), x), axis, **way)
+    through = node.writer.op("CumSum", dy * node.y, axis, **back) / nonzero(x)
+    return xp.where(first, node.writer.op("CumSum", dy * without, axis, **back), through)
 
 
 @vjp("TopK")  # the cotangents go back to where the values came from

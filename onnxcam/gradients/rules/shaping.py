@@ -6,13 +6,14 @@ import itertools
 
 import numpy as np
 
-from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, no_gradient, vjp
+from onnxcam.gradients.rules import Cotangents, Node, no_gradient, vjp
+from onnxcam.gradients.rules.indexing import add_at
 from onnxcam.gradients.rules.linear import along, one_hot, positions
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 from onnxcam.model import Dim
 
-no_gradient("Shape", "Size", "ConstantOfShape", "Range", "NonZero", "OneHot", "EyeLike", "NonMaxSuppression")
+no_gradient("Shape", "Size", "ConstantOfShape", "Range", "NonZero", "EyeLike", "NonMaxSuppression")
 
 
 @vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -73,8 +74,8 @@ def split(node: Node, *dys: Tensor | None) -> Cotangents:
 def slice_(node: Node, dy: Tensor) -> Cotangents:
     x, starts = node.x, node.xs[1]
     assert starts.shape is not None
-    if not isinstance(starts.shape[0], int):
-        raise UnsupportedError("it is unknown how many axes are cut")
+    if not isinstance(starts.shape[0], int) or not _known(node, 3, 4):
+        return _put_back(node, dy)
     axes, steps = node.const(3, "axes"), node.const(4, "steps")
     axes = range(starts.shape[0]) if axes is None else axes.tolist()
     steps = [1] * len(axes) if steps is None else steps.tolist()
@@ -82,6 +83,22 @@ def slice_(node: Node, dy: Tensor) -> Cotangents:
         start = starts if len(axes) == 1 else xp.slice_axis(starts, 0, i, i + 1)
         dy = _unslice(dy, axis % x.rank, xp.astype(start, xp.dim(x, axis).dtype), step, x)
     return dy
+
+
+def _known(node: Node, *indices: int) -> bool:
+    """Whether these inputs are constants or left out."""
+    return all(t is None or t.const is not None for t in map(node.input, indices))
+
+
+def _put_back(node: Node, dy: Tensor) -> Tensor:
+    """Every element to where the operator took it from: it says so itself, given the numbers of the places."""
+    x = node.x
+    size = xp.reshape(node.writer.op("Size", x), [1])
+    places = xp.reshape(positions(size), xp.shape_of(x), x.shape)
+    attributes = {a.name: a.value for a in node.raw.attributes.values()}
+    taken = node.writer.op(node.raw.op_type, places, *node.optional_xs[1:], **attributes)
+    flat = add_at("ScatterElements", xp.broadcast_to(dy.lift(0), size), xp.reshape(taken, [-1]), xp.reshape(dy, [-1]))
+    return xp.reshape_like(flat, x)
 
 
 def _unslice(dy: Tensor, axis: int, start: Tensor, step: int, x: Tensor) -> Tensor:
@@ -124,12 +141,12 @@ def _interleave(dy: Tensor, axis: int, step: int) -> Tensor:
 
 @vjp("Pad")  # of zeros: cut; otherwise each element sums the places that copied it
 def pad(node: Node, dy: Tensor) -> Cotangents:
-    mode, axes = node.attr("mode", "constant"), node.const(3, "axes")
-    axes = list(range(dy.rank)) if axes is None else [int(a) % dy.rank for a in axes]
-    if mode == "constant":
-        dx = _uncopied(node, dy, axes)
+    if node.attr("mode", "constant") == "constant":
+        dx = _uncopied(node, dy)
         return dx, None, xp.reshape_like(xp.sum(dy) - xp.sum(dx), node.xs[2]) if 2 in node.wanted else None
-    pads = node.const(1, "pads")
+    if not _known(node, 1, 3):
+        return _put_back(node, dy)
+    pads, axes = node.const(1, "pads"), _padded_axes(node)
     for i, axis in enumerate(axes):
         amounts = pads[[i, len(axes) + i]]
         if amounts.any():
@@ -137,12 +154,18 @@ def pad(node: Node, dy: Tensor) -> Cotangents:
     return dy
 
 
-def _uncopied(node: Node, dy: Tensor, axes: list[int]) -> Tensor:
+def _padded_axes(node: Node) -> list[int]:
+    axes = node.const(3, "axes")
+    return list(range(node.x.rank)) if axes is None else [int(a) % node.x.rank for a in axes]
+
+
+def _uncopied(node: Node, dy: Tensor) -> Tensor:
     pads = node.input(1)
     assert pads is not None
-    if pads.const is None:
+    if pads.const is None or not _known(node, 3):
         return node.writer.op("Pad", dy, -pads, None, node.input(3), shape=node.x.shape)
     before, after = [0] * dy.rank, [0] * dy.rank
+    axes = _padded_axes(node)
     for i, a in enumerate(axes):
         before[a], after[a] = -int(pads.const[i]), -int(pads.const[i + len(axes)])
     return xp.pad(dy, before, after)
@@ -173,4 +196,4 @@ def depth_to_space(node: Node, dy: Tensor) -> Cotangents:
 
 @vjp("SpaceToDepth")
 def space_to_depth(node: Node, dy: Tensor) -> Cotangents:
-    return node.writer.op("DepthToSpace", dy, blocksize=node.attr("blocksize", 1), mode="DCR")
+    return node.writer.op("DepthToSpace", dy, blocksize=node.attr("blocksize", 1), mode=node.attr("mode", "DCR"))

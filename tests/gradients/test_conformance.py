@@ -1,0 +1,30 @@
+"""The ONNX backend node suite through the portable engine: what is right stays right, and nothing is wrong."""
+
+from __future__ import annotations
+
+import onnxruntime
+import pytest
+
+from benchmarks.conformance import judge, listed
+
+RUNS_ALL = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 31)
+GROUPS = 32
+# Nothing of the list may be added here without its reason; docs/operators.md tells them all.
+REFUSED: dict[str, str] = {}
+UNTESTED: dict[str, str] = {}
+
+
+@pytest.mark.skipif(not RUNS_ALL, reason="the list holds what ONNX Runtime 1.31 runs")
+@pytest.mark.parametrize("group", range(GROUPS))
+@pytest.mark.parametrize("free", [False, True], ids=["fixed", "symbolic"])
+def test_gradients_of_the_backend_suite(group: int, free: bool) -> None:
+    found = {name: judge(name, free=free) for name in listed()[group::GROUPS]}
+    wrong = {n: v.why for n, v in found.items() if v.outcome not in ("right", "refused", "untested")}
+    assert wrong == {}
+    assert {n for n, v in found.items() if v.outcome == "refused"} <= set(REFUSED)
+    assert {n for n, v in found.items() if v.outcome == "untested"} <= set(UNTESTED)
+
+
+def test_the_list_is_whole() -> None:
+    assert len(listed()) == len(set(listed())) == 848
+    assert set(REFUSED) | set(UNTESTED) <= set(listed())
