@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.networks_reference import LOGIT, Reference, enliven, make_reference, pictures
+from benchmarks.networks_reference import LOGIT, Reference, enliven, make_reference, nudged, pictures
 
 NETWORKS = ("MobileNetV2", "EfficientNetB0", "ResNet50V2", "Xception", "DenseNet121", "ConvNeXtTiny")
 TAKES_BYTES = ("EfficientNetB0", "ConvNeXtTiny")  # these scale 0..255 themselves
@@ -70,13 +70,13 @@ def _calibrate(model: Any, batch: Any) -> None:
 
 def refer(name: str, model: Any) -> Reference:
     image = photos(name, 1, seed=1)
-    layer, single = gradients(model, image)
+    singles = [gradients(model, x)[1] for x in (image, *nudged(image))]
     _precision("float64")
     twin = application(name, None)
     _precision("float32")
     twin.set_weights(model.get_weights())
-    _, double = gradients(twin, image.astype(np.float64))
-    return make_reference(f"tensorflow {tf.__version__}, keras {keras.__version__}", layer, image, single, double)
+    layer, double = gradients(twin, image.astype(np.float64))
+    return make_reference(f"tensorflow {tf.__version__}, keras {keras.__version__}", layer, image, singles, double)
 
 
 def _precision(name: str) -> None:

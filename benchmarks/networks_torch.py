@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torchvision
 
-from benchmarks.networks_reference import LOGIT, Reference, enliven, make_reference, pictures
+from benchmarks.networks_reference import LOGIT, Reference, enliven, make_reference, nudged, pictures
 
 # The module whose output is the last feature map.
 LAYERS = {
@@ -93,9 +93,11 @@ def _calibrate(model: Any, batch: Any) -> None:
 
 
 def refer(name: str, model: Any, image: Any) -> Reference:
-    single = gradients(model, LAYERS[name], image)
+    singles = [gradients(model, LAYERS[name], x) for x in (image, *map(torch.from_numpy, nudged(image.numpy())))]
+    with torch.backends.mkldnn.flags(enabled=False):
+        singles.append(gradients(model, LAYERS[name], image))
     double = gradients(copy.deepcopy(model).double(), LAYERS[name], image.double())
-    return make_reference(f"torch {torch.__version__}", LAYERS[name], image.numpy(), single, double)
+    return make_reference(f"torch {torch.__version__}", LAYERS[name], image.numpy(), singles, double)
 
 
 def gradients(model: Any, layer: str, image: Any) -> tuple[Any, ...]:

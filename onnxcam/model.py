@@ -23,6 +23,7 @@ import onnx_ir.passes.common as passes
 from onnxcam import branches, integrity, lowering
 from onnxcam.errors import ModelError, OutputError
 from onnxcam.integrity import first_line
+from onnxcam.outputs import reveal_scores
 from onnxcam.shapes import Integers, infer_shapes
 
 OPSET = 18  # the oldest opset that the gradient rules are written for
@@ -180,46 +181,11 @@ def load_model(path: str | Path) -> Model:
     source_opset = integrity.check_operators(file, proto)
     integrity.locate_external_data(file, proto)
     integrity.check_weights(file, proto)
-    notes = _keep_tensor_outputs(file, proto)
+    notes = reveal_scores(file, proto)
     model = _to_ir(file, proto, source_opset, notes)
     meta = {p.key: p.value for p in proto.metadata_props}
     digest = hashlib.sha256(data).hexdigest()
     return Model(model, file, digest, source_opset, tuple(notes), meta)
-
-
-def _keep_tensor_outputs(file: Path, proto: onnx.ModelProto) -> list[str]:
-    """Replace map and sequence outputs by the tensor before them (ONNX-ML ZipMap), or drop them."""
-    graph = proto.graph
-    producers = {out: node for node in graph.node for out in node.output}
-    notes = []
-    kept: list[onnx.ValueInfoProto] = []
-    for output in graph.output:
-        if output.type.WhichOneof("value") in ("tensor_type", None):
-            kept.append(output)
-            continue
-        node = producers.get(output.name)
-        source = node.input[0] if node is not None and node.op_type == "ZipMap" else None
-        notes.append(f"output {output.name} is no tensor; {f'read {source} before it' if source else 'left out'}")
-        if source:
-            kept.append(onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, None))
-    if not kept:
-        raise ModelError(f"{file} has no tensor output; give a model whose scores come out as a tensor")
-    if notes:
-        del graph.output[:]
-        graph.output.extend(kept)
-        _drop_unused_nodes(graph)
-    return notes
-
-
-def _drop_unused_nodes(graph: onnx.GraphProto) -> None:
-    needed = {o.name for o in graph.output}
-    keep = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            keep.append(node)
-            needed.update(node.input)
-    del graph.node[:]
-    graph.node.extend(reversed(keep))
 
 
 def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> ir.Model:

@@ -60,8 +60,13 @@ def session(loaded: Model) -> ort.InferenceSession:
 def opened(tmp_path: Path) -> Callable[..., Model]:
     """Opens a model, and holds what it computes against what the file does."""
 
-    def open_(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str] = ("y",), opset: int = 18, **weights: Any) -> Model:
-        inputs, given = [value("x", ["n", 3, 1, 5]), value("on", [], TensorProto.BOOL)], {"x": X, "on": np.asarray(True)}
+    def open_(
+        nodes: Sequence[onnx.NodeProto], outputs: Sequence[str] = ("y",), opset: int = 18, **weights: Any
+    ) -> Model:
+        inputs, given = (
+            [value("x", ["n", 3, 1, 5]), value("on", [], TensorProto.BOOL)],
+            {"x": X, "on": np.asarray(True)},
+        )
         proto = model(nodes, inputs, [value(o, None) for o in outputs], weights, opset)
         loaded = load_model(write(tmp_path / "model.onnx", proto))
         before = ReferenceEvaluator(proto).run(list(outputs), given)  # ONNX Runtime refuses branches that cannot fit

@@ -111,12 +111,19 @@ def find_logits(model: Model, output: str | None = None) -> Logits:
         if not floats:
             raise UnknownNameError.of("output", output, [v.name or "" for v in model.outputs])
     floats = [v for v in floats if dims_of(v)]
+    floats = [v for v in floats if not _is_chosen(v)] or floats
     if not floats:
         raise ModelError(
             f"{model.label}: no output holds scores of classes; its outputs are integers, single numbers or unknown "
             "types. Give a model whose scores come out as an array"
         )
     return max((_logits_of(model, v) for v in floats), key=_plausibility)
+
+
+def _is_chosen(value: ir.Value) -> bool:
+    """The largest scores (TopK), of whichever classes."""
+    node = value.producer()
+    return node is not None and node.op_type == "TopK"
 
 
 def _plausibility(logits: Logits) -> tuple[bool, bool, bool]:

@@ -10,6 +10,7 @@ import itertools
 import math
 from typing import Any
 
+import evaluator_loops
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
@@ -267,6 +268,7 @@ FILLED = [
     MaxPool,
     LpPool,
     ConvTranspose,
+    *evaluator_loops.FILLED,
 ]
 
 

@@ -8,6 +8,7 @@ import zlib
 import cases_functions  # noqa: F401  (the families add their cases)
 import cases_moving  # noqa: F401
 import cases_pointwise  # noqa: F401
+import cases_recurrent  # noqa: F401
 import cases_windows  # noqa: F401
 import numpy as np
 import onnx

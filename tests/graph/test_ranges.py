@@ -27,7 +27,7 @@ CONSTANTS = """
         ("s = Sigmoid (x) y = Clip (s, two, six)", (2, 2)),
         ("s = Sigmoid (x) y = Identity (s)", (0, 1)),
         ("r = Relu (x) p = MaxPool <kernel_shape = [2,2]> (r) y = Transpose (p)", (0, INF)),
-        ("r = Relu (x) y = Add (r, six)", (-INF, INF)),
+        ("r = Relu (x) y = Add (r, six)", (6, INF)),
     ],
 )
 def test_ranges_follow_the_graph(tmp_path, nodes, expected):

@@ -38,9 +38,10 @@ from onnxcam.gradients.bodies import (  # noqa: E402  (the families register the
     control,
     functions,
     picking,
+    quantization,
     recurrent,
     sequences,
     signal,
 )
 
-__all__ = ["BODIES", "body", "control", "functions", "picking", "recurrent", "sequences", "signal"]
+__all__ = ["BODIES", "body", "control", "functions", "picking", "quantization", "recurrent", "sequences", "signal"]
