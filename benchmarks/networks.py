@@ -235,9 +235,8 @@ def document(work: Path) -> str:
     results.sort(key=lambda r: (order[r["network"]], r["export"].split("-")[0] == "dynamo", r["export"]))
     held, plain = (sum(not faults(r, against) for r in results) for against in ("noise", "plain"))
     text = INTRODUCTION.format(tolerance=f"{TOLERANCE:g}", margin=f"{MARGIN:g}", versions=versions(results))
-    text += f"\n{held} of {len(results)} exports hold; {plain} do against the plain evaluation alone.\n\n" + table(
-        COLUMNS, [row(r) for r in results]
-    )
+    text += f"\n{held} of {len(results)} exports hold; {plain} do against the framework's plain evaluation alone.\n\n"
+    text += table(COLUMNS, [row(r) for r in results])
     text += NOTES.format(double=f"{TOLERANCE_DOUBLE:g}")
     failures = sorted(work.glob("*.failed"), key=lambda f: (order[f.name.split(".")[0]], f.name))
     if failures:

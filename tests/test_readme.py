@@ -1,4 +1,4 @@
-"""The README's examples run as they are printed."""
+"""The examples of the README and of the documents run as they are printed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from onnxcam.methods import METHODS
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line[2:] for line in re.findall(r"^\$ onnxcam .*", README, re.M)]
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
+BLOCKS = [
+    pytest.param(block, id=f"{path.name}-{k}")
+    for path in (ROOT / "README.md", *DOCUMENTS)
+    for k, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.S))
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -31,8 +36,7 @@ def test_commands_run(command, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("block", BLOCKS)
 def test_python_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {})
-    assert any(tmp_path.rglob("*.*"))
+    exec(compile(block, "example", "exec"), {})
 
 
 def test_pictures_are_what_the_printed_commands_make(tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ def _lower_graph(draft: Draft, done: Counter[str], left: dict[str, str]) -> None
         for inner in subgraphs(node):
             _lower_graph(draft.inner(inner), done, left)
         function = LOWERINGS.get((node.domain, node.op_type))
-        name = f"{node.domain}::{node.op_type}".removeprefix(f"{LEGACY}::")
+        name = f"{node.domain}::{node.op_type}".removeprefix(f"{LEGACY}::").removeprefix("::")
         try:
             if function is not None:
                 call = Call(node, draft)

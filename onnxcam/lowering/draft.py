@@ -102,7 +102,7 @@ class Draft:
     def _hold(self, tensor: TensorProto) -> None:
         self._types[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
         if self.outer is None and len(tensor.raw_data) > _LARGE:
-            self.weights[tensor.name] = ir.from_proto(tensor)
+            self.weights[tensor.name] = cast("ir.TensorProtocol", ir.from_proto(tensor))
             self.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
         else:
             self._tensors[tensor.name] = tensor
@@ -193,9 +193,9 @@ class Call:
         """A vector of int64."""
         return self.constant(np.asarray(values, dtype=np.int64))
 
-    def constant(self, array: Array) -> str:
+    def constant(self, array: npt.ArrayLike) -> str:
         """A new constant."""
-        return self.draft.constant(array, f"{self.node.output[0]}/constant")
+        return self.draft.constant(np.asarray(array), f"{self.node.output[0]}/constant")
 
     def op(self, op_type: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """Write a node with one output; ``name`` is what the output is called like."""

@@ -38,7 +38,7 @@ def matmul_of_few_bits(call: Call) -> str:
 
 def _unpacked(call: Call) -> Array:
     """The weight (N, K) in floats."""
-    n, k, size, bits = (call.attr(a, d) for a, d in (("N", 0), ("K", 0), ("block_size", 32), ("bits", 4)))
+    n, k, size, bits = (int(call.attr(a, 4)) for a in ("N", "K", "block_size", "bits"))
     packed, scales, points = (call.array(call.input(i)) for i in (1, 2, 3))
     if packed is None or scales is None or (call.input(3) and points is None) or call.attr("weight_prepacked", 0):
         raise StaysError("of a computed weight")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from onnx import TensorProto
 
 from onnxcam.lowering import LEGACY, MICROSOFT, lowers
@@ -19,7 +21,7 @@ def layer_normalization(call: Call) -> list[str]:
 @lowers("SkipLayerNormalization", domain=MICROSOFT)  # outputs: normalised, mean, inverse deviation, the sum
 def skip_layer_normalization(call: Call) -> list[str]:
     total = _sum(call, call.input(4))
-    settings = {"axis": -1, "epsilon": _epsilon(call)}
+    settings: dict[str, Any] = {"axis": -1, "epsilon": _epsilon(call)}
     if not call.wants(1) and not call.wants(2):
         return [call.op("LayerNormalization", total, *call.node.input[2:4], **settings), "", "", total]
     return [*call.ops("LayerNormalization", total, *call.node.input[2:4], outputs=3, **settings), total]

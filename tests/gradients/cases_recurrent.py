@@ -69,8 +69,8 @@ layer("LSTM", "lengths, cell state", ways=2, rest=[lengths, state(2), state(2)],
 counted = [
     node("ReduceMax", ["a"], ["most"], keepdims=0),
     node("Sigmoid", ["most"], ["part"]),
-    node("Ceil", ["part"], ["whole"]),
-    node("Cast", ["whole"], ["one"], to=6),
+    node("Ceil", ["part"], ["rounded"]),
+    node("Cast", ["rounded"], ["one"], to=6),
     node("Add", ["one", "few"], ["lengths"]),
 ]
 for op in GATES:

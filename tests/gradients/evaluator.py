@@ -10,6 +10,7 @@ import itertools
 import math
 from typing import Any
 
+import evaluator_levels
 import evaluator_loops
 import numpy as np
 import onnx
@@ -113,28 +114,6 @@ class GlobalLpPool(OpRun):  # missing
 
     def _run(self, x, p=2):
         return ((np.abs(x) ** p).sum(tuple(range(2, x.ndim)), keepdims=True) ** (1 / p),)
-
-
-class QuantizeLinear(OpRun):  # float32 inside
-    op_domain = ""
-
-    def _run(self, x, scale, zero=None, axis=1, **_):
-        zero = np.uint8(0) if zero is None else zero
-        limits = np.iinfo(zero.dtype)
-        shift = _along(zero, x, axis).astype(np.int64)
-        return (np.clip(np.rint(x / _along(scale, x, axis)) + shift, limits.min, limits.max).astype(zero.dtype),)
-
-
-class DequantizeLinear(OpRun):  # missing at opset 18
-    op_domain = ""
-
-    def _run(self, x, scale, zero=None, axis=1, **_):
-        shift = 0 if zero is None else _along(zero, x, axis).astype(np.int64)
-        return ((x.astype(scale.dtype) - shift) * _along(scale, x, axis),)
-
-
-def _along(vector: np.ndarray, x: np.ndarray, axis: int) -> np.ndarray:
-    return vector.reshape([-1 if a == axis % x.ndim else 1 for a in range(x.ndim)]) if vector.ndim else vector
 
 
 class Pad(PlainPad):  # no negative amounts
@@ -262,12 +241,11 @@ FILLED = [
     MeanVarianceNormalization,
     GlobalMaxPool,
     GlobalLpPool,
-    QuantizeLinear,
-    DequantizeLinear,
     Pad,
     MaxPool,
     LpPool,
     ConvTranspose,
+    *evaluator_levels.FILLED,
     *evaluator_loops.FILLED,
 ]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import zlib
 
-import cases_functions  # noqa: F401  (the families add their cases)
+import cases_control  # noqa: F401  (the families add their cases)
+import cases_functions  # noqa: F401
 import cases_moving  # noqa: F401
 import cases_pointwise  # noqa: F401
+import cases_quantised  # noqa: F401
 import cases_recurrent  # noqa: F401
 import cases_windows  # noqa: F401
 import numpy as np

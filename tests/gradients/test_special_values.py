@@ -209,14 +209,6 @@ REFUSED = {
         [node("ConvTranspose", ["x", "k"], auto_pad="SAME_UPPER", strides=[2, 2])],
         "stride beyond the kernel",
     ),
-    "a computed scale": (
-        [
-            node("ReduceMax", ["x"], ["m"], keepdims=0),
-            node("QuantizeLinear", ["x", "m", "zero"], ["q"]),
-            node("DequantizeLinear", ["q", "m", "zero"]),
-        ],
-        r"input 1 \(m\) depends",
-    ),
     "axes at run time": (
         [
             node("Shape", ["x"], ["s"]),
@@ -256,11 +248,3 @@ def test_refusals_name_node_operator_opset_and_reason(what) -> None:
     model = opened(proto)
     with pytest.raises(GradientError, match=rf"(?s)\(node \w+, opset 18\): .*({reason})"):
         add_gradients(model, of="y", wrt=wrt)
-
-
-def test_a_scale_per_block_is_refused() -> None:
-    quantise = node("QuantizeLinear", ["x", "s"], ["q"], axis=0)
-    back = node("DequantizeLinear", ["q", "blocks"], axis=0, block_size=2)
-    weights = {"s": F(1), "blocks": np.ones(2, F)}
-    with pytest.raises(GradientError, match=r"DequantizeLinear \(node y, opset 21\): block_size"):
-        add_gradients(opened(model_of([quantise, back], {"x": (4,)}, weights, opset=21)), of="y", wrt="x")

@@ -2,8 +2,7 @@
 
 Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons", 2013,
 https://arxiv.org/abs/1308.3432: the rounding counts as the identity. The saturation does not: it *is* the activation
-of many int8 networks. A scale that is computed has the gradient of Esser et al., "Learned Step Size Quantization",
-2020, https://arxiv.org/abs/1902.08153, equation 3.
+of many int8 networks. So what is differentiated is clip(x, low scale, high scale), by x and by a computed scale.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import onnx_ir as ir
 
-from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
+from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp, working_type
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.ranges import level_range, value_range
 from onnxcam.graph.symbolic import Tensor
@@ -21,11 +19,14 @@ from onnxcam.graph.symbolic import Tensor
 
 @vjp("QuantizeLinear")  # y = clip(round(x / scale) + zero point); read from y, so that int8 fusion stays possible
 def quantize(node: Node, dy: Tensor) -> Cotangents:
+    dy = xp.astype(dy, working_type(node.x.dtype))
     scale = _spread(node, node.xs[1], dy)
-    dx = dy / scale
-    inside = _inside(node, dy)
-    dx = dx if inside is None else node.gate(dx, inside)
-    return (dx, _to_scale(node, -(dx * _centred(node, node.y, dy)))) if 1 in node.wanted else dx
+    through, inside = dy / scale, _inside(node, dy)
+    dx = through if inside is None else node.gate(through, inside)
+    if 1 not in node.wanted:
+        return dx
+    kept = through if inside is None else node.mask(through, inside)
+    return dx, _to_scale(node, -(kept * _centred(node, node.y, dy)))
 
 
 @vjp("DequantizeLinear")  # y = (x - zero point) scale
@@ -36,7 +37,8 @@ def dequantize(node: Node, dy: Tensor) -> Cotangents:
 
 @vjp("DynamicQuantizeLinear")  # as QuantizeLinear of a scale that counts as a constant; nothing saturates
 def dynamic_quantize(node: Node, dy: Tensor, *_: Tensor | None) -> Cotangents:
-    return dy / node.output(1)
+    dy = xp.astype(dy, working_type(node.x.dtype))
+    return dy / xp.astype(node.output(1), dy.dtype)
 
 
 def _spread(node: Node, parameter: Tensor, like: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ def _with(x: Tensor, axis: int, length: int) -> list[int | str | None]:
 def _levels(tensor: Tensor, like: Tensor) -> Tensor:
     """Levels as floats; runtimes cast 8 bits and more, and dequantise fewer."""
     if tensor.dtype.is_integer() and tensor.dtype.bitwidth < 8:
-        return tensor.writer.op("DequantizeLinear", tensor, like.lift(1))
+        tensor = tensor.writer.op("DequantizeLinear", tensor, tensor.writer.constant(np.float32(1)))
     return xp.astype(tensor, like.dtype)
 
 
@@ -96,10 +98,20 @@ def _inside(node: Node, dy: Tensor) -> Tensor | None:
     below, above = _can_saturate(node, low, high)
     if not below and not above:
         return None
-    level = _levels(node.y, dy)
+    level = _unrounded(node, dy) if _is_coarse(node.y) else _levels(node.y, dy)
     if below and above:
         return (level > low) & (level < high)
     return level > low if below else level < high
+
+
+def _is_coarse(levels: Tensor) -> bool:
+    """Whether half a step is worth a look at what was rounded; 8 and 16 bits are fused with what makes them."""
+    return not levels.dtype.is_integer() or levels.dtype.bitwidth < 8
+
+
+def _unrounded(node: Node, dy: Tensor) -> Tensor:
+    scaled, point = xp.astype(node.x, dy.dtype) / _spread(node, node.xs[1], dy), node.input(2)
+    return scaled if point is None else scaled + _spread(node, _levels(point, dy), dy)
 
 
 def _can_saturate(node: Node, low: float, high: float) -> tuple[bool, bool]:

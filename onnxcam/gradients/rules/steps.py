@@ -11,13 +11,11 @@ from onnxcam.gradients.rules import Cotangents, Node, no_gradient, vjp
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
-ROUNDINGS = ("Floor", "Ceil", "Round")
-THRESHOLDS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
-
-no_gradient("Sign", *ROUNDINGS, *THRESHOLDS, "Equal", "And", "Or", "Not", "Xor", "IsNaN", "IsInf")
+no_gradient("Sign", "Floor", "Ceil", "Round", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")
+no_gradient("And", "Or", "Not", "Xor", "IsNaN", "IsInf")
 
 
-@vjp(*ROUNDINGS, straight_through=True)  # dx = dy
+@vjp("Floor", "Ceil", "Round", straight_through=True)  # dx = dy
 def rounding(node: Node, dy: Tensor) -> Cotangents:
     return dy
 
@@ -27,8 +25,8 @@ def sign(node: Node, dy: Tensor) -> Cotangents:
     return node.mask(dy, xp.abs(node.x) <= 1.0)
 
 
-@vjp(*THRESHOLDS, broadcasts=True, straight_through=True)  # half a sign of a - b, or of b - a
-def threshold(node: Node, dy: Tensor) -> Cotangents:
+@vjp("Greater", "GreaterOrEqual", "Less", "LessOrEqual", broadcasts=True, straight_through=True)
+def threshold(node: Node, dy: Tensor) -> Cotangents:  # half a sign of a - b, or of b - a
     a, b = node.xs
     da = node.mask(dy * (0.5 if node.raw.op_type.startswith("Greater") else -0.5), xp.abs(a - b) <= 1.0)
     return da, -da if 1 in node.wanted else None

@@ -1,0 +1,142 @@
+"""Cases of quantisers of every type, with scales per tensor, channel and block, and of integer products.
+
+What is differentiated is the clipping; the rounding counts as the identity.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from cases import Operand, case, given, node, var, weight
+from evaluator_levels import LARGEST, along
+from onnx import TensorProto
+
+SHAPE = (2, 4, 3)
+CLIPPED = (node("Max", ["a", "low"], ["m"]), node("Min", ["m", "high"]))
+
+
+def limits(dtype: Any) -> tuple[float, float]:
+    largest = LARGEST.get(np.dtype(dtype).name)
+    return (-largest, largest) if largest else (ml_dtypes.iinfo(dtype).min, ml_dtypes.iinfo(dtype).max)
+
+
+def bounds(scale: Any, zero: Any, dtype: Any, axis: int = 1, block_size: int = 0) -> dict[str, Operand]:
+    """Between which values nothing saturates."""
+    x = np.zeros(SHAPE)
+    point, step = along(np.asarray(zero, float), x, axis, block_size), along(np.asarray(scale), x, axis, block_size)
+    low, high = ((bound - point) * step for bound in limits(dtype))
+    return {"low": given(low), "high": given(high)}
+
+
+def round_trip(what: str, scale: Any, zero: Any, dtype: Any, opset: int = 21, axis: int = 1, **settings: Any) -> None:
+    """A case for each of the two operators: quantised and back, against the clipping."""
+    back = {k: v for k, v in settings.items() if k == "block_size"}
+    point = Operand(np.asarray(zero).astype(dtype), variable=False)
+    shared: dict[str, Any] = {
+        "others": bounds(scale, zero, dtype, axis, back.get("block_size", 0)),
+        "forward": CLIPPED, "rank": 3, "opset": opset,
+    }  # fmt: skip
+    last = node("DequantizeLinear", ["q", "b", "c"], axis=axis, **back)
+    first = node("QuantizeLinear", ["a", "b", "c"], ["q"], axis=axis, **settings)
+    operands = (var(*SHAPE), given(scale), point)
+    case("QuantizeLinear", what, *operands, outputs=["q"], after=[last], axis=axis, **settings, **shared)
+    del settings
+    case("DequantizeLinear", what, *operands, reads=["q", "b", "c"], before=[first], axis=axis, **back, **shared)
+
+
+round_trip("uint4", 0.2, 5, ml_dtypes.uint4)
+round_trip("int4", 0.2, -1, ml_dtypes.int4)
+round_trip("int4 per channel", [0.1, 0.2, 0.15, 0.25], [0, 1, -2, 3], ml_dtypes.int4)
+round_trip("uint16", 4e-5, 30000, np.uint16)
+round_trip("int16", 5e-5, -500, np.int16)
+round_trip("float8e4m3fn", 0.003, 0, ml_dtypes.float8_e4m3fn, opset=19)
+round_trip("float8e5m2", 3e-5, 0, ml_dtypes.float8_e5m2, opset=19)
+round_trip("zero points of one channel each", [0.01, 0.02, 0.015, 0.005], [90, 128, 200, 3], np.uint8, opset=18)
+round_trip("along the last axis", [0.01, 0.02, 0.015], [-90, 0, 30], np.int8, opset=18, axis=-1)
+BLOCKS = np.random.default_rng(0).uniform(0.005, 0.02, (2, 2, 3))
+POINTS = np.arange(12).reshape(2, 2, 3) * 5
+round_trip("in blocks", BLOCKS, POINTS, np.int8, block_size=2)
+round_trip("in blocks that do not fill the axis", BLOCKS, POINTS, np.int8, block_size=3)
+round_trip("in blocks along the first axis", BLOCKS[:1].repeat(2, 1), POINTS[:1].repeat(2, 1), np.int8, axis=0, block_size=2)
+case(
+    "QuantizeLinear", "output_dtype", var(*SHAPE), given(0.01), outputs=["q"], output_dtype=TensorProto.INT8, opset=21,
+    after=[node("DequantizeLinear", ["q", "b"])], others=bounds(0.01, 0, np.int8), forward=CLIPPED, rank=3,
+)  # fmt: skip
+case(
+    "QuantizeLinear", "precision", var(*SHAPE), given(0.01), outputs=["q"], precision=TensorProto.FLOAT, opset=23,
+    after=[node("DequantizeLinear", ["q", "b"])], others=bounds(0.01, 0, np.uint8), forward=CLIPPED, rank=3,
+)  # fmt: skip
+
+# A scale that is computed: clip(x, low scale, high scale)
+
+for what, shape, extra in (("a number", (), {}), ("per channel", (4,), {"axis": 1}), ("a vector of one", (1,), {})):
+    per_channel = {"shape": given(np.array([4, 1]))} if shape == (4,) else {}
+    last = "r" if per_channel else "b"
+    spread = (node("Reshape", ["b", "shape"], ["r"]),) if per_channel else ()
+    case(
+        "QuantizeLinear", f"a computed scale, {what}",
+        var(*SHAPE), var(*shape, low=0.008, high=0.012, free=False), given(np.uint8(100)) if shape != (4,) else given(np.full(4, 100, np.uint8)),
+        outputs=["q"], after=[node("DequantizeLinear", ["q", "b", "c"], **extra)],
+        others={"bottom": given(-100.0), "top": given(155.0)} | per_channel,
+        forward=(*spread, node("Mul", [last, "bottom"], ["low"]), node("Mul", [last, "top"], ["high"]), *CLIPPED),
+        rank=3, **extra,
+    )  # fmt: skip
+
+# Dynamic quantisation: the scale is a constant to the gradient, and nothing saturates
+
+LEVELS = node("DynamicQuantizeLinear", ["a"], ["q", "s", "z"])
+case(
+    "DynamicQuantizeLinear", "", var(*SHAPE), outputs=["q", "s", "z"], after=[node("DequantizeLinear", ["q", "s", "z"], ["f"]), node("CastLike", ["f", "a"])],
+    forward=(node("Identity", ["a"]),), rank=3,
+)  # fmt: skip
+
+
+def scaled(name: str) -> list:
+    """Integer sums as floats."""
+    return [node("CastLike", [name, "a"], ["f"]), node("CastLike", ["s", "a"], ["t"]), node("Mul", ["f", "t"])]
+
+
+def integers(name: str, *shape: int, low: int = 0, high: int = 256, dtype: Any = np.uint8) -> np.ndarray:
+    return np.random.default_rng(len(name)).integers(low, high, shape).astype(dtype)
+
+
+WEIGHT = integers("w", 3, 2, 3, 2)
+for what, zero, settings in (
+    ("one zero point", np.uint8(120), {"pads": [1, 0, 1, 1], "strides": [2, 1]}),
+    ("no zero point", None, {"dilations": [1, 2]}),
+    ("int8 in groups", np.int8(0), {"group": 3, "auto_pad": "SAME_UPPER"}),
+):
+    group = settings.get("group", 1)
+    w = WEIGHT if zero is None or zero.dtype == np.uint8 else integers("groups", 6, 1, 3, 2, low=-128, high=128, dtype=np.int8)
+    floats = w.astype(float) - (0 if zero is None else float(zero))
+    case(
+        "ConvInteger", what, var(2, 3 if group == 3 else 2, 5, 6), given(w), *([given(zero)] if zero is not None else []),
+        reads=["q", "b", "z", *(["c"] if zero is not None else [])], outputs=["sums"], before=[LEVELS], after=scaled("sums"),
+        others={"floats": given(floats)}, forward=(node("Conv", ["a", "floats"], **settings),), rank=4, **settings,
+    )  # fmt: skip
+for what, zero in (("one zero point", np.int8(3)), ("a zero point per column", np.array([1, -2, 3, 4, 5], np.int8))):
+    w = integers("matrix", 4, 5, low=-128, high=128, dtype=np.int8)
+    case(
+        "MatMulInteger", what, var(2, 3, 4), given(w), given(zero), reads=["q", "b", "z", "c"], outputs=["sums"],
+        before=[LEVELS], after=scaled("sums"), others={"floats": given(w.astype(float) - zero)},
+        forward=(node("MatMul", ["a", "floats"]),), rank=3,
+    )  # fmt: skip
+case(
+    "MatMulInteger", "no zero points", var(3, 4, low=0), weight(1), given(integers("m", 4, 2)), reads=["q", "c"], outputs=["sums"],
+    before=[node("QuantizeLinear", ["a", "s"], ["q"])], after=scaled("sums"),
+    others={"s": given(0.01), "floats": given(integers("m", 4, 2).astype(float))},
+    forward=(node("MatMul", ["a", "floats"]),), rank=2,
+)  # fmt: skip
+case(
+    "MatMulInteger", "a zero point per row, and of both computed", var(3, 4, low=-1, high=1), var(4, 2, low=-1, high=1),
+    reads=["q", "r", "rows", "zb"], outputs=["sums"],
+    before=[node("QuantizeLinear", ["a", "s", "rows"], ["q"], axis=0), node("QuantizeLinear", ["b", "t", "zb"], ["r"])],
+    after=[node("CastLike", ["sums", "a"], ["f"]), node("Mul", ["f", "st"])],
+    others={
+        "s": given([0.01] * 3), "rows": given(np.array([100, 128, 120], np.uint8)), "t": given(0.01),
+        "zb": given(np.int8(4)), "st": given(0.0001),
+    },
+    forward=(node("MatMul", ["a", "b"]),), rank=2,
+)  # fmt: skip
