@@ -7,6 +7,7 @@ weights fill their dimensions and lie beside the model, nodes are in order, type
 from __future__ import annotations
 
 import math
+import mmap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,8 +23,8 @@ _LARGER = 1024  # bytes of a weight that is taken out; smaller ones may tell sha
 _LARGEST_OPSET = 2**31 - 1
 
 
-def read(file: Path) -> bytes:
-    """The bytes of the file.
+def read(file: Path) -> bytes | mmap.mmap:
+    """The bytes of the file, mapped: its weights are held in memory once, by the message that is read from them.
 
     Raises:
         ModelError: there is none, it cannot be read, or it is empty.
@@ -31,7 +32,9 @@ def read(file: Path) -> bytes:
     if file.is_dir():
         raise ModelError(f"{file} is a folder; give the path of an .onnx file")
     try:
-        data = file.read_bytes()
+        with file.open("rb") as stream:
+            mappable = stream.seekable() and file.stat().st_size > 0
+            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if mappable else stream.read()
     except FileNotFoundError:
         raise ModelError(f"{file}: no such file; check the path, or use zoo:NAME for a bundled model") from None
     except OSError as error:
@@ -41,17 +44,18 @@ def read(file: Path) -> bytes:
     return data
 
 
-def parse(file: Path, data: bytes) -> onnx.ModelProto:
+def parse(file: Path, data: bytes | mmap.mmap) -> onnx.ModelProto:
     """The message that the bytes hold.
 
     Raises:
         ModelError: they hold none, or no graph.
     """
-    if data.startswith(b"version https://git-lfs"):
+    if data[:64].startswith(b"version https://git-lfs"):
         raise ModelError(f"{file} is a Git LFS pointer, not the model; fetch the real file with `git lfs pull`")
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(data)
+        with memoryview(data) as view:
+            proto.ParseFromString(view)  # type: ignore[arg-type]  (any buffer will do)
     except (DecodeError, ValueError):
         raise ModelError(
             f"{file} is not an ONNX model, or is cut off ({len(data)} bytes); export or download it again"

@@ -185,6 +185,8 @@ def load_model(path: str | Path) -> Model:
     model = _to_ir(file, proto, source_opset, notes)
     meta = {p.key: p.value for p in proto.metadata_props}
     digest = hashlib.sha256(data).hexdigest()
+    if not isinstance(data, bytes):
+        data.close()
     return Model(model, file, digest, source_opset, tuple(notes), meta)
 
 

@@ -40,7 +40,7 @@ def _unpacked(call: Call) -> Array:
     """The weight (N, K) in floats."""
     n, k, size, bits = (int(call.attr(a, 4)) for a in ("N", "K", "block_size", "bits"))
     packed, scales, points = (call.array(call.input(i)) for i in (1, 2, 3))
-    if packed is None or scales is None or (call.input(3) and points is None) or call.attr("weight_prepacked", 0):
+    if packed is None or scales is None or (call.input(3) and points is None) or call.attr("weight_prepacked", 0) != 0:
         raise StaysError("of a computed weight")
     blocks = -(-k // size)
     levels = _levels(packed.reshape(n * blocks, -1), bits, size).reshape(n, blocks, size)

@@ -79,6 +79,7 @@ class Case:
             convention, and where the reference evaluator has the operator wrong.
         rounds: runtimes round a coordinate differently here, so each is held against itself.
         rank: of the output, where ONNX cannot infer it.
+        single: float32 whatever the model's type: integer sums are scaled in it.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Case:
     forward: tuple[onnx.NodeProto, ...] = ()
     rounds: bool = False
     rank: int | None = None
+    single: bool = False
 
     def __repr__(self) -> str:
         return self.name
@@ -150,7 +152,7 @@ def _free(name: str, shape: Sequence[int], free: str) -> list[Any]:
 
 
 CASES: list[Case] = []
-_SETTINGS = ("opset", "until", "fixed", "forward", "rounds", "rank")
+_SETTINGS = ("opset", "until", "fixed", "forward", "rounds", "rank", "single")
 
 
 def case(

@@ -56,28 +56,25 @@ case(
     then_branch=body([node("Sin", ["a"], ["s"]), node("Cos", ["a"], ["c"])], [], ["s", "c"]),
     else_branch=body([node("Cos", ["a"], ["s1"]), node("Sin", ["a"], ["c1"])], [], ["s1", "c1"]),
 )  # fmt: skip
-asked = [node("Shape", ["a"], ["s"]), node("Gather", ["s", "last"], ["n"]), node("Equal", ["n", "three"], ["on"])]
-numbers = {"last": given(np.array(-1)), "three": given(np.array(3))}
-case("If", "a question of the shape", var(2, 3, free=False), others=numbers, before=asked, reads=["on"], **same)
 
 # Loop
 
 step = [
     node("Mul", ["h_in", "b"], ["p"]),
     node("Sin", ["p"], ["h"]),
-    node("Identity", ["go"], ["on"]),
+    const("on", True),
     node("Identity", ["h"], ["row"]),
 ]
 loops = {"body": body(step, ["i", "go", "h_in"], ["on", "h", "row"])}
 THREE = given(np.array(3))
-for what, outputs in {"carried": ["y", "rows"], "stacked": ["last", "y"]}.items():
+for what, outputs in {"carried": ["y", "rest"], "stacked": ["final", "y"]}.items():
     rank = 2 + (what == "stacked")
     case("Loop", what, var(2, 3), var(2, 3), others={"n": THREE, "on0": YES}, reads=["n", "on0", "a"],
          outputs=outputs, rank=rank, **loops)  # fmt: skip
 case("Loop", "no condition, not run at all", var(2, 3), weight(2, 3), others={"n": given(np.array(0))},
-     reads=["n", "", "a"], outputs=["y", "rows"], rank=2, **loops)  # fmt: skip
+     reads=["n", "", "a"], outputs=["y", "rest"], rank=2, **loops)  # fmt: skip
 case("Loop", "forbidden from the start", var(2, 3), weight(2, 3), others={"on0": NO},
-     reads=["", "on0", "a"], outputs=["y", "rows"], rank=2, **loops)  # fmt: skip
+     reads=["", "on0", "a"], outputs=["y", "rest"], rank=2, **loops)  # fmt: skip
 case(
     "Loop", "until its condition fails", var(2, 3), others={"on0": YES}, reads=["", "on0", "a"], rank=2,
     body=body(
@@ -94,7 +91,7 @@ case(
             node("Mul", ["u", "v"], ["w"]),
             node("Add", ["w", "k"], ["w1"]),
             node("Identity", ["u"], ["v1"]),
-            node("Identity", ["go"], ["on"]),
+            const("on", True),
         ],
         ["i", "go", "u", "v"], ["on", "w1", "v1"],
     ),
@@ -105,19 +102,19 @@ case(
         [
             node("Gather", ["a", "i"], ["r"]),
             node("Mul", ["r", "r"], ["q"]),
-            node("Identity", ["go"], ["on"]),
+            const("on", True),
         ],
         ["i", "go"], ["on", "q"],
     ),
 )  # fmt: skip
 inner = body(
-    [node("Mul", ["z_in", "x_in"], ["m"]), node("Tanh", ["m"], ["z"]), node("Identity", ["go1"], ["on1"])],
+    [node("Mul", ["z_in", "x_in"], ["m"]), node("Tanh", ["m"], ["z"]), const("on1", True)],
     ["j", "go1", "z_in"], ["on1", "z"],
 )  # fmt: skip
 case(
     "Loop", "in a loop", var(2, 3), others={"n": given(np.array(2))}, reads=["n", "", "a"], rank=2,
     body=body(
-        [node("Loop", ["n", "", "x_in"], ["x"], body=inner), node("Identity", ["go"], ["on"])],
+        [node("Loop", ["n", "", "x_in"], ["x"], body=inner), const("on", True)],
         ["i", "go", "x_in"], ["on", "x"],
     ),
 )  # fmt: skip
@@ -129,7 +126,7 @@ case(
             node("CastLike", ["i", "a"], ["k"]),
             node("Pow", ["a", "k"], ["r"]),
             node("SequenceInsert", ["s_in", "r"], ["s1"]),
-            node("Identity", ["go"], ["on"]),
+            const("on", True),
         ],
         ["i", "go", "s_in"], ["on", "s1"],
     ),
@@ -141,10 +138,10 @@ sums = body(
     [node("Mul", ["h_in", "x"], ["p"]), node("Add", ["p", "x"], ["h"]), node("Identity", ["h"], ["row"])],
     ["h_in", "x"], ["h", "row"],
 )  # fmt: skip
-case("Scan", "last state", var(3), var(4, 3), outputs=["y", "rows"], body=sums, num_scan_inputs=1, **COUNTED)
-case("Scan", "rows", var(3), var(4, 3), outputs=["last", "y"], body=sums, num_scan_inputs=1, **COUNTED)
+case("Scan", "last state", var(3), var(4, 3), outputs=["y", "rest"], body=sums, num_scan_inputs=1, **COUNTED)
+case("Scan", "rows", var(3), var(4, 3), outputs=["final", "y"], body=sums, num_scan_inputs=1, **COUNTED)
 case(
-    "Scan", "axes and directions", var(3), var(3, 4), outputs=["last", "y"], body=sums, num_scan_inputs=1,
+    "Scan", "axes and directions", var(3), var(3, 4), outputs=["final", "y"], body=sums, num_scan_inputs=1,
     scan_input_axes=[1], scan_input_directions=[1], scan_output_axes=[-1], scan_output_directions=[1], **COUNTED,
 )  # fmt: skip
 case(
@@ -180,18 +177,26 @@ case("SplitToSequence", "without the axis", var(2, 5), axis=1, keepdims=0, outpu
 case("SequenceConstruct", "joined along a new axis", var(2, 3, free=False), var(2, 3, free=False), outputs=["s"], rank=3,
      after=[node("ConcatFromSequence", ["s"], ["y"], axis=-1, new_axis=1)])  # fmt: skip
 edits = [
+    const("one", 1),
+    const("nought", 0),
+    node("SequenceConstruct", ["a", "b"], ["s"]),
     node("SequenceInsert", ["s", "c", "one"], ["s1"]),
     node("SequenceErase", ["s1", "nought"], ["s2"]),
     node("SequenceErase", ["s2"], ["s3"]),
-    node("SequenceInsert", ["s3", "a"], ["s4"]),
+    node("Add", ["a", "b"], ["sum"]),
+    node("SequenceInsert", ["s3", "sum"], ["s4"]),
     node("SequenceLength", ["s4"], ["n"]),
     node("Sub", ["n", "one"], ["at"]),
     node("SequenceAt", ["s4", "at"], ["last"]),
     node("SequenceAt", ["s4", "nought"], ["first"]),
-    node("Mul", ["first", "last"], ["y"]),
+    node("Mul", ["first", "last"], ["t"]),
 ]
-case("SequenceInsert", "and others, one after the other", var(2, 3, free=False), var(2, 3, free=False),
-     var(2, 3, free=False), reads=["s", "c", "one"], before=[node("SequenceConstruct", ["a", "b"], ["s"])],
-     outputs=["s1"], after=edits[1:], others={"one": given(np.array(1)), "nought": given(np.array(0))}, rank=2)  # fmt: skip
+other = body([node("Add", ["a", "b"], ["p"]), node("Add", ["p", "c"], ["t1"])], [], ["t1"])
+case("If", "sequences inside, one after the other", *[var(2, 3, free=False) for _ in range(3)], reads=["on"],
+     others={"on": YES}, then_branch=body(edits, [], ["t"]), else_branch=other, rank=2)  # fmt: skip
+case("SequenceInsert", "at a place, and one left out", *[var(2, 3, free=False) for _ in range(2)],
+     reads=["s", "b", "one"], before=[node("SequenceConstruct", ["a", "a"], ["s"])], outputs=["s1"], rank=2,
+     after=[node("SequenceErase", ["s1", "nought"], ["s2"]), node("ConcatFromSequence", ["s2"], ["y"], axis=1)],
+     others={"one": given(np.array(1)), "nought": given(np.array(0))})  # fmt: skip
 case("Optional", "got back", var(2, 3), outputs=["o"], after=[node("OptionalGetElement", ["o"], ["x"]),
      node("Sin", ["x"], ["y"])], rank=2)  # fmt: skip

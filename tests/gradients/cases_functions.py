@@ -9,15 +9,17 @@ from cases import case, given, var, weight
 
 DOUBLE = {"softmax_precision": 11, "opset": 23}  # and a scale whose root float32 holds exactly
 HEADS = (1, 2, 3, 4)  # batch, heads, tokens, channels of a head
+HEADED = {"q_num_heads": 2, "kv_num_heads": 2, "scale": 0.25}
 TOKENS = var(1, 3, 8, free=False)  # ONNX infers 0 channels for free ones
 for what, operands, attributes in [
     ("", (var(*HEADS), var(1, 2, 5, 4), var(1, 2, 5, 2)), {"scale": 0.25}),
     ("scale", (var(*HEADS), var(*HEADS), var(*HEADS)), {"scale": 0.3}),
+    ("heads in channels, causal", (TOKENS, TOKENS, TOKENS), HEADED | {"is_causal": 1}),
     ("causal", (var(*HEADS), var(*HEADS), var(*HEADS)), {"is_causal": 1, "scale": 0.25}),
     ("softcap", (var(*HEADS), var(*HEADS), var(*HEADS)), {"softcap": 1.5, "scale": 0.25}),
     ("mask", (var(*HEADS), var(*HEADS), var(*HEADS), var(3, 3, free=False)), {}),
     ("groups of queries", (var(1, 4, 3, 4), var(*HEADS), var(*HEADS)), {}),
-    ("heads in channels", (TOKENS, TOKENS, TOKENS), {"q_num_heads": 2, "kv_num_heads": 2, "scale": 0.25}),
+    ("heads in channels", (TOKENS, TOKENS, TOKENS), HEADED),
 ]:
     case("Attention", what, *operands, **attributes, **DOUBLE)
 keep = given(np.array([[True, False, True], [True, True, False], [False, True, True]]))

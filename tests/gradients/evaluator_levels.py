@@ -39,13 +39,22 @@ class DynamicQuantizeLinear(OpRun):  # float32 inside
 
     def _run(self, x):
         low, high = min(x.min(), 0), max(x.max(), 0)
-        scale = (high - low) / 255
+        scale = np.float32((high - low) / 255)
         zero = np.clip(np.rint(-low / scale), 0, 255)
         return (
             np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.uint8),
-            np.asarray(scale, x.dtype),
+            np.asarray(scale),
             np.asarray(zero, np.uint8),
         )
+
+
+class MatMulInteger(OpRun):  # no zero point per row
+    op_domain = ""
+
+    def _run(self, a, b, a_point=0, b_point=0):
+        rows = np.asarray(a_point, np.int32)
+        rows = rows[:, None] if rows.ndim == 1 else rows
+        return (((a.astype(np.int32) - rows) @ (b.astype(np.int32) - np.asarray(b_point, np.int32))).astype(np.int32),)
 
 
 def along(parameter: np.ndarray, x: np.ndarray, axis: int, block_size: int = 0) -> np.ndarray:
@@ -57,4 +66,4 @@ def along(parameter: np.ndarray, x: np.ndarray, axis: int, block_size: int = 0) 
     return parameter.reshape(()) if parameter.size == 1 else parameter
 
 
-FILLED = [QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear]
+FILLED = [QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear, MatMulInteger]

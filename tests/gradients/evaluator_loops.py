@@ -140,4 +140,18 @@ class STFT(PlainSTFT):  # both sides where nothing is said, which means one
         return super()._run(x, step, window, length, onesided=1 if onesided is None else onesided)
 
 
-FILLED = [RNN, GRU, LSTM, Loop, Scan, STFT]
+class Optional(OpRun):  # a list
+    op_domain = ""
+
+    def _run(self, x=None, **_):
+        return (x,)
+
+
+class OptionalGetElement(OpRun):  # likewise
+    op_domain = ""
+
+    def _run(self, x):
+        return (x,)
+
+
+FILLED = [Optional, OptionalGetElement, RNN, GRU, LSTM, Loop, Scan, STFT]

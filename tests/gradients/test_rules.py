@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import zlib
 
 import cases_control  # noqa: F401  (the families add their cases)
 import cases_functions  # noqa: F401
 import cases_moving  # noqa: F401
+import cases_picking  # noqa: F401
 import cases_pointwise  # noqa: F401
 import cases_quantised  # noqa: F401
 import cases_recurrent  # noqa: F401
+import cases_signal  # noqa: F401
 import cases_windows  # noqa: F401
 import numpy as np
 import onnx
@@ -21,7 +24,6 @@ from cases import CASES, Case
 from evaluator import evaluator
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
-from onnx_ir.passes import common as passes
 
 from onnxcam.errors import GradientError
 from onnxcam.gradients import add_gradients
@@ -34,8 +36,9 @@ each_case = pytest.mark.parametrize("case", CASES, ids=repr)
 
 def opened(proto: onnx.ModelProto) -> Model:
     """As the package opens a file, but for the check, which does not let double into float operators."""
+    with contextlib.suppress(Exception):  # onnx refuses the body of its own MeanVarianceNormalization
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     model = ir.from_proto(proto)
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     for node in model.graph:
         node.name = node.name or node.outputs[0].name
     return Model(model)
@@ -106,7 +109,8 @@ def test_agrees_with_finite_differences(case: Case) -> None:
         for _ in range(2):
             direction = directions.uniform(-1, 1, feeds[name].shape)
             expected = slope(functools.partial(score, name), feeds[name], direction)
-            assert np.vdot(gradient, direction) == pytest.approx(expected, rel=1e-7, abs=1e-8), name
+            rel, abs_ = (1e-6, 1e-5) if case.single else (1e-7, 1e-8)
+            assert np.vdot(gradient, direction) == pytest.approx(expected, rel=rel, abs=abs_), name
 
 
 def run(case: Case, opset: int, proto: onnx.ModelProto, feeds, dtype=np.float32) -> list[np.ndarray]:

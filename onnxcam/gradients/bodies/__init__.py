@@ -35,6 +35,7 @@ def body(*op_types: str, domain: str = "") -> Callable[[Body], Body]:
 
 
 from onnxcam.gradients.bodies import (  # noqa: E402  (the families register themselves)
+    attention,
     control,
     functions,
     picking,
@@ -44,4 +45,15 @@ from onnxcam.gradients.bodies import (  # noqa: E402  (the families register the
     signal,
 )
 
-__all__ = ["BODIES", "body", "control", "functions", "picking", "quantization", "recurrent", "sequences", "signal"]
+__all__ = [
+    "BODIES",
+    "attention",
+    "body",
+    "control",
+    "functions",
+    "picking",
+    "quantization",
+    "recurrent",
+    "sequences",
+    "signal",
+]

@@ -37,7 +37,8 @@ class Call:
     def input(self, index: int) -> Tensor | None:
         """Input ``index``, a tensor; None where it is left out."""
         given = self.inputs[index] if index < len(self.inputs) else None
-        assert not isinstance(given, tuple), "a sequence where a tensor belongs"
+        if isinstance(given, tuple):
+            raise UnsupportedError("a sequence where a tensor belongs")
         return given
 
     def attr(self, name: str, default: Any) -> Any:
@@ -81,11 +82,9 @@ def operand(writer: Writer, value: ir.Value, known: Known) -> Made:
     """What ``value`` is: as ``known`` has it, else of the graph that is written into."""
     if value in known:
         return cast("Made", known[value])
-    if not isinstance(value.type, ir.SequenceType | ir.OptionalType):
-        return writer.tensor(value)
     maker = value.producer()
-    if maker is None or maker.op_type not in STRUCTURED:
-        raise UnsupportedError(f"what {value.name} holds is known at run time only")
+    if isinstance(value.type, ir.TensorType) or maker is None or maker.op_type not in STRUCTURED:
+        return writer.tensor(value)
     return STRUCTURED[maker.op_type](call_of(writer, maker))[maker.outputs.index(value)]
 
 

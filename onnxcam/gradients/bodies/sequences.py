@@ -15,7 +15,8 @@ from onnxcam.graph.symbolic import Tensor
 
 def _elements(call: Call) -> Elements:
     given = call.inputs[0]
-    assert isinstance(given, tuple), "a tensor where a sequence belongs"
+    if not isinstance(given, tuple):
+        raise UnsupportedError("a tensor where a sequence belongs")
     return given
 
 

@@ -47,8 +47,16 @@ def matmul(node: Node, dy: Tensor) -> Cotangents:
 
 
 def _times_transposed(dy: Tensor, b: Tensor) -> Tensor:
-    """dY B^T; for matrices Gemm reads the weight as it lies, so that no transposed copy is stored."""
-    return dy.writer.op("Gemm", dy, b, transB=1) if dy.rank == b.rank == 2 else dy @ _swap(b)
+    """dY B^T; by a matrix Gemm reads the weight as it lies, so that no transposed copy is stored."""
+    if b.rank != 2 or dy.rank < 2:
+        return dy @ _swap(b)
+    if dy.rank == 2:
+        return dy.writer.op("Gemm", dy, b, transB=1)
+    assert dy.shape is not None
+    assert b.shape is not None
+    rows = dy.writer.op("Gemm", xp.reshape(dy, xp.concat([dy.writer.constant([-1]), xp.dim(dy, -1)])), b, transB=1)
+    lengths = [*(xp.dim(dy, a) for a in range(dy.rank - 1)), xp.dim(b, 0)]
+    return xp.reshape(rows, xp.concat(lengths), [*dy.shape[:-1], b.shape[0]])
 
 
 def _swap(x: Tensor) -> Tensor:
