@@ -9,7 +9,7 @@ EXTRA ?= $(shell $(PYTHON) -c "import platform as p, sys; \
 STAMPS := .stamps
 PYTEST := python -m pytest -n 2
 
-.PHONY: demo test lint test-training test-cpu package pictures clean
+.PHONY: demo test conformance lint test-training test-cpu package pictures clean
 
 demo: $(STAMPS)/run
 	@echo "ONNX Runtime: onnxcam[$(EXTRA)]"
@@ -28,6 +28,14 @@ test-training: $(STAMPS)/dev
 
 test-cpu: $(STAMPS)/cpu
 	$(VENV_CPU)/bin/$(PYTEST)
+
+# The figures of docs/operators.md: the portable engine on the newest runtime, the training engine on its own build.
+conformance: $(STAMPS)/dev $(STAMPS)/cpu
+	@mkdir -p build
+	$(VENV_CPU)/bin/python -W ignore -m benchmarks.conformance_report judge -o build/portable.json
+	$(VENV)/bin/python -W ignore -m benchmarks.conformance_report judge --engine training -o build/training.json
+	$(VENV_CPU)/bin/python -W ignore -m benchmarks.conformance_report write build/portable.json build/training.json \
+		-o docs/operators.md
 
 # The wheel on its own, away from the checkout: it must carry the zoo.
 package:

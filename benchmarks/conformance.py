@@ -250,6 +250,8 @@ def _judge_output(
         return Verdict("refused", str(error))
     except OnnxcamError as error:
         return Verdict("refused", f"{type(error).__name__}: {error}")
+    if engine == "portable" and (strange := _strange(edited)):
+        return Verdict("wrong", f"it writes {strange}, no standard operator at the model's opset")
     outputs = [v.name for v in edited.graph.output]
     run = make(edited)
     for name, found in slopes.items():
@@ -262,3 +264,15 @@ def _judge_output(
             if not abs(got - s.value) <= 2 * s.doubt + 1e-2 * abs(s.value) + 1e-4:
                 return Verdict("wrong", f"d {output} / d {name} is {got:.6g} along a direction, not {s.value:.6g}")
     return Verdict("right")
+
+
+def _strange(edited: onnx.ModelProto) -> str:
+    """A node of the portable engine that is no operator of the default domain at the model's opset."""
+    opset = _opset(edited)
+    for node in edited.graph.node:
+        if not node.name.startswith("onnxcam/"):
+            continue
+        known = not node.domain and onnx.defs.has(node.op_type, opset, "")
+        if not known or onnx.defs.get_schema(node.op_type, opset, "").deprecated:
+            return f"{node.domain}::{node.op_type}"
+    return ""

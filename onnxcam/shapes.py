@@ -35,7 +35,7 @@ _LARGEST = 4096  # elements of an integer tensor that is computed
 _KEEPS_RANK = {"Split", "Slice", "Pad", "Tile", "Resize", "Transpose", "ScatterElements", "ScatterND", "Trilu"}
 _KEEPS_RANK |= {"CumSum", "ReverseSequence", "CenterCropPad", "Clip", "LayerNormalization"}
 _KEEPS_RANK |= {"Conv", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool", "LpPool", "MaxUnpool", "GridSample"}
-_KEEPS_RANK |= {"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LRN", "DepthToSpace", "Concat"}
+_KEEPS_RANK |= {"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LRN", "DepthToSpace", "Concat", "DFT"}
 # Operators whose outputs have a number of axes of their own.
 _FIXED_RANKS = {"RNN": (4, 3), "GRU": (4, 3), "LSTM": (4, 3, 3), "STFT": (4,), "RoiAlign": (4,), "MaxRoiPool": (4,)}
 _BROADCASTS = {"Add", "Sub", "Mul", "Div", "Pow", "Where", "Max", "Min", "Sum", "Mean", "PRelu", "Mod"}

@@ -34,8 +34,8 @@ step = given(np.array(2))
 for what, operands, options in [
     ("window", (var(2, 9, 1), step, var(4)), {"onesided": 1}),
     ("window, both sides", (var(2, 9, 1), step, var(4)), {"onesided": 0}),
-    ("frame_length", (var(2, 9, 1), given(np.array(3)), None, given(np.array(4))), {}),
-    ("window and frame_length", (var(2, 9, 1), step, weight(5), given(np.array(5))), {}),
+    ("frame_length", (var(2, 9, 1), given(np.array(3)), None, given(np.array(4))), {"onesided": 1}),
+    ("window and frame_length", (var(2, 9, 1), step, weight(5), given(np.array(5))), {"onesided": 1}),
     ("of a complex signal", (var(1, 7, 2), step, weight(3)), {"onesided": 0}),
 ]:
-    case("STFT", what, *operands, **options)
+    case("STFT", what, *operands, rank=4, **options)

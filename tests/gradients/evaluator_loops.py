@@ -154,4 +154,15 @@ class OptionalGetElement(OpRun):  # likewise
         return (x,)
 
 
-FILLED = [Optional, OptionalGetElement, RNN, GRU, LSTM, Loop, Scan, STFT]
+class Unique(OpRun):  # fails unsorted
+    op_domain = ""
+
+    def _run(self, x, axis=None, sorted=1):  # noqa: A002  (the operator's own name for it)
+        _, first, back, count = np.unique(x, True, True, True, axis)
+        order = np.arange(len(first)) if sorted else np.argsort(first)
+        rank = np.argsort(order)
+        y = np.take(x.ravel() if axis is None else x, first[order], axis or 0)
+        return (y, first[order], rank[back.ravel()], count[order])[: len(self.onnx_node.output)]
+
+
+FILLED = [Unique, Optional, OptionalGetElement, RNN, GRU, LSTM, Loop, Scan, STFT]

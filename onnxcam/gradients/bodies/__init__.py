@@ -42,6 +42,7 @@ from onnxcam.gradients.bodies import (  # noqa: E402  (the families register the
     quantization,
     recurrent,
     sequences,
+    sampling,
     signal,
 )
 
@@ -55,5 +56,6 @@ __all__ = [
     "quantization",
     "recurrent",
     "sequences",
+    "sampling",
     "signal",
 ]

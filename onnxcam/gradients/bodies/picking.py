@@ -35,7 +35,8 @@ def _axis(node: Node) -> int | None:
 
 @body("TensorScatter")  # the update takes the places from its write index on, around the end if circular
 def tensor_scatter(node: Node) -> Written:
-    past, update = node.xs[:2]
+    past, update = node.x, node.input(1)
+    assert update is not None
     axis = node.attr("axis", -2) % past.rank
     if axis == 0:
         raise UnsupportedError("the batch as the sequence axis")

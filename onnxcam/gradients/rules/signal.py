@@ -58,7 +58,8 @@ def _real_if(dx: Tensor, x: Tensor) -> Tensor:
     if x.shape is not None and x.shape[-1] == 2:
         return dx
     zero, last = dx.writer.constant([0]), dx.writer.constant([-1])
-    return dx.writer.op("Slice", dx, zero, xp.dim(x, -1), last, shape=x.shape)
+    dims = None if dx.shape is None or x.shape is None else [*dx.shape[:-1], x.shape[-1]]
+    return dx.writer.op("Slice", dx, zero, xp.dim(x, -1), last, shape=dims)
 
 
 def _fitted(dx: Tensor, missing: Tensor, axis: Tensor, x: Tensor) -> Tensor:
@@ -66,4 +67,4 @@ def _fitted(dx: Tensor, missing: Tensor, axis: Tensor, x: Tensor) -> Tensor:
     if missing.const is not None and not missing.const:
         return dx
     pads = xp.concat([missing.lift([0]), xp.reshape(missing, [1])])
-    return dx.writer.op("Pad", dx, pads, None, xp.reshape(axis, [1]), shape=x.shape)
+    return dx.writer.op("Pad", dx, pads, dx.lift(0), xp.reshape(axis, [1]), shape=x.shape)
