@@ -267,7 +267,13 @@ class Explainer:
         """Make tensors outputs; the names of what they became, with the model's own probabilities."""
         outputs = {name: _expose(writer, tensor, name) for name, tensor in named.items()}
         probabilities = self._probability_output()
-        return outputs if probabilities is None else {**outputs, "probabilities": probabilities}
+        if probabilities is not None:
+            return {**outputs, "probabilities": probabilities}
+        return {**outputs, "own": self.logits.output} if self._is_rounded() else outputs
+
+    def _is_rounded(self) -> bool:
+        """Whether a quantiser lies between the scores and the model's own output."""
+        return self.logits.kind == "classes" and "QuantizeLinear" in self.logits.stepped_over
 
     def _probability_output(self) -> str | None:
         """The model's own output, where it is the probability of each class."""
@@ -368,7 +374,7 @@ class Explainer:
             method=self.method.name,
             engine=program.walk.engine if program.walk else "portable",
             attribution=None if signed is None else signed[k],
-            notes=tuple(self._notes(target, logits, heatmap, program)),
+            notes=(*self._notes(target, logits, heatmap, program), *self._ties(target, answers, k)),
             provenance=self._provenance(),
             fuse=self.fuse,
         )
@@ -404,6 +410,15 @@ class Explainer:
         if not np.any(heatmap):
             notes.append(self._why_blank())
         return notes
+
+    def _ties(self, target: Target, answers: Mapping[str, Array], k: int) -> list[str]:
+        """What quantisers at the end make equal, though the scores before them differ."""
+        own = answers.get("own", answers.get("probabilities"))
+        if target.classes[0] >= 0 or own is None or not self._is_rounded():
+            return []
+        tied = int(np.sum(own[k] == own[k].max()))
+        words = f"the model's own output, which is quantised, is a tie of {tied} classes at the top; the scores before it"
+        return [f"{words} tell them apart"] if tied > 1 else []
 
     def _why_blank(self) -> str:
         if self.method.name == "counterfactual":

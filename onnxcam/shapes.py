@@ -33,9 +33,9 @@ _MOVES = {"Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Ident
 _LARGEST = 4096  # elements of an integer tensor that is computed
 # Operators whose output has as many axes as their first input.
 _KEEPS_RANK = {"Split", "Slice", "Pad", "Tile", "Resize", "Transpose", "ScatterElements", "ScatterND", "Trilu"}
-_KEEPS_RANK |= {"CumSum", "ReverseSequence", "CenterCropPad", "Clip", "LayerNormalization"}
+_KEEPS_RANK |= {"CumSum", "DFT", "ReverseSequence", "CenterCropPad", "Clip", "LayerNormalization"}
 _KEEPS_RANK |= {"Conv", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool", "LpPool", "MaxUnpool", "GridSample"}
-_KEEPS_RANK |= {"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LRN", "DepthToSpace", "Concat", "DFT"}
+_KEEPS_RANK |= {"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LRN", "DepthToSpace", "Concat"}
 # Operators whose outputs have a number of axes of their own.
 _FIXED_RANKS = {"RNN": (4, 3), "GRU": (4, 3), "LSTM": (4, 3, 3), "STFT": (4,), "RoiAlign": (4,), "MaxRoiPool": (4,)}
 _BROADCASTS = {"Add", "Sub", "Mul", "Div", "Pow", "Where", "Max", "Min", "Sum", "Mean", "PRelu", "Mod"}
@@ -143,8 +143,8 @@ def _fold_integers(proto: ModelProto, types: Types) -> Integers:
     known = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.data_type in _INTEGERS}
     partly: dict[str, npt.NDArray[np.float64]] = {}
     for node in proto.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].t.data_type in _INTEGERS:
-            known[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+        if node.op_type == "Constant" and (held := _held(node.attribute[0])) is not None:
+            known[node.output[0]] = held
         elif (lengths := _lengths(node, types, known, partly, opsets)) is not None:
             partly[node.output[0]] = lengths
             if not np.isnan(lengths).any():
@@ -160,6 +160,13 @@ def _fold_integers(proto: ModelProto, types: Types) -> Integers:
     return known
 
 
+def _held(given: AttributeProto) -> npt.NDArray[np.integer] | None:
+    """The integers of a Constant."""
+    if given.name in ("value_int", "value_ints"):
+        return np.asarray(given.i if given.name == "value_int" else given.ints, dtype=np.int64)
+    return onnx.numpy_helper.to_array(given.t) if given.name == "value" and given.t.data_type in _INTEGERS else None
+
+
 def _lengths(
     node: NodeProto,
     types: Types,
@@ -168,7 +175,8 @@ def _lengths(
     opsets: dict[str, int],
 ) -> npt.NDArray[np.float64] | None:
     """A shape some of whose lengths are free, which are NaN, and what is taken from it."""
-    if node.op_type == "Shape" and _has_rank(given := types.get(node.input[0])) and _static(given) is None:
+    given = types.get(node.input[0]) if node.op_type == "Shape" else None
+    if given is not None and _has_rank(given) and _static(given) is None:
         dims = [d.dim_value if d.HasField("dim_value") else np.nan for d in given.tensor_type.shape.dim]
         return np.asarray(_shape_slice(node, dims), dtype=np.float64)
     if node.op_type not in _MOVES or not any(name in partly for name in node.input):

@@ -260,7 +260,10 @@ def test_a_detector_is_refused_with_what_is_possible(real_zoo, name):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("optimize", [False, True])
 def test_original_outputs_survive(real_zoo, name, optimize):
-    """Bit-identical without the runtime's fusions; <= 1e-5 relative with them (float16: 1e-3, its last place)."""
+    """Bit-identical without the runtime's fusions; <= 1e-5 relative with them.
+
+    A runtime without float16 kernels rounds a float16 value only where something reads it: <= 1e-3, its last place.
+    """
     from onnxcam import add_gradients
 
     model = load_model(real_zoo / "models" / f"{name}.onnx")
@@ -278,7 +281,7 @@ def test_original_outputs_survive(real_zoo, name, optimize):
     seed = rng.standard_normal(probe.shape).astype(np.float32)  # of float16 models as well
     got = Session(edited, optimize=optimize).run({image.name: x, "onnxcam/seed": seed}, names)
     for a, b in zip(got, want, strict=True):
-        if not optimize:
+        if not optimize and a.dtype != np.float16:
             np.testing.assert_array_equal(a, b)
         elif "int8" not in name:  # reading inside breaks int8 fusion; the Explainer then asks the untouched model
             assert replicas.relative(a, b) <= (1e-3 if a.dtype == np.float16 else 1e-5)

@@ -21,6 +21,7 @@ from onnxcam.gradients.dead_ends import disconnected
 from onnxcam.gradients.lowering import LOWERINGS
 from onnxcam.gradients.path_copy import Copy
 from onnxcam.gradients.relu import POLICIES, Policy
+from onnxcam.graph.paths import reads
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.model import Model
 
@@ -61,7 +62,7 @@ def backward(
         GradientError: the builder is not installed, an operator on the path is refused (all of them are named), or
             ``of`` does not depend on one of ``wrt``.
     """
-    read = {id(v) for n in path for v in n.inputs}
+    read = {id(v) for n in path for v in reads(n)}
     asked = [v for v in wrt if v is not of]
     for value in asked:
         if id(value) not in read:

@@ -12,8 +12,10 @@ from onnxcam.graph.paths import PASSING, POOLS
 
 Range = tuple[float, float]
 EVERYTHING: Range = (-math.inf, math.inf)
-_UNIT = {"Sigmoid", "Softmax", "HardSigmoid"}
-_KEEPING = (PASSING | POOLS | {"Slice", "Gather", "DepthToSpace", "SpaceToDepth"}) - {"Pad", "LpPool"}
+_BOUNDED = dict.fromkeys(("Sigmoid", "Softmax", "HardSigmoid"), (0.0, 1.0)) | {"Tanh": (-1.0, 1.0)}
+_BOUNDED |= dict.fromkeys(("Abs", "Exp", "Softplus"), (0.0, math.inf))
+_KEEPING = PASSING | POOLS | {"Slice", "Split", "Gather", "DepthToSpace", "SpaceToDepth", "Expand", "Tile"}
+_KEEPING = (_KEEPING | {"ReduceMean", "ReduceMax", "ReduceMin"}) - {"Pad", "LpPool"}
 _DEEPEST = 200  # nodes that are followed back
 # The largest float of the narrow types; what is beyond it is cut off.
 _LARGEST = {"FLOAT8E4M3FN": 448.0, "FLOAT8E4M3FNUZ": 240.0, "FLOAT8E5M2": 57344.0, "FLOAT8E5M2FNUZ": 57344.0}
@@ -57,12 +59,12 @@ class _Search:
         if value.const_value is not None and value.const_value.size:
             array = _array(value)
             return float(array.min()), float(array.max())
-        if node is None or value is not node.outputs[0]:
+        if node is None or (value is not node.outputs[0] and node.op_type != "Split"):
             return level_range(value.dtype)
         if node.op_type in _KEEPING:
             return self.of(node.inputs[0])
         function = getattr(self, f"_{node.op_type.lower()}", None)
-        return (0.0, 1.0) if node.op_type in _UNIT else function(node) if function else level_range(value.dtype)
+        return _BOUNDED.get(node.op_type, level_range(value.dtype)) if function is None else function(node)
 
     def _relu(self, node: ir.Node) -> Range:
         low, high = self.of(node.inputs[0])
@@ -82,8 +84,27 @@ class _Search:
         return min(r[0] for r in ranges), min(r[1] for r in ranges)
 
     def _concat(self, node: ir.Node) -> Range:
-        ranges = [self.of(v) for v in node.inputs]
-        return min(r[0] for r in ranges), max(r[1] for r in ranges)
+        return _union([self.of(v) for v in node.inputs])
+
+    def _where(self, node: ir.Node) -> Range:
+        return _union([self.of(v) for v in node.inputs[1:]])
+
+    def _pad(self, node: ir.Node) -> Range:
+        source = self.of(node.inputs[0])
+        if node.attributes.get_string("mode", "constant") != "constant":
+            return source
+        given = node.inputs[2] if len(node.inputs) > 2 else None
+        return _union([source, (0.0, 0.0) if given is None else self.of(given)])
+
+    def _resize(self, node: ir.Node) -> Range:
+        cubic = node.attributes.get_string("mode", "nearest") == "cubic"
+        frame = node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+        return EVERYTHING if cubic or frame else self.of(node.inputs[0])
+
+    def _mul(self, node: ir.Node) -> Range:
+        (a, b), (c, d) = (self.of(v) for v in node.inputs)
+        corners = [0.0 if 0 in (p, q) else p * q for p in (a, b) for q in (c, d)]
+        return min(corners), max(corners)
 
     def _add(self, node: ir.Node) -> Range:
         ranges = [self.of(v) for v in node.inputs]
@@ -107,6 +128,10 @@ class _Search:
             return EVERYTHING
         scale, point = known
         return float(np.min((low - point) * scale)), float(np.max((high - point) * scale))
+
+
+def _union(ranges: list[Range]) -> Range:
+    return min(r[0] for r in ranges), max(r[1] for r in ranges)
 
 
 def _scale_and_point(node: ir.Node) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:

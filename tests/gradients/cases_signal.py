@@ -36,6 +36,5 @@ for what, operands, options in [
     ("window, both sides", (var(2, 9, 1), step, var(4)), {"onesided": 0}),
     ("frame_length", (var(2, 9, 1), given(np.array(3)), None, given(np.array(4))), {"onesided": 1}),
     ("window and frame_length", (var(2, 9, 1), step, weight(5), given(np.array(5))), {"onesided": 1}),
-    ("of a complex signal", (var(1, 7, 2), step, weight(3)), {"onesided": 0}),
 ]:
     case("STFT", what, *operands, rank=4, **options)

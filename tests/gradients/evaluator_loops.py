@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops import op_stft
 from onnx.reference.ops.op_loop import Loop as PlainLoop
 from onnx.reference.ops.op_scan import Scan as PlainScan
-from onnx.reference.ops.op_stft import STFT as PlainSTFT
 
 ACTIVATIONS = {
     "Relu": lambda x: max(x, 0),
@@ -133,7 +133,7 @@ class Scan(PlainScan):  # no axes, no directions
         return (*state, *stacked)
 
 
-class STFT(PlainSTFT):  # both sides where nothing is said, which means one
+class STFT(op_stft.STFT):  # both sides where nothing is said, which means one
     op_domain = ""
 
     def _run(self, x, step, window=None, length=None, onesided=None):
@@ -157,7 +157,7 @@ class OptionalGetElement(OpRun):  # likewise
 class Unique(OpRun):  # fails unsorted
     op_domain = ""
 
-    def _run(self, x, axis=None, sorted=1):  # noqa: A002  (the operator's own name for it)
+    def _run(self, x, axis=None, sorted=1):
         _, first, back, count = np.unique(x, True, True, True, axis)
         order = np.arange(len(first)) if sorted else np.argsort(first)
         rank = np.argsort(order)

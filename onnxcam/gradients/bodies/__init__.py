@@ -41,8 +41,9 @@ from onnxcam.gradients.bodies import (  # noqa: E402  (the families register the
     picking,
     quantization,
     recurrent,
-    sequences,
+    regions,
     sampling,
+    sequences,
     signal,
 )
 
@@ -55,7 +56,8 @@ __all__ = [
     "picking",
     "quantization",
     "recurrent",
-    "sequences",
+    "regions",
     "sampling",
+    "sequences",
     "signal",
 ]

@@ -88,8 +88,8 @@ def scan(call: Call) -> Sequence[Made]:
         rows.append([_tensor(t) for t in made[len(state) :]])
     outs = len(body.graph.outputs) - len(state)
     axes, flips = (call.attr(f"scan_output_{n}", [0] * outs) for n in ("axes", "directions"))
-    columns = [c[::-1] if flip else c for c, flip in zip(zip(*rows, strict=True), flips, strict=True)]
-    return [*state, *(_stacked(column, axis) for column, axis in zip(columns, axes, strict=True))]
+    ordered = [c[::-1] if flip else c for c, flip in zip(zip(*rows, strict=True), flips, strict=True)]
+    return [*state, *(_stacked(column, axis) for column, axis in zip(ordered, axes, strict=True))]
 
 
 def _tensor(made: Made) -> Tensor:

@@ -47,7 +47,7 @@ class Call:
 
     def graph(self, name: str) -> ir.Graph:
         """A subgraph."""
-        return cast("ir.Graph", self.attributes[name].as_graph())
+        return self.attributes[name].as_graph()
 
 
 # Operators that are written as something else: control flow and sequences register here.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from onnxcam.gradients.bodies import Written, body
 from onnxcam.gradients.rules import Node, UnsupportedError
 from onnxcam.gradients.rules.linear import positions
@@ -18,7 +20,7 @@ def compress(node: Node) -> Written:
 
 @body("Unique")  # each value from where it comes first
 def unique(node: Node) -> Written:
-    attributes = {"axis": _axis(node), "sorted": node.attr("sorted", 1)}
+    attributes: dict[str, Any] = {"axis": _axis(node), "sorted": node.attr("sorted", 1)}
     _, first = node.writer.ops("Unique", node.x, outputs=2, **attributes)
     return _picked(node, first)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -255,7 +256,7 @@ def _activations(node: Node, defaults: list[str], kinds: int) -> list[Activation
     return found
 
 
-def _activation(name: str, scales: dict[str, float], limit: float) -> Activation:
+def _activation(name: str, scales: dict[str, Any], limit: float) -> Activation:
     def clipped(x: Tensor) -> Tensor:
         return x.writer.op("Clip", x, x.lift(-limit), x.lift(limit)) if limit else x
 

@@ -38,7 +38,7 @@ def instance_normalization(node: Node) -> Made:
 @lower("LayerNormalization")  # the builder wants scale and bias in full, and the saved statistics named
 def layer_normalization(node: Node) -> Made:
     node.only(0)
-    if any(v.uses() for v in node.raw.outputs[1:]):
+    if any(v.uses() or v.is_graph_output() for v in node.raw.outputs[1:]):
         raise UnsupportedError("the saved statistics are read")
     axis, epsilon = node.attr("axis", -1) % node.x.rank, node.attr("epsilon", 1e-5)
     scale = node.held(1)

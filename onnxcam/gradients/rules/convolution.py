@@ -172,43 +172,55 @@ def _batch_as_channels(x: Tensor, group: int) -> Tensor:
 def conv_transpose(node: Node, dy: Tensor) -> Cotangents:
     x, w = node.xs[:2]
     assert w.shape is not None
-    group, (win, before, after) = node.attr("group", 1), _transposed_padding(node, w.shape[2:])
-    full = xp.pad(dy, [0, 0, *before], [0, 0, *after])
+    group, win = node.attr("group", 1), _transposed_padding(node, w.shape[2:])
+    full = _uncut(dy, win)
+    win = replace(win, before=(0,) * len(win.kernel), after=(0,) * len(win.kernel))
     attributes: dict[str, Any] = {"strides": list(win.strides), "dilations": list(win.dilations), "group": group}
     dx = x.writer.op("Conv", full, w, shape=x.shape, **attributes) if 0 in node.wanted else None
     dw = _weight_gradient(full, x, w, win, group) if 1 in node.wanted else None
     return dx, dw, xp.sum(dy, (0, *range(2, dy.rank))) if 2 in node.wanted else None
 
 
-def _transposed_padding(node: Node, kernel: Sequence[Dim]) -> tuple[Window, list[int], list[int]]:
-    """The window without padding, and what the operator cut off before and after (ONNX spec, ConvTranspose).
+def _uncut(dy: Tensor, win: Window) -> Tensor:
+    """Zeros where the operator cut off what its windows reached; a negative padding cuts off what none did."""
+    before, after = ([p for p in pads if isinstance(p, int)] for pads in (win.before, win.after))
+    fixed = len(before) == len(after) == len(win.kernel)
+    return xp.pad(dy, [0, 0, *before], [0, 0, *after]) if fixed else _padded(dy, win)
+
+
+def _transposed_padding(node: Node, kernel: Sequence[Dim]) -> Window:
+    """The window, padded by what the operator cut off before and after (ONNX spec, ConvTranspose).
 
     Pixels that output_padding or output_shape added behind the last window count as negative.
     """
     win, auto = _plain_window(node, kernel), node.attr("auto_pad", "NOTSET")
     extra = node.attr("output_padding", [0] * len(win.kernel))
-    bare = replace(win, before=(0,) * len(kernel), after=(0,) * len(kernel))
     if "output_shape" not in node.raw.attributes and auto in ("NOTSET", "VALID"):
-        pairs = zip(win.before, win.after, extra, strict=True)
-        cuts = [(int(b), int(a) - e) for b, a, e in pairs]  # type: ignore[arg-type]
-    else:
-        cuts = [_shared(_surplus(node, win, a), e, auto) for a, e in enumerate(extra)]
-    return bare, [b for b, _ in cuts], [a for _, a in cuts]
+        return replace(win, after=tuple(int(a) - e for a, e in zip(win.after, extra, strict=True)))  # type: ignore[arg-type]
+    cuts = [_shared(_surplus(node, win, a, e), e, auto) for a, e in enumerate(extra)]
+    return replace(win, before=tuple(b for b, _ in cuts), after=tuple(a for _, a in cuts))
 
 
-def _surplus(node: Node, win: Window, axis: int) -> int:
+def _surplus(node: Node, win: Window, axis: int, extra: int) -> int | Tensor:
     """How much longer than the output all windows together are: (n - 1) stride + reach + 1 - length."""
-    n, m = (t.shape[axis + 2] if t.shape is not None else None for t in (node.x, node.y))
-    if "output_shape" not in node.raw.attributes:  # the length is n stride
-        if win.reach[axis] + 1 < win.strides[axis]:
+    stride, span = win.strides[axis], win.reach[axis] + 1
+    lengths = node.attr("output_shape", list[int]())
+    if not lengths:  # the length is n stride
+        if span + extra < stride:
             raise UnsupportedError("auto_pad with a stride beyond the kernel, which runtimes read in two ways")
-        return win.reach[axis] + 1 - win.strides[axis]
-    if not isinstance(n, int) or not isinstance(m, int):
-        raise UnsupportedError(f"output_shape, where axis {axis + 2} has no fixed length")
-    return (n - 1) * win.strides[axis] + win.reach[axis] + 1 - m
+        return span - stride
+    n = xp.dim(node.x, axis + 2)
+    surplus = (n - 1) * stride + (span - lengths[axis - len(win.kernel)])
+    return surplus if surplus.const is None else int(surplus.const[0])
 
 
-def _shared(surplus: int, extra: int, auto: str) -> tuple[int, int]:
-    total = max(surplus + extra, 0)
-    before = total // 2 if auto == "SAME_UPPER" else total - total // 2
+def _shared(surplus: int | Tensor, extra: int, auto: str) -> tuple[int | Tensor, int | Tensor]:
+    """Before and after; the odd pixel goes after for SAME_UPPER."""
+    if isinstance(surplus, Tensor):
+        total: Any = xp.maximum(surplus + extra, surplus.lift([0]))
+        half = total / 2
+    else:
+        total = max(surplus + extra, 0)
+        half = total // 2
+    before = half if auto == "SAME_UPPER" else total - half
     return before, surplus - before

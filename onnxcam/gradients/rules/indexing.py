@@ -93,7 +93,7 @@ def scatter_nd(node: Node, dy: Tensor) -> Cotangents:
     return _scatter(node, dy, "GatherND", {})
 
 
-def _scatter(node: Node, dy: Tensor, gather: str, attributes: dict[str, int]) -> Cotangents:
+def _scatter(node: Node, dy: Tensor, gather: str, attributes: dict[str, Any]) -> Cotangents:
     """Of x with the updates u placed, added, multiplied or compared: dx and du."""
     x, index, u = node.xs
 

@@ -15,6 +15,9 @@ from onnxcam.gradients.rules.reduction import count, nonzero
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
+_COUNTED_EXACTLY = 2**24  # by float32
+_LAST = np.iinfo(np.int64).max
+
 
 def _spatial(x: Tensor) -> tuple[int, ...]:
     return tuple(range(2, x.rank))
@@ -79,7 +82,7 @@ def _planes(x: Tensor) -> Tensor:
 
 def _counted(node: Node, win: Window, dy: Tensor) -> Tensor | float:
     """How many pixels each window counts (ONNX spec, AveragePool: count_include_pad, ceil_mode)."""
-    whole, ceil = float(math.prod(win.kernel)), node.attr("ceil_mode", 0)
+    whole, ceil = float(math.prod(win.kernel)), _hangs_over(node)
     padded = any(isinstance(p, Tensor) or p for p in win.before + win.after)
     if not ceil and (not padded or node.attr("count_include_pad", 0)):
         return whole
@@ -93,10 +96,15 @@ def _counted(node: Node, win: Window, dy: Tensor) -> Tensor | float:
     return nonzero(counted) / _mean(node, ones) if node.attr("count_include_pad", 0) else counted
 
 
+def _hangs_over(node: Node) -> bool:
+    """Whether the last window may reach beyond the padding; automatic padding never lets it."""
+    return bool(node.attr("ceil_mode", 0)) and node.attr("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+
+
 def _mean(node: Node, ones: Tensor) -> Tensor:
     names = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides")
     attributes = {n: _attribute(node, n) for n in names}
-    fold = not node.attr("ceil_mode", 0)
+    fold = not _hangs_over(node)
     return ones.writer.op("AveragePool", ones, count_include_pad=1, fold=fold, **attributes)
 
 
@@ -107,8 +115,6 @@ def _attribute(node: Node, name: str) -> Any:
 
 def _count_by_sum(ones: Tensor, win: Window, dy: Tensor) -> Tensor:
     """Counts where the last window hangs over the edge: a sum over the picture with zeros beyond it."""
-    if not all(isinstance(p, int) for p in win.before + win.after):
-        raise UnsupportedError("ceil_mode with run-time padding")
     kernel = ones.writer.constant(np.ones((1, 1, *win.kernel)), ones.dtype)
     after = [int(p) + s - 1 for p, s in zip(win.after, win.strides, strict=True)]  # type: ignore[arg-type]
     pads = [*(int(p) for p in win.before), *after]  # type: ignore[arg-type]
@@ -132,3 +138,18 @@ def max_pool(node: Node, dy: Tensor, *indices: None) -> Cotangents:
     zeros = xp.broadcast_to(dy.lift(0), x.writer.op("ReduceProd", xp.shape_of(x), keepdims=1), [None])
     taken = add_at("ScatterElements", zeros, xp.reshape(where, [-1]), xp.reshape(dy, [-1]), axis=0)
     return xp.reshape_like(taken, x)
+
+
+@vjp("MaxUnpool")  # what is placed carries its cotangent back
+def max_unpool(node: Node, dy: Tensor) -> Cotangents:
+    x, (index, *shape) = node.x, node.optional_xs[1:]
+    size = xp.reshape(node.writer.op("Size", x), [1])
+    if size.const is not None and size.const[0] >= _COUNTED_EXACTLY:
+        raise UnsupportedError(f"{size.const[0]} elements")
+    numbers = xp.astype(xp.reshape(positions(size) + 1, xp.shape_of(x), x.shape), dy.dtype)
+    attributes = {name: _attribute(node, name) for name in ("kernel_shape", "pads", "strides")}
+    # Runtimes differ in where elements go if the output's shape is given; the operator itself tells.
+    placed = node.writer.op("MaxUnpool", numbers, index, *shape, fold=False, **attributes)
+    sources = xp.reshape(xp.astype(placed, size.dtype), [-1])
+    sums = add_at("ScatterElements", xp.broadcast_to(dy.lift(0), size + 1), sources, xp.reshape(dy, [-1]), axis=0)
+    return xp.reshape_like(xp.slice_axis(sums, 0, 1, _LAST), x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, no_gradient, vjp
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
@@ -147,7 +149,7 @@ def cum_sum(node: Node, dy: Tensor) -> Cotangents:
 @vjp("CumProd")  # dx = sum of dy y / x over the products that x is in
 def cum_prod(node: Node, dy: Tensor) -> Cotangents:
     axis, x = node.xs[1], node.x
-    way = {"reverse": node.attr("reverse", 0), "exclusive": node.attr("exclusive", 0)}
+    way: dict[str, Any] = {name: node.attr(name, 0) for name in ("reverse", "exclusive")}
     back = way | {"reverse": 1 - way["reverse"]}
     zeros = xp.astype(x == 0, dy.dtype)
     before = node.writer.op("CumSum", zeros, axis, reverse=way["reverse"], exclusive=1)

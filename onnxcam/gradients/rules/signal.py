@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
@@ -14,7 +16,7 @@ _AXIS_IS_AN_INPUT = 20  # the first opset where DFT takes its axis so
 
 def fourier(x: Tensor, axis: Tensor, length: Tensor | None, inverse: int = 0, onesided: int = 0) -> Tensor:
     """DFT along one axis; the last holds real and imaginary parts."""
-    flags = {"inverse": inverse, "onesided": onesided}
+    flags: dict[str, Any] = {"inverse": inverse, "onesided": onesided}
     if x.writer.opset < _AXIS_IS_AN_INPUT:
         assert axis.const is not None
         return x.writer.op("DFT", x, length, axis=int(axis.const), **flags)
