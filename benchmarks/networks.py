@@ -89,6 +89,10 @@ The rows of `torchscript64` are free of it: the same network exported in float64
 reference implementation (onnxruntime has no such convolution) and held to {double}. What is left there comes from
 LayerNormalization, whose epsilon is float32 in every ONNX file.
 
+Some Keras layers are exported in an equal form, since tf2onnx writes no valid ONNX for the one that Keras uses: grouped
+convolutions as depthwise ones, GELU by Erf, the constants of Normalization in place. The reference is the network as it
+comes.
+
 The last feature map of many networks is followed by pooling and a linear layer alone; then its gradient is exact.
 """
 

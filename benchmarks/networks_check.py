@@ -126,9 +126,6 @@ def run(file: Path, model: Model, seed: dict[str, Any], reference: Reference, na
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    for unread in session.get_inputs():  # tf2onnx leaves the constants of a Normalization behind as inputs
-        if unread.name not in feeds and not model.values[unread.name].uses():
-            feeds[unread.name] = np.zeros(unread.shape, dtype)
     return list(session.run(names, feeds))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,33 @@ def export(name: str, model: Any, way: str, path: Path) -> None:
     """Write the .onnx file, or beside it a text that says why the exporter does not."""
     whole = application(name, "softmax")
     whole.set_weights(model.get_weights())
+    _spell_out(whole)
     whole(np.zeros((1, SIZE, SIZE, 3), np.float32))
     try:
         whole.export(str(path), format="onnx", verbose=False, opset_version=int(way.split("-")[1]))
     except Exception as error:  # of many kinds
         path.unlink(missing_ok=True)
         path.with_suffix(".failed").write_text(str(error))
+
+
+def _spell_out(model: Any) -> None:
+    """What tf2onnx does not know: Conv2D of one channel a group (compiled by XLA), GELU by Erfc, eager constants."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1:
+            layer.convolution_op = partial(_depthwise, layer)
+        if getattr(layer, "activation", None) is keras.activations.gelu:
+            layer.activation = _gelu
+        if isinstance(layer, keras.layers.Normalization):
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
+
+
+def _depthwise(layer: Any, x: Any, kernel: Any) -> Any:
+    kernel = tf.transpose(tf.convert_to_tensor(kernel), (0, 1, 3, 2))
+    return keras.ops.depthwise_conv(x, kernel, layer.strides, layer.padding)
+
+
+def _gelu(x: Any) -> Any:
+    return 0.5 * x * (1 + tf.math.erf(x / 2**0.5))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from onnxcam import __version__
 from onnxcam.core import guided, maps
-from onnxcam.errors import ModelError, OptionError
+from onnxcam.errors import ModelError, OptionError, UnknownNameError
 from onnxcam.explanation import Explanation, LayerMap
 from onnxcam.gradients import ENGINES, Backward, backward, named_value
 from onnxcam.gradients.probe import probe
@@ -269,11 +270,7 @@ class Explainer:
         probabilities = self._probability_output()
         if probabilities is not None:
             return {**outputs, "probabilities": probabilities}
-        return {**outputs, "own": self.logits.output} if self._is_rounded() else outputs
-
-    def _is_rounded(self) -> bool:
-        """Whether a quantiser lies between the scores and the model's own output."""
-        return self.logits.kind == "classes" and "QuantizeLinear" in self.logits.stepped_over
+        return {**outputs, "own": self.logits.output} if self.logits.rounded else outputs
 
     def _probability_output(self) -> str | None:
         """The model's own output, where it is the probability of each class."""
@@ -413,12 +410,9 @@ class Explainer:
 
     def _ties(self, target: Target, answers: Mapping[str, Array], k: int) -> list[str]:
         """What quantisers at the end make equal, though the scores before them differ."""
-        own = answers.get("own", answers.get("probabilities"))
-        if target.classes[0] >= 0 or own is None or not self._is_rounded():
-            return []
-        tied = int(np.sum(own[k] == own[k].max()))
-        words = f"the model's own output, which is quantised, is a tie of {tied} classes at the top; the scores before it"
-        return [f"{words} tell them apart"] if tied > 1 else []
+        own = answers.get("own", answers.get("probabilities")) if self.logits.rounded else None
+        tied = 0 if own is None or target.classes[0] >= 0 else int(np.sum(own[k] == own[k].max()))
+        return [f"the model's own output is rounded to a tie of {tied} classes at the top"] if tied > 1 else []
 
     def _why_blank(self) -> str:
         if self.method.name == "counterfactual":
@@ -469,8 +463,6 @@ def choose_preprocess(model: Model, given: str | Preprocess) -> tuple[Preprocess
 
     ``"auto"`` takes the model's own metadata, else what its graph decides, else ``imagenet``.
     """
-    import json
-
     if isinstance(given, Preprocess):
         return given, ""
     if given != "auto":
@@ -494,8 +486,6 @@ def _check_inputs(model: Model) -> None:
 
 
 def _one_of(kind: str, given: str, known: Sequence[str]) -> str:
-    from onnxcam.errors import UnknownNameError
-
     if given not in known:
         raise UnknownNameError.of(kind, given, known)
     return given

@@ -63,7 +63,8 @@ def _chooser(makers: dict[str, NodeProto], name: str) -> NodeProto | None:
     node = makers.get(name)
     while node is not None and node.op_type in _LABELLING and len(node.input) > _LABELLING[node.op_type]:
         node = makers.get(node.input[_LABELLING[node.op_type]])
-    return node if node is not None and node.op_type in _CHOOSING else None
+    chooses = node is not None and node.op_type in _CHOOSING and node.input[0] in makers
+    return node if chooses else None
 
 
 def _is_score(value: ValueInfoProto, makers: dict[str, NodeProto]) -> bool:

@@ -30,6 +30,7 @@ _FOLDED = {"Add", "Sub", "Mul", "Div", "Mod", "Neg", "Cast", "Reshape", "Squeeze
 _FOLDED |= {"Concat", "Range", "Max", "Min", "ConstantOfShape", "Equal", "Where", "Not", "ReduceProd", "ReduceSum"}
 _FOLDED |= {"Expand", "CumSum", "Split", "Identity", "Less", "Greater", "And", "Or", "Abs", "ScatterElements", "Size"}
 _MOVES = {"Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Identity"}
+_STEERED = {"If", "Loop"}  # by integers
 _LARGEST = 4096  # elements of an integer tensor that is computed
 # Operators whose output has as many axes as their first input.
 _KEEPS_RANK = {"Split", "Slice", "Pad", "Tile", "Resize", "Transpose", "ScatterElements", "ScatterND", "Trilu"}
@@ -38,7 +39,6 @@ _KEEPS_RANK |= {"Conv", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool",
 _KEEPS_RANK |= {"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LRN", "DepthToSpace", "Concat"}
 # Operators whose outputs have a number of axes of their own.
 _FIXED_RANKS = {"RNN": (4, 3), "GRU": (4, 3), "LSTM": (4, 3, 3), "STFT": (4,), "RoiAlign": (4,), "MaxRoiPool": (4,)}
-_BROADCASTS = {"Add", "Sub", "Mul", "Div", "Pow", "Where", "Max", "Min", "Sum", "Mean", "PRelu", "Mod"}
 
 
 def infer_shapes(file: Path, proto: ModelProto) -> tuple[Integers, list[str]]:
@@ -80,7 +80,7 @@ def _inferred(proto: ModelProto) -> tuple[ModelProto, Integers]:
             node.CopyFrom(onnx.helper.make_node("Identity", node.input, node.output, node.name))
     known = _fold_integers(folded, {})
     inferred = _infer(folded)
-    if not _unknown(inferred.graph):
+    if not _unknown(inferred.graph) and not any(node.op_type in _STEERED for node in folded.graph.node):
         return inferred, known
     more = _fold_integers(folded, types_of(inferred.graph))
     inferred = _infer(folded) if len(more) > len(known) else inferred
@@ -264,18 +264,10 @@ def _rank(node: NodeProto, output: int, types: Mapping[str, TypeProto]) -> int |
         return 1
     if node.op_type in _KEEPS_RANK:
         return ranks[0]
-    if node.op_type == "Reshape":
-        return length
-    if node.op_type == "ConstantOfShape":
-        return _length(types.get(node.input[0]))
-    if node.op_type == "Expand":
-        return None if length is None or ranks[0] is None else max(length, ranks[0])
     if node.op_type in ("Squeeze", "Unsqueeze") and length is not None and ranks[0] is not None:
         return ranks[0] - length if node.op_type == "Squeeze" else ranks[0] + length
     if node.op_type.startswith("Reduce") and ranks[0] is not None:
         return ranks[0] if _keepdims(node.attribute) else (ranks[0] - length if length is not None else None)
-    if node.op_type in _BROADCASTS:
-        return None if None in ranks else max(cast("list[int]", ranks))
     return None
 
 

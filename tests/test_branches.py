@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxcam import load_model
+from onnxcam.errors import ModelError
 from onnxcam.gradients import add_gradients
 from onnxcam.model import Model
 
@@ -168,6 +169,27 @@ def test_a_branch_that_is_never_taken_may_not_fit(opened) -> None:
     otherwise = branch("else", [node("Relu", ["x"], ["t"])], ["t"])
     loaded = opened([*has_length_one("x", 3, "asked"), fork("asked", then, otherwise, "y")], **axes)
     assert operators(loaded)[-1] == "Relu"
+
+
+def test_what_the_file_says_of_inner_values_is_not_asked(tmp_path: Path) -> None:
+    then = branch("then", [node("Identity", ["half"], ["t"])], ["t"])
+    otherwise = branch("else", [node("Neg", ["half"], ["t"])], ["t"])
+    nodes = [node("Split", ["x"], ["half", "rest"], axis=3, num_outputs=2), *has_length_one("half", 0, "asked")]
+    proto = model([*nodes, fork("asked", then, otherwise, "y")], [value("x", ["n", 3, 1, 4])], [value("y", None)])
+    proto.graph.value_info.append(value("half", [1, 3, 1, 2]))
+    assert "If" in operators(load_model(write(tmp_path / "model.onnx", proto)))
+
+
+def test_a_scan_over_a_batch_is_refused(tmp_path: Path) -> None:
+    """Converting one changes the inputs of the model."""
+    body = helper.make_graph(
+        [node("Add", ["s", "x"], ["t"])], "body", [value("s", [2]), value("x", [2])], [value("t", [2])]
+    )
+    scan = node("Scan", ["", "start", "rows"], ["y"], body=body, num_scan_inputs=1)
+    given = [value("start", [1, 2]), value("rows", [1, 3, 2])]
+    path = write(tmp_path / "model.onnx", model([scan], given, [value("y", [1, 2])], opset=8, ir_version=3))
+    with pytest.raises(ModelError, match="Scan over a batch"):
+        load_model(path)
 
 
 def test_gradients_pass(opened) -> None:

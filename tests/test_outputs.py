@@ -84,3 +84,10 @@ def test_scores_that_come_out_beside_a_label_stay_alone(tmp_path) -> None:
     loaded = load_model(write(tmp_path / "model.onnx", proto))
     assert [v.name for v in loaded.outputs] == ["index", "logits"]
     assert loaded.notes == ()
+
+
+def test_a_choice_among_the_inputs_own_values_reveals_nothing(tmp_path) -> None:
+    nodes = [helper.make_node("TopK", ["x", "two"], ["best", "at"])]
+    proto = model(nodes, [value("x", [3, 4])], [value("best", [3, 2]), value("at", [3, 2], 7)], {"two": np.array([2])})
+    loaded = load_model(write(tmp_path / "model.onnx", proto))
+    assert [v.name for v in loaded.outputs] == ["best", "at"]

@@ -1,26 +1,82 @@
-"""The zoo's small model as an instrument: explanations must point at the object that they explain."""
+"""Ranks and lengths that ONNX's own inference leaves open."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from builders import model, value, write
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
-from benchmarks.shapes import Figures, measure
-
-
-@pytest.fixture(scope="module")
-def figures() -> Figures:
-    return measure(12, seed=4_000_000)
+from onnxcam.model import Model, dims_of, load_model
 
 
-def test_grad_cam_points_at_the_explained_object(figures):
-    assert figures.pointing >= 0.92
-    assert max(figures.centre, figures.random) <= 0.15
+def opened(tmp_path, nodes, shape, arrays=None, opset=18, inputs=()) -> Model:
+    """A model ``x`` -> ``y`` of these nodes, as users open it; ``inputs`` are further ones."""
+    graph_inputs = [value("x", shape), *inputs]
+    return load_model(write(tmp_path / "m.onnx", model(nodes, graph_inputs, [value("y", None)], arrays or {}, opset)))
 
 
-def test_grad_cam_tells_classes_apart_and_guided_backprop_does_not(figures):
-    assert figures.correlation["gradcam"] <= 0.3
-    assert figures.correlation["guided_backprop"] >= 0.8
+def node(op, inputs, outputs=("y",), **attributes):
+    return helper.make_node(op, inputs, list(outputs), **attributes)
 
 
-def test_the_product_is_better_placed_than_either_factor(figures):
-    assert figures.energy["guided_gradcam"] > max(figures.energy["gradcam"], figures.energy["guided_backprop"]) + 0.05
+SIZES = value("n", [2], 7)  # integers that are known at run time only
+OPEN = {
+    "Split": ([node("Split", ["x", "n"], ["y", "z"], axis=1)], 3),
+    "Reshape": ([node("Reshape", ["x", "n"])], 2),
+    "Expand": ([node("Expand", ["x", "n"])], 3),
+    "ConstantOfShape": ([node("ConstantOfShape", ["n"], ["c"]), node("Neg", ["c"])], 2),
+    "Squeeze": ([node("Squeeze", ["x", "n"])], 1),
+    "Unsqueeze": ([node("Unsqueeze", ["x", "n"])], 5),
+    "Slice": ([node("Slice", ["x", "n", "n", "n"])], 3),
+    "ReduceSum, axes dropped": ([node("ReduceSum", ["x", "n"], keepdims=0)], 1),
+    "ReduceSum, axes kept": ([node("ReduceSum", ["x", "n"])], 3),
+    "what reads it": ([node("Reshape", ["x", "n"], ["r"]), node("Relu", ["r"], ["s"]), node("Add", ["s", "r"])], 2),
+}
+
+
+@pytest.mark.parametrize("what", OPEN)
+def test_the_number_of_axes_is_told_where_lengths_are_not(tmp_path, what) -> None:
+    nodes, rank = OPEN[what]
+    loaded = opened(tmp_path, nodes, [2, 3, 4], inputs=[SIZES])
+    assert len(dims_of(loaded.values["y"])) == rank
+
+
+def test_lengths_follow_from_integers_that_are_computed(tmp_path) -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"]), node("Gather", ["s", "last"], ["c"]), node("Div", ["c", "two"], ["half"]),
+        node("Concat", ["half", "half"], ["sizes"], axis=0), node("Split", ["x", "sizes"], ["y", "z"], axis=2),
+    ]  # fmt: skip
+    loaded = opened(tmp_path, nodes, ["n", 3, 4], {"last": np.array([2]), "two": np.array([2])})
+    assert dims_of(loaded.values["y"])[1:] == (3, 2)
+    assert [n.op_type for n in loaded.graph] == [n.op_type for n in nodes]
+
+
+def test_known_integers_are_noted_where_they_are_computed(tmp_path) -> None:
+    """Axes by Range of a rank, as ONNX's function of RMSNormalization has them."""
+    nodes = [
+        node("Shape", ["x"], ["s"]), node("Size", ["s"], ["rank"]), node("Range", ["one", "rank", "one"], ["axes"]),
+        node("ReduceMean", ["x", "axes"]),
+    ]  # fmt: skip
+    loaded = opened(tmp_path, nodes, [2, 3, 4], {"one": np.int64(1)})
+    assert loaded.values["axes"].const_value.numpy().tolist() == [1, 2]
+    assert dims_of(loaded.values["y"]) == (2, 1, 1)
+    copy = loaded.clone()
+    assert copy.values["axes"].const_value.numpy().tolist() == [1, 2]
+    saved = loaded.save(tmp_path / "again.onnx")
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    found = ReferenceEvaluator(str(saved)).run(None, {"x": x})[0]
+    np.testing.assert_allclose(found, x.mean((1, 2), keepdims=True))
+
+
+def test_a_mean_variance_normalisation_has_the_shape_of_its_input(tmp_path) -> None:
+    loaded = opened(tmp_path, [node("MeanVarianceNormalization", ["x"])], ["n", 3, 4, 5])
+    assert dims_of(loaded.values["y"]) == ("n", 3, 4, 5)
+    assert [n.op_type for n in loaded.graph] == ["MeanVarianceNormalization"]
+
+
+def test_attention_of_free_channels_has_free_channels(tmp_path) -> None:
+    nodes = [node("Attention", ["x", "x", "x"], ["a"], q_num_heads=2, kv_num_heads=2), node("Neg", ["a"])]
+    loaded = opened(tmp_path, nodes, ["n", "t", "c"], opset=23)
+    assert dims_of(loaded.values["a"])[2] != 0

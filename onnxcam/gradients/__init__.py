@@ -74,24 +74,43 @@ def add_gradients(
         UnknownNameError: no such value, policy or engine.
         GradientError: an operator on the path cannot be differentiated; all of them are named.
     """
-    names = [wrt] if isinstance(wrt, str) else list(wrt)
-    if not names or len(set(names)) != len(names):
-        raise OptionError(f"wrt={names!r}: give one or more different values")
+    names = _names(wrt)
     if not isinstance(model, Model):
         raise OptionError(f"add_gradients takes a loaded model, not {model!r}; open it with load_model")
     if f"{PREFIX}seed" in model.values:
         raise OptionError(f"{model.label} has gradients already; start from the model without them")
     edited = model.clone()
     writer = Writer(edited.graph, edited.opset)
-    target = named_value(edited, of)
+    target, *values = _all_named(edited, [of, *names])
     seed = writer.input(f"{PREFIX}seed", portable.element_type(target), dims_of(target))
-    values = [named_value(edited, n) for n in names]
+    for value in values:
+        portable.element_type(value)
     walk = backward(edited, writer, target, seed, values, relu, engine, straight_through)
     for name, gradient in zip(names, walk.gradients, strict=True):
         writer.output(gradient, f"{PREFIX}grad/{name}")
     writer.sweep()
     note = f"gradient by engine {walk.engine}; ReLU policy {relu} changed {walk.changed} of {walk.sites} activations"
     return replace(edited, notes=(*model.notes, note))
+
+
+def _names(wrt: object) -> list[str]:
+    names = [wrt] if isinstance(wrt, str) else list(wrt) if isinstance(wrt, Sequence) else []
+    if not names or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
+        raise OptionError(f"wrt={wrt!r}: give the name of a value, or a list of different ones")
+    return names
+
+
+def _all_named(model: Model, names: Sequence[str]) -> list[ir.Value]:
+    """The values of these names; one error for all that are missing."""
+    found, missing = [], []
+    for name in names:
+        try:
+            found.append(named_value(model, name))
+        except UnknownNameError as error:
+            missing.append(error)
+    if missing:
+        raise missing[0] if len(missing) == 1 else UnknownNameError("\n".join(map(str, missing)))
+    return found
 
 
 def backward(

@@ -47,19 +47,19 @@ def _truncates(node: ir.Node) -> bool:
     return node.op_type == "Cast" and source is not None and source.dtype in FLOATS
 
 
-def disconnected(of: ir.Value, value: ir.Value) -> GradientError:
-    """What both engines say where no differentiable way leads from ``value`` to ``of``."""
-    ends = dead_ends(of, [value])
+def disconnected(of: ir.Value, lost: Sequence[ir.Value]) -> GradientError:
+    """What both engines say where no differentiable way leads from the values ``lost`` to ``of``."""
+    names, ends = ", ".join(str(v.name) for v in lost), dead_ends(of, lost)
     if not ends:
         return GradientError(
-            f"{of.name} does not depend on {value.name} at all, so there is no gradient; choose a layer between the "
-            "image and the score"
+            f"{of.name} does not depend on {names} at all, so there is no gradient; choose a layer between the image "
+            "and the score"
         )
     ways = "a layer behind them, or a method that needs no gradient"
     if any(("", n.op_type) in STRAIGHT_THROUGH or _truncates(n) for n in ends):
         ways = f"straight_through (--straight-through), which lets it pass as if they were the identity; {ways}"
     return GradientError(
-        f"{of.name} depends on {value.name} only through operators whose derivative is 0 everywhere, so the gradient "
+        f"{of.name} depends on {names} only through operators whose derivative is 0 everywhere, so the gradient "
         f"is zero: {listed(ends)} stop it. Possible: {ways}"
     )
 

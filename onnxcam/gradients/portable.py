@@ -60,7 +60,10 @@ def backward(
         walk.step(step)
     if refused := [*expansion.refused, *walk.refused]:
         raise refusal_error(refused)
-    return [walk.result(v, of) for v in wrt]
+    totals = [walk.total(v) for v in wrt]
+    if lost := [v for v, total in zip(wrt, totals, strict=True) if total is None]:
+        raise disconnected(of, lost)
+    return [total for total in totals if total is not None]
 
 
 class _Walk:
@@ -118,12 +121,6 @@ class _Walk:
         while len(parts) > 1:
             parts[:2] = [parts[0] + parts[1]]
         return parts[0]
-
-    def result(self, value: ir.Value, of: ir.Value) -> Tensor:
-        total = self.total(value)
-        if total is None:
-            raise disconnected(of, value)
-        return total
 
 
 def _check_ranks(node: ir.Node, wanted: frozenset[int]) -> None:

@@ -64,9 +64,8 @@ def backward(
     """
     read = {id(v) for n in path for v in reads(n)}
     asked = [v for v in wrt if v is not of]
-    for value in asked:
-        if id(value) not in read:
-            raise disconnected(of, value)
+    if lost := [v for v in asked if id(v) not in read]:
+        raise disconnected(of, lost)
     gated = () if policy is POLICIES["plain"] else rectifiers
     copy = Copy(path, wrt, writer.opset, LOWERINGS, gated)
     if problem := _unavailable() or _too_new(path, model) or _refusals(copy):

@@ -45,6 +45,11 @@ class Logits:
     stepped_over: tuple[str, ...]
     reason: str
 
+    @property
+    def rounded(self) -> bool:
+        """Whether the model rounds its scores of classes before they come out."""
+        return self.kind == "classes" and "QuantizeLinear" in self.stepped_over
+
 
 @dataclass(frozen=True)
 class Layer:

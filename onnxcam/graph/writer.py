@@ -155,7 +155,8 @@ class Writer:
         given = [t for t in inputs if t is not None]
         if op_type == "Shape" and given[0].shape is not None:
             dims = given[0].shape[attrs.get("start", 0) : attrs.get("end")]
-            return (self.constant(dims, ir.DataType.INT64),) if all(isinstance(d, int) for d in dims) else None
+            known = [d for d in dims if isinstance(d, int)]
+            return (self.constant(known, ir.DataType.INT64),) if len(known) == len(dims) else None
         if op_type == "Identity" or not given or any(t.value.const_value is None for t in given):
             return None
         arrays = [t.const for t in given]

@@ -174,6 +174,9 @@ for what, sizes in pieces.items():
          [node("ConcatFromSequence", ["s"], ["y"], axis=0)], rank=2, fixed="known at run time only")  # fmt: skip
 case("SplitToSequence", "without the axis", var(2, 5), axis=1, keepdims=0, outputs=["s"], rank=2,
      after=[node("ConcatFromSequence", ["s"], ["y"], axis=0, new_axis=1)], fixed="known at run time only")  # fmt: skip
+case("SplitToSequence", "sizes, which keep the axis", var(2, 4), reads=["a", "sizes"], axis=1, keepdims=0, rank=2,
+     others={"sizes": given(np.array([1, 2, 1])), "at": given(np.array(0))}, fixed="known at run time only",
+     outputs=["s"], after=[node("SequenceAt", ["s", "at"], ["y"])])  # fmt: skip
 case("SequenceConstruct", "joined along a new axis", var(2, 3, free=False), var(2, 3, free=False), outputs=["s"],
      rank=3, after=[node("ConcatFromSequence", ["s"], ["y"], axis=-1, new_axis=1)])  # fmt: skip
 edits = [

@@ -19,7 +19,11 @@ CLIPPED = (node("Max", ["a", "low"], ["m"]), node("Min", ["m", "high"]))
 
 def limits(dtype: Any) -> tuple[float, float]:
     largest = LARGEST.get(np.dtype(dtype).name)
-    return (-largest, largest) if largest else (ml_dtypes.iinfo(dtype).min, ml_dtypes.iinfo(dtype).max)
+    if largest:
+        return -largest, largest
+    levels = ml_dtypes.iinfo(dtype)
+    margin = 0.5 if levels.bits < 8 else 0  # where rounding alone stays inside
+    return levels.min - margin, levels.max + margin
 
 
 def bounds(scale: Any, zero: Any, dtype: Any, axis: int = 1, block_size: int = 0) -> dict[str, Operand]:
@@ -73,66 +77,70 @@ case(
 
 # A scale that is computed: clip(x, low scale, high scale)
 
-for what, shape, extra in (("a number", (), {}), ("per channel", (4,), {"axis": 1}), ("a vector of one", (1,), {})):
-    per_channel = {"shape": given(np.array([4, 1]))} if shape == (4,) else {}
-    last = "r" if per_channel else "b"
-    spread = (node("Reshape", ["b", "shape"], ["r"]),) if per_channel else ()
+TO_ROWS = node("Reshape", ["b", "shape"], ["r"])
+
+
+def computed_scale(what: str, *shape: int, **extra: int) -> None:
+    rows = shape == (4,)
+    steps = node("Mul", ["r" if rows else "b", "bottom"], ["low"]), node("Mul", ["r" if rows else "b", "top"], ["high"])
     case(
-        "QuantizeLinear", f"a computed scale, {what}",
-        var(*SHAPE, low=-200, high=200), var(*shape, low=0.8, high=1.2, free=False), given(np.uint8(98)) if shape != (4,) else given(np.full(4, 98, np.uint8)),
+        "QuantizeLinear", f"a computed scale, {what}", var(*SHAPE, low=-200, high=200),
+        var(*shape, low=0.8, high=1.2, free=False), given(np.full(4, 98, np.uint8) if rows else np.uint8(98)),
         outputs=["q"], after=[node("DequantizeLinear", ["q", "b", "c"], **extra)],
-        others={"bottom": given(-98.0), "top": given(157.0)} | per_channel,
-        forward=(*spread, node("Mul", [last, "bottom"], ["low"]), node("Mul", [last, "top"], ["high"]), *CLIPPED),
-        rank=3, **extra,
+        others={"bottom": given(-98.0), "top": given(157.0)} | ({"shape": given(np.array([4, 1]))} if rows else {}),
+        forward=(*((TO_ROWS,) if rows else ()), *steps, *CLIPPED), rank=3, **extra,
     )  # fmt: skip
+
+
+computed_scale("a number")
+computed_scale("a vector of one", 1)
+computed_scale("per channel", 4, axis=1)
 
 # Dynamic quantisation: the scale is a constant to the gradient, and nothing saturates
 
 LEVELS = node("DynamicQuantizeLinear", ["a"], ["q", "s", "z"])
+BACK = [node("DequantizeLinear", ["q", "s", "z"], ["f"]), node("CastLike", ["f", "a"])]
 case(
-    "DynamicQuantizeLinear", "", var(*SHAPE), outputs=["q", "s", "z"], after=[node("DequantizeLinear", ["q", "s", "z"], ["f"]), node("CastLike", ["f", "a"])],
+    "DynamicQuantizeLinear", "", var(*SHAPE), outputs=["q", "s", "z"], after=BACK,
     forward=(node("Identity", ["a"]),), rank=3, single=True,
 )  # fmt: skip
 
 
-def scaled(name: str) -> list:
-    """Integer sums as floats."""
-    return [node("CastLike", [name, "a"], ["f"]), node("CastLike", ["s", "a"], ["t"]), node("Mul", ["f", "t"])]
+def integers(name: str, *shape: int, signed: bool = False) -> np.ndarray:
+    levels = np.random.default_rng(len(name)).integers(0, 256, shape)
+    return (levels - 128).astype(np.int8) if signed else levels.astype(np.uint8)
 
 
-def integers(name: str, *shape: int, low: int = 0, high: int = 256, dtype: Any = np.uint8) -> np.ndarray:
-    return np.random.default_rng(len(name)).integers(low, high, shape).astype(dtype)
+def product(op: str, what: str, a: Any, w: np.ndarray, zero: Any, forward: str, rank: int, **settings: Any) -> None:
+    """Levels of a by levels w, as floats again, against the product of floats."""
+    point = [] if zero is None else [given(zero)]
+    case(
+        op, what, a, given(w), *point, reads=["q", "b", "z", "c"][: 3 + len(point)], outputs=["sums"],
+        before=[LEVELS], after=as_floats("s"), others={"floats": given(w.astype(float) - (0 if zero is None else zero))},
+        forward=(node(forward, ["a", "floats"], **settings),), rank=rank, single=True, **settings,
+    )  # fmt: skip
+
+
+def as_floats(scale: str) -> list:
+    return [node("CastLike", ["sums", "a"], ["f"]), node("CastLike", [scale, "a"], ["t"]), node("Mul", ["f", "t"])]
+
+
+def conv_integer(what: str, channels: int, w: np.ndarray, zero: Any, **settings: Any) -> None:
+    product("ConvInteger", what, var(2, channels, 5, 6), w, zero, "Conv", 4, **settings)
 
 
 WEIGHT = integers("w", 3, 2, 3, 2)
-for what, zero, settings in (
-    ("one zero point", np.uint8(120), {"pads": [1, 0, 1, 1], "strides": [2, 1]}),
-    ("no zero point", None, {"dilations": [1, 2]}),
-    ("int8 in groups", np.int8(0), {"group": 3, "auto_pad": "SAME_UPPER"}),
-):
-    group = settings.get("group", 1)
-    w = (
-        WEIGHT
-        if zero is None or zero.dtype == np.uint8
-        else integers("groups", 6, 1, 3, 2, low=-128, high=128, dtype=np.int8)
-    )
-    floats = w.astype(float) - (0 if zero is None else float(zero))
-    case(
-        "ConvInteger", what, var(2, 3 if group == 3 else 2, 5, 6), given(w), *([given(zero)] if zero is not None else []),
-        reads=["q", "b", "z", *(["c"] if zero is not None else [])], outputs=["sums"], before=[LEVELS], after=scaled("sums"),
-        others={"floats": given(floats)}, forward=(node("Conv", ["a", "floats"], **settings),), rank=4, single=True, **settings,
-    )  # fmt: skip
-for what, zero in (("one zero point", np.int8(3)), ("a zero point per column", np.array([1, -2, 3, 4, 5], np.int8))):
-    w = integers("matrix", 4, 5, low=-128, high=128, dtype=np.int8)
-    case(
-        "MatMulInteger", what, var(2, 3, 4), given(w), given(zero), reads=["q", "b", "z", "c"], outputs=["sums"],
-        before=[LEVELS], after=scaled("sums"), others={"floats": given(w.astype(float) - zero)},
-        forward=(node("MatMul", ["a", "floats"]),), rank=3, single=True,
-    )  # fmt: skip
+conv_integer("one zero point", 2, WEIGHT, np.uint8(120), pads=[1, 0, 1, 1], strides=[2, 1])
+conv_integer("no zero point", 2, WEIGHT, None, dilations=[1, 2])
+conv_integer("int8 in groups", 3, integers("gr", 6, 1, 3, 2, signed=True), np.int8(0), group=3, auto_pad="SAME_UPPER")
+COLUMNS = np.array([1, -2, 3, 4, 5], np.int8)
+for what, zero in (("one zero point", np.int8(3)), ("a zero point per column", COLUMNS)):
+    product("MatMulInteger", what, var(2, 3, 4), integers("m", 4, 5, signed=True), zero, "MatMul", 3)
+MATRIX = integers("m", 4, 2)
 case(
-    "MatMulInteger", "no zero points", var(3, 4, low=0), weight(1), given(integers("m", 4, 2)), reads=["q", "c"], outputs=["sums"],
-    before=[node("QuantizeLinear", ["a", "s"], ["q"])], after=scaled("sums"),
-    others={"s": given(0.01), "floats": given(integers("m", 4, 2).astype(float))},
+    "MatMulInteger", "no zero points", var(3, 4, low=0), weight(1), given(MATRIX), reads=["q", "c"], outputs=["sums"],
+    before=[node("QuantizeLinear", ["a", "s"], ["q"])], after=as_floats("s"),
+    others={"s": given(0.01), "floats": given(MATRIX.astype(float))},
     forward=(node("MatMul", ["a", "floats"]),), rank=2, single=True,
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import evaluator_levels
 import evaluator_loops
+import evaluator_sampling
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
@@ -247,6 +248,7 @@ FILLED = [
     ConvTranspose,
     *evaluator_levels.FILLED,
     *evaluator_loops.FILLED,
+    *evaluator_sampling.FILLED,
 ]
 
 

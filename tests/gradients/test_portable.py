@@ -12,7 +12,7 @@ from onnx import helper
 from test_rules import opened, session
 from test_special_values import model_of
 
-from onnxcam.errors import GradientError, OptionError
+from onnxcam.errors import GradientError, OptionError, UnknownNameError
 from onnxcam.gradients import add_gradients
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Writer
@@ -247,3 +247,27 @@ def test_gradients_are_not_added_twice() -> None:
         add_gradients(once, of="y", wrt="x")
     with pytest.raises(OptionError, match="open it with load_model"):
         add_gradients("model.onnx", of="y", wrt="x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrt", [[], ["x", "x"], None, 3, ["x", 3]], ids=str)
+def test_wrt_is_a_list_of_different_names(wrt) -> None:
+    with pytest.raises(OptionError, match="list of different ones"):
+        add_gradients(opened(model_of([node("Neg", ["x"])], {"x": (2,)})), of="y", wrt=wrt)
+
+
+def test_all_unknown_names_are_told() -> None:
+    with pytest.raises(UnknownNameError, match=r"(?s)'z1'.*'z2'") as error:
+        add_gradients(opened(model_of([node("Neg", ["x"])], {"x": (2,)})), of="z1", wrt=["x", "z2"])
+    assert "onnxcam/seed" not in str(error.value)
+
+
+def test_all_values_without_a_way_are_told() -> None:
+    proto = model_of([node("Neg", ["x"])], {"x": (2,), "u": (2,), "v": (2,)})
+    with pytest.raises(GradientError, match="y does not depend on u, v at all"):
+        add_gradients(opened(proto), of="y", wrt=["u", "x", "v"])
+
+
+def test_an_integer_is_no_value_to_differentiate_at() -> None:
+    nodes = [node("ArgMax", ["x"], ["i"], axis=1), node("Cast", ["i"], ["f"], to=1), node("Add", ["f", "x"])]
+    with pytest.raises(GradientError, match="i holds INT64, not floats"):
+        add_gradients(opened(model_of(nodes, {"x": (2, 3)})), of="y", wrt="i")

@@ -13,6 +13,7 @@ import cases_picking  # noqa: F401
 import cases_pointwise  # noqa: F401
 import cases_quantised  # noqa: F401
 import cases_recurrent  # noqa: F401
+import cases_sampling  # noqa: F401
 import cases_signal  # noqa: F401
 import cases_windows  # noqa: F401
 import numpy as np

@@ -152,8 +152,29 @@ def test_softmax_of_large_logits() -> None:
 
 def test_quantiser_stops_where_it_saturates() -> None:
     nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"])]
-    found = gradient(nodes, {"s": F(0.1), "z": np.uint8(0)}, x=[-1, 0, 0.1, 25.4, 25.5, 30])
-    np.testing.assert_allclose(found, [0, 0, 1, 1, 0, 0], rtol=1e-6)
+    x = np.array([-1, 0, 0.1, 25.4, 25.5, 30])
+    found = gradient(nodes, {"s": F(0.1), "z": np.uint8(0)}, x=x.reshape(1, 1, 6))
+    np.testing.assert_allclose(found, [[[0, 0, 1, 1, 0, 0]]], rtol=1e-6)
+
+
+def test_quantiser_of_a_vector_stops_where_rounding_is_not_all() -> None:
+    """Calibration puts the largest of a few numbers at the last level."""
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"])]
+    found = gradient(nodes, {"s": F(0.1), "z": np.uint8(0)}, x=[[-1, -0.06, -0.04, 0.1, 25.5, 25.54, 25.56, 30]])
+    np.testing.assert_allclose(found, [[0, 0, 1, 1, 1, 1, 0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_windows_of_lowest_levels(dtype) -> None:
+    """ONNX Runtime 1.19 gives no index for a maximum that is the lowest level of its type."""
+    zero = np.asarray(np.iinfo(dtype).min, dtype)
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("MaxPool", ["q"], ["p"], kernel_shape=[2], strides=[2]),
+        node("DequantizeLinear", ["p", "s", "z"]),
+    ]
+    found = gradient(nodes, {"s": F(0.1), "z": zero}, x=[[[0, -3, 1, 2, -1, -2, 0.5, 0]]])
+    np.testing.assert_allclose(found, [[[0, 0, 0, 1, 0, 0, 1, 0]]], rtol=1e-6)
 
 
 def test_output_padding_beyond_the_stride() -> None:

@@ -82,8 +82,8 @@ PRODUCTS = {
     "both in a batch": ((2, 2, 4, 3), (2, 2, 5, 4), {"transA": 1, "transB": 1}),
     "A by batch": ((3, 2, 2, 4), (2, 2, 4, 5), {"transBatchA": 1}),
     "B by batch": ((2, 3, 4), (4, 2, 5), {"transBatchB": 1}),
-    "both by batch and transposed": ((4, 2, 3), (5, 2, 4), {"transBatchA": 1, "transA": 1, "transBatchB": 1, "transB": 1}),
-}  # fmt: skip
+    "all of it": ((4, 2, 3), (5, 2, 4), dict.fromkeys(("transBatchA", "transA", "transBatchB", "transB"), 1)),
+}
 
 
 @pytest.mark.parametrize("free", [False, True])

@@ -193,5 +193,5 @@ def test_a_file_for_one_processor_is_refused_by_the_operator(tmp_path):
     fused = optimised(proto, LEVELS.ORT_ENABLE_ALL, tmp_path / "fused.onnx")
     if "com.microsoft.nchwc::Conv" not in operators(fused):
         pytest.skip("this processor has no layout of its own")
-    with pytest.raises(GradientError, match="com.microsoft.nchwc::Conv"):
+    with pytest.raises(GradientError, match=r"com\.microsoft\.nchwc::Conv"):
         Explainer(tmp_path / "fused.onnx", method="saliency").explain(np.zeros((12, 12, 3), np.uint8))

@@ -43,7 +43,10 @@ def steps(op: str, operands: Arrays, tmp_path, domain: str = "com.microsoft", **
     return int(np.abs(found.astype(int) - want.astype(int)).max())
 
 
-X = {"uint8": triple("x", levels("x", 1, 4, 6, 5), 0.02, 110), "int8": triple("x", levels("x", 1, 4, 6, 5, dtype="int8"), 0.02, -5)}  # fmt: skip
+X = {
+    "uint8": triple("x", levels("x", 1, 4, 6, 5), 0.02, 110),
+    "int8": triple("x", levels("x", 1, 4, 6, 5, dtype="int8"), 0.02, -5),
+}
 
 
 @pytest.mark.parametrize("channels_last", [0, 1])

@@ -126,7 +126,8 @@ def _in_pixels(at: Tensor, length: Tensor, aligned: bool) -> Tensor:
 
 @body("DeformConv")  # a convolution whose kernel reads beside its places
 def deform_conv(node: Node) -> Written:
-    x, w = node.xs[:2]
+    x, w = node.x, node.input(1)
+    assert w is not None
     assert w.shape is not None
     kernel = [k for k in w.shape[2:] if isinstance(k, int)]
     if len(kernel) < x.rank - 2:
@@ -163,7 +164,8 @@ def _parted(x: Tensor, parts: int) -> Tensor:
 
 def _deformed(node: Node, kernel: list[int]) -> list[Taps]:
     """What each place of the kernel reads for each pixel of the output."""
-    x, offset = node.x, node.xs[2]
+    x, offset = node.x, node.input(2)
+    assert offset is not None
     many, name = len(kernel), str(node.raw.outputs[0].name)
     strides, dilations = (node.attr(k, [1] * many) for k in ("strides", "dilations"))
     pads, parts = node.attr("pads", [0] * 2 * many), node.attr("offset_group", 1)

@@ -134,7 +134,8 @@ def max_pool(node: Node, dy: Tensor, *indices: None) -> Cotangents:
     x = node.x
     names = ("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides")
     attributes = {name: _attribute(node, name) for name in names}
-    _, where = x.writer.ops("MaxPool", x, outputs=2, **attributes)
+    floats = xp.astype(x, dy.dtype) if x.dtype.is_integer() else x  # ONNX Runtime 1.19: no index of the lowest level
+    _, where = x.writer.ops("MaxPool", floats, outputs=2, **attributes)
     zeros = xp.broadcast_to(dy.lift(0), x.writer.op("ReduceProd", xp.shape_of(x), keepdims=1), [None])
     taken = add_at("ScatterElements", zeros, xp.reshape(where, [-1]), xp.reshape(dy, [-1]), axis=0)
     return xp.reshape_like(taken, x)

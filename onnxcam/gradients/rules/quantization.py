@@ -98,15 +98,23 @@ def _inside(node: Node, dy: Tensor) -> Tensor | None:
     below, above = _can_saturate(node, low, high)
     if not below and not above:
         return None
-    level = _unrounded(node, dy) if _is_coarse(node.y) else _levels(node.y, dy)
+    level = _levels(node.y, dy)
+    if _is_coarse(node.y) or _is_vector(node.y):  # cut off is what rounding alone would have put outside
+        margin = 0.5 if node.y.dtype.is_integer() else 0.0
+        level, low, high = _unrounded(node, dy), low - margin, high + margin
     if below and above:
         return (level > low) & (level < high)
     return level > low if below else level < high
 
 
 def _is_coarse(levels: Tensor) -> bool:
-    """Whether half a step is worth a look at what was rounded; 8 and 16 bits are fused with what makes them."""
+    """Whether half a step is much. Those of 8 bits are fused with what makes their input, while nothing reads it."""
     return not levels.dtype.is_integer() or levels.dtype.bitwidth < 8
+
+
+def _is_vector(levels: Tensor) -> bool:
+    """One number per channel: calibration puts the largest at the last level, and all of it hangs on that one."""
+    return levels.shape is not None and all(d == 1 for d in levels.shape[2:])
 
 
 def _unrounded(node: Node, dy: Tensor) -> Tensor:
