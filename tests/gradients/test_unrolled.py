@@ -131,16 +131,3 @@ def test_what_ties_share(tmp_path: Path, how: str) -> None:
     x = np.float32([1, 4, 1, 1, 4])
     (dx,) = evaluator(made).run(["onnxcam/grad/x"], {"x": x, "onnxcam/seed": np.float32([3, 1])})
     np.testing.assert_allclose(dx, [1, 0.5, 1, 1, 0.5])
-
-
-def test_one_side_of_a_spectrum_is_the_default(tmp_path: Path) -> None:
-    found = []
-    for attributes in ({}, {"onesided": 1}):
-        nodes = [node("STFT", ["x", "step", "window"], ["y"], **attributes)]
-        weights = {"step": np.asarray(2), "window": np.float32([1, 2, 1, 0.5])}
-        made = gradient(tmp_path, nodes, [value("x", [1, 8, 1])], [1, 3, 3, 2], **weights)
-        seed = np.arange(18, dtype=np.float32).reshape(1, 3, 3, 2)
-        x = np.ones((1, 8, 1), np.float32)
-        found.append(evaluator(made).run(["onnxcam/grad/x"], {"x": x, "onnxcam/seed": seed})[0])
-    np.testing.assert_array_equal(*found)
-    assert np.ptp(found[0]) > 1
