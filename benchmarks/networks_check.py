@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx.reference import ReferenceEvaluator
 
+from benchmarks.networks_double import run_double
 from benchmarks.networks_reference import LOGIT, TOLERANCE, Reference, distance
 from onnxcam.gradients import add_gradients
 from onnxcam.graph.inspect import find_logits
@@ -121,7 +121,7 @@ def run(file: Path, model: Model, seed: dict[str, Any], reference: Reference, na
     dtype = image.dtype.numpy()
     feeds = {name: x.astype(dtype) for name, x in {image.name: reference.image, **seed}.items()}
     if dtype == np.float64:
-        return list(ReferenceEvaluator(str(file)).run(names, feeds))
+        return run_double(file, feeds, names)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -123,20 +123,12 @@ def export(model: Any, image: Any, way: str, path: Path) -> None:
     dynamo = kind.startswith("dynamo")
     if dynamo:
         names |= {"external_data": False, "verbose": False}
-    own, x = (_double(model), image.double()) if kind.endswith("64") else (copy.deepcopy(model), image)
+    own, x = (copy.deepcopy(model).double(), image.double()) if kind.endswith("64") else (copy.deepcopy(model), image)
     try:
         torch.onnx.export(own, (x,), str(path), dynamo=dynamo, **names)
     except Exception as error:  # torch's own, of many kinds
         path.unlink(missing_ok=True)
         path.with_suffix(".failed").write_text(str(error))
-
-
-def _double(model: Any) -> Any:
-    twin = copy.deepcopy(model).double()
-    for pool in twin.modules():  # no change at stride 1, where ONNX's reference implementation gets it wrong
-        if isinstance(pool, torch.nn.MaxPool2d) and pool.stride == 1:
-            pool.ceil_mode = False
-    return twin
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def parse(file: Path, data: bytes | mmap.mmap) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         with memoryview(data) as view:
-            proto.ParseFromString(view)  # type: ignore[arg-type]  (any buffer will do)
+            proto.ParseFromString(view)
     except (DecodeError, ValueError):
         raise ModelError(
             f"{file} is not an ONNX model, or is cut off ({len(data)} bytes); export or download it again"

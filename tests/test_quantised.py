@@ -96,6 +96,20 @@ def test_the_gradient_stops_where_a_quantiser_saturates(tmp_path, form):
     assert replicas.relative(d, b.attribution) > 0.3
 
 
+def test_a_dynamically_quantised_network_explains_as_its_float_twin(tmp_path):
+    """DynamicQuantizeLinear, ConvInteger and MatMulInteger, whose sums are scaled afterwards."""
+    tool = pytest.importorskip("onnxruntime.quantization", reason="ONNX Runtime comes without its quantization tool")
+    x = np.random.default_rng(0).uniform(0, 1, (1, 3, 12, 12)).astype(np.float32)
+    source = builders.write(tmp_path / "float.onnx", builders.classifier(batch=1))
+    target = tmp_path / "dynamic.onnx"
+    tool.quantize_dynamic(source, target, weight_type=tool.QuantType.QUInt8)
+    assert {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"} <= {n.op_type for n in load_model(target).graph}
+    for method in ("gradcam", "saliency", "guided_backprop"):
+        a, b = (Explainer(p, preprocess="unit", method=method).explain_tensor(x, target=1)[0] for p in (source, target))
+        assert b.score == pytest.approx(a.score, abs=0.05)
+        assert np.corrcoef(a.cam.ravel(), b.cam.ravel())[0, 1] > 0.9
+
+
 # Saturation as an activation
 
 

@@ -110,8 +110,6 @@ def _forget(graph: GraphProto, weights: Weights, unread: set[str]) -> None:
     """Drop constants that nothing reads any more."""
     inputs = [v for v in graph.input if not (v.name in unread and v.name in weights)]
     tensors = [t for t in graph.initializer if t.name not in unread]
-    for name in unread & weights.keys():
-        del weights[name]
     kept = GraphProto(input=inputs, initializer=tensors)
     del graph.input[:], graph.initializer[:]
     graph.input.extend(kept.input)

@@ -8,20 +8,26 @@ from typing import Any
 import numpy as np
 import onnx
 from cases import case, given, node, var, weight
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 COUNTED = {"fixed": "no fixed length"}
 
 
 def body(nodes: Sequence[onnx.NodeProto], inputs: Sequence[str], outputs: Sequence[str], **weights: Any) -> Any:
-    """A subgraph whose values take the types around it."""
+    """A subgraph."""
     held = [numpy_helper.from_array(np.asarray(a), k) for k, a in weights.items()]
-    ends = [[onnx.ValueInfoProto(name=n) for n in names] for names in (inputs, outputs)]
+    ends = [[_end(n) for n in names] for names in (inputs, outputs)]
     return helper.make_graph(list(nodes), "body", *ends, held)
 
 
 def const(name: str, number: Any) -> onnx.NodeProto:
     return node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(number)))
+
+
+def _end(name: str) -> onnx.ValueInfoProto:
+    """Of a loop, the number of the step and whether to go on; others take the types around the subgraph."""
+    own = {"i": TensorProto.INT64, "j": TensorProto.INT64, "go": TensorProto.BOOL, "go1": TensorProto.BOOL}
+    return helper.make_tensor_value_info(name, own[name], []) if name in own else onnx.ValueInfoProto(name=name)
 
 
 YES, NO = (given(np.array(b)) for b in (True, False))

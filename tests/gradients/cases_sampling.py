@@ -69,37 +69,30 @@ case("AffineGrid", "single line, aligned", var(2, 2, 3), given([2, 1, 1, 4]), al
 
 # DeformConv, which ONNX Runtime 1.19 lacks
 
-OUTPUT = (4, 3)
-for what, x, w, bias, mask, attributes in [
-    ("", (1, 2, 5, 4), (3, 2, 2, 2), False, False, {}),
-    ("bias", (2, 2, 5, 4), (3, 2, 2, 2), True, False, {}),
-    ("mask", (2, 2, 5, 4), (3, 2, 2, 2), False, True, {}),
-    ("pads, strides, bias and mask", (1, 2, 6, 3), (3, 2, 3, 2), True, True, {"pads": [1, 0, 2, 2], "strides": [2, 2]}),
-    ("dilations", (1, 2, 6, 5), (3, 2, 2, 2), False, False, {"dilations": [3, 2], "pads": [1, 0, 0, 0]}),
-    ("groups", (1, 4, 5, 4), (6, 2, 2, 2), True, False, {"group": 2}),
-    ("offset groups", (2, 4, 5, 4), (3, 4, 2, 2), False, True, {"offset_group": 2}),
-    ("fewer groups than offset groups", (2, 8, 5, 4), (4, 4, 2, 2), True, True, {"group": 2, "offset_group": 4}),
+for what, x, w, made, bias, mask, attributes in [
+    ("", (1, 2, 5, 4), (3, 2, 2, 2), (4, 3), False, False, {}),
+    ("bias", (2, 2, 5, 4), (3, 2, 2, 2), (4, 3), True, False, {}),
+    ("mask", (2, 2, 5, 4), (3, 2, 2, 2), (4, 3), False, True, {}),
+    ("pads, strides", (1, 2, 6, 3), (3, 2, 3, 2), (4, 2), True, True, {"pads": [1, 0, 2, 2], "strides": [2, 2]}),
+    ("dilations", (1, 2, 6, 5), (3, 2, 2, 2), (4, 3), False, False, {"dilations": [3, 2], "pads": [1, 0, 0, 0]}),
+    ("groups", (1, 4, 5, 4), (6, 2, 2, 2), (4, 3), True, False, {"group": 2}),
+    ("offset groups", (2, 4, 5, 4), (3, 4, 2, 2), (4, 3), False, True, {"offset_group": 2}),
+    ("more offset groups", (2, 8, 4, 4), (4, 4, 2, 2), (3, 3), True, True, {"group": 2, "offset_group": 4}),
+    ("three axes", (1, 2, 3, 3, 2), (2, 2, 2, 2, 1), (2, 2, 2), False, True, {}),
 ]:
-    height, width = (
-        (x[a + 2] + sum(attributes.get("pads", [0] * 4)[a::2]) - (w[a + 2] - 1) * attributes.get("dilations", [1, 1])[a] - 1)
-        // attributes.get("strides", [1, 1])[a]
-        + 1
-        for a in (0, 1)
-    )
-    taps = attributes.get("offset_group", 1) * w[2] * w[3]
+    taps = attributes.get("offset_group", 1) * np.prod(w[2:])
     case(
         "DeformConv",
         what,
         var(*x),
         var(*w, free=False),
-        var(x[0], 2 * taps, height, width, low=-1.4, high=1.3),
+        var(x[0], len(made) * taps, *made, low=-1.4, high=1.3),
         var(w[0], free=False) if bias else None,
-        var(x[0], taps, height, width) if mask else None,
+        var(x[0], taps, *made) if mask else None,
         opset=19,
         **attributes,
     )
 case("DeformConv", "image wanted", var(1, 2, 5, 4), weight(3, 2, 2, 2), weight(1, 8, 4, 3), opset=19)
-case("DeformConv", "three axes", var(1, 2, 3, 3, 2), weight(2, 2, 2, 2, 1), var(1, 12, 2, 2, 2, low=-1, high=1), opset=19)
 
 # RoiAlign and MaxRoiPool: regions inside, across the edge, beyond it, and turned inside out
 
@@ -191,3 +184,81 @@ for what, x, shape, attributes in [
     ("axes", (2, 5, 6, 3), (2, 9), {"axes": [1, -2]}),
 ]:
     case("CenterCropPad", what, var(*x), given(list(shape)), rank=len(x), **attributes)
+
+# Resize: the aspect ratio kept, scales that keep a length, and the roi's gradient
+
+
+def numbers(*values: float):
+    return given(np.asarray(values, np.float32))
+
+
+WIDE = var(1, 2, 4, 7)
+for policy, mode in itertools.product(("not_larger", "not_smaller"), ("nearest", "linear", "cubic")):
+    named = {"mode": mode, "keep_aspect_ratio_policy": policy, "axes": [2, 3]}
+    case("Resize", f"{mode} {policy}", WIDE, None, None, given([7, 9]), **named)
+    smooth = int(mode != "nearest")
+    case("Resize", f"{mode} {policy}, shrinking", WIDE, None, None, given([3, 4]), **named, antialias=smooth)
+case(
+    "Resize",
+    "not_larger, one axis",
+    *(WIDE, None, None, given([5])),
+    mode="linear",
+    keep_aspect_ratio_policy="not_larger",
+    axes=[3],
+)
+case(
+    "Resize",
+    "not_larger, axes in another order",
+    *(WIDE, None, None, given([9, 7])),
+    mode="linear",
+    keep_aspect_ratio_policy="not_larger",
+    axes=[3, 2],
+)
+case(
+    "Resize",
+    "not_larger, all axes",
+    *(var(1, 1, 4, 7), None, None, given([3, 3, 7, 9])),
+    mode="linear",
+    keep_aspect_ratio_policy="not_larger",
+    fixed="aspect ratio kept over more than two axes",
+)
+for mode in ("nearest", "linear", "cubic"):
+    case("Resize", f"{mode}, a scale that keeps a length", WIDE, None, numbers(1, 1, 1.2, 1.5), mode=mode)
+    # ONNX Runtime copies what keeps its shape as a whole, where ONNX interpolates.
+    case("Resize", f"{mode}, scales that keep all lengths", WIDE, None, numbers(1, 1, 1.2, 1.1), mode=mode, rounds=True)
+CROP = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 3.0}
+REGION = given([0.11, 0.23, 0.83, 1.07], variable=True)
+for what, axes, how in [
+    ("crop", [2, 3], (None, given([6, 4]))),
+    ("crop to one line", [2, 3], (None, given([1, 5]))),
+    ("crop by scales", [2, 3], (numbers(0.5, 2),)),
+    ("crop, axes in another order", [3, 2], (None, given([4, 6]))),
+]:
+    case("Resize", f"{what}, roi wanted", WIDE, REGION, *how, mode="linear", axes=axes, **CROP)
+# ONNX Runtime does not crop along an axis that keeps its length, where ONNX does.
+case(
+    "Resize",
+    "crop that keeps a length",
+    *(WIDE, numbers(0.11, 0.23, 0.83, 0.9), None, given([4, 5])),
+    mode="linear",
+    axes=[2, 3],
+    coordinate_transformation_mode="tf_crop_and_resize",
+    rounds=True,
+)
+
+# Pools and convolutions whose padding depends on free lengths
+
+for auto, include in (("SAME_UPPER", 0), ("SAME_UPPER", 1), ("SAME_LOWER", 0), ("SAME_LOWER", 1), ("VALID", 0)):
+    case(
+        "AveragePool",
+        f"ceil_mode, {auto}{', count_include_pad' * include}",
+        var(1, 2, 6, 7),
+        auto_pad=auto,
+        ceil_mode=1,
+        count_include_pad=include,
+        kernel_shape=[2, 3],
+        strides=[2, 2],
+    )
+for op in ("MaxPool", "AveragePool", "LpPool"):
+    window = {"kernel_shape": [2, 2, 1], "dilations": [1, 2, 1], "pads": [0, 1, 0, 1, 0, 0], "strides": [1, 2, 1]}
+    case(op, "3-D, dilations, ceil_mode", var(1, 2, 3, 6, 2), ceil_mode=1, opset=19, **window)

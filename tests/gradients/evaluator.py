@@ -91,16 +91,19 @@ class GatherElements(OpRun):  # no negative axis
         return (np.take_along_axis(x, index, axis),)
 
 
-class Resize(PlainResize):  # ascending axes only
+class Resize(PlainResize):  # ascending axes only; cubic weights in float32
     op_domain = ""
 
-    def _run(self, x, roi=None, scales=None, sizes=None, axes=None, **attributes):
-        axes = list(range(x.ndim)) if axes is None else [a % x.ndim for a in axes]
-        if scales is not None and len(scales):
-            scales = np.array([scales[axes.index(a)] if a in axes else 1 for a in range(x.ndim)], np.float32)
-        if sizes is not None:
-            sizes = np.array([sizes[axes.index(a)] if a in axes else x.shape[a] for a in range(x.ndim)])
-        return super()._run(x, roi, scales, sizes, **attributes)
+    def _run(self, x, roi=None, scales=None, sizes=None, axes=None, cubic_coeff_a=-0.75, **attributes):
+        attributes["cubic_coeff_a"] = float(cubic_coeff_a)
+        if axes is None:
+            return super()._run(x, roi, scales, sizes, **attributes)
+        axes = [a % x.ndim for a in axes]
+        order = np.argsort(axes)
+        scales, sizes = (v if v is None or not len(v) else np.asarray(v)[order] for v in (scales, sizes))
+        if roi is not None and len(roi):
+            roi = np.asarray(roi).reshape(2, -1)[:, order].reshape(-1)
+        return super()._run(x, roi, scales, sizes, axes=sorted(axes), **attributes)
 
 
 class GlobalMaxPool(OpRun):  # 2-D only

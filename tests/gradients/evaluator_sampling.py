@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_average_pool import AveragePool_19
 
 
 def _cubic(d: float, a: float = -0.75) -> float:
@@ -121,4 +122,13 @@ def _bin(i: int, first: float, last: float, many: int, length: int) -> slice:
     return slice(begin, max(begin, end))
 
 
-FILLED = [GridSample, AffineGrid, DeformConv, MaxRoiPool]
+class AveragePool(AveragePool_19):  # no ceil_mode with automatic padding, under which nothing is to be rounded
+    op_domain = ""
+
+    def _run(self, x, auto_pad="NOTSET", ceil_mode=0, **attributes):
+        if auto_pad == "VALID":
+            return super()._run(x, auto_pad="NOTSET", ceil_mode=ceil_mode, **attributes)
+        return super()._run(x, auto_pad=auto_pad, ceil_mode=0 if "SAME" in auto_pad else ceil_mode, **attributes)
+
+
+FILLED = [AveragePool, GridSample, AffineGrid, DeformConv, MaxRoiPool]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import builders
 import numpy as np
 import onnxruntime as ort
 import pytest
 from nodes import agree, draw, loaded, one, original
+from onnx import helper
 
 from onnxcam.lowering import LEGACY, LOWERINGS
 from onnxcam.runtime import Session
@@ -171,7 +173,7 @@ CASES = [pytest.param(*c, id=f"{c[0]} {k}") for k, c in enumerate(operator_cases
 @pytest.mark.parametrize("opset", [12, 17, 20])
 @pytest.mark.parametrize(("op", "inputs", "weights", "order", "outputs", "attributes"), CASES)
 def test_fused_operators(tmp_path, op, inputs, weights, order, outputs, attributes, opset):
-    agree(one(op, inputs, weights, outputs, order, opset=opset, **attributes), inputs, tmp_path)
+    agree(one(op, inputs, weights, outputs, order, opset=opset, **attributes), inputs, tmp_path, 2e-6)
 
 
 # Operators without a kernel for the CPU, against what their documentation says
@@ -230,6 +232,39 @@ def test_what_is_not_covered_stays_and_is_named(tmp_path):
     model = loaded(proto, tmp_path)
     assert "left as they are: com.microsoft::Attention (unidirectional=1)" in model.notes
     assert [(n.domain, n.op_type) for n in model.graph] == [("com.microsoft", "Attention")]
+
+
+def test_operators_in_branches_are_lowered_as_well(tmp_path):
+    proto = one("BiasGelu", {"x": ROWS}, {"b": BIAS})
+    (inner,) = proto.graph.node
+    outer = helper.make_node("If", ["yes"], ["y"])
+    branches = {"then_branch": inner, "else_branch": helper.make_node("Identity", ["x"], ["other"])}
+    for name, made in branches.items():
+        graph = helper.make_graph([made], name, [], [helper.make_empty_tensor_value_info(made.output[0])])
+        outer.attribute.append(helper.make_attribute(name, graph))
+    flag = helper.make_tensor_value_info("yes", 9, [])
+    branches["then_branch"].output[0] = "made"
+    outer.attribute[0].g.node[0].output[0] = outer.attribute[0].g.output[0].name = "made"
+    del proto.graph.node[:]
+    proto.graph.node.append(outer)
+    proto.graph.input.append(flag)
+    feeds = {"x": ROWS, "yes": np.asarray(True)}
+    model = loaded(proto, tmp_path)
+    assert "lowered to standard operators: 1 com.microsoft::BiasGelu" in model.notes
+    np.testing.assert_allclose(Session(model).run(feeds)[0], original(proto, feeds)["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_weights_in_another_file_are_read_from_its_folder(tmp_path, monkeypatch):
+    k, n = 32, 64
+    weights = {"b": np.full((n, 2, 8), 0x3A, np.uint8), "scales": draw("s", n * 2)}
+    x = {"x": draw("x", 3, k)}
+    proto = one("MatMulNBits", x, weights, N=n, K=k, bits=4, block_size=16)
+    want = original(proto, x)["y"]
+    proto = builders.external(proto, "weights.bin", tmp_path)
+    monkeypatch.chdir("/")
+    model = loaded(proto, tmp_path)
+    np.testing.assert_allclose(Session(model).run(x)[0], want, rtol=1e-4, atol=1e-5)
+    assert not {"b", "scales"} & set(model.graph.initializers)
 
 
 def test_every_lowering_has_a_test():

@@ -15,7 +15,7 @@ from onnxcam.graph.symbolic import Tensor, Writer
 Elements = tuple[Tensor, ...]  # a sequence, whose length is known
 Made = Tensor | Elements | None
 Known = dict[ir.Value, Any]  # what is Made; a dict cannot say so of its values and take others' as well
-MOST_NODES = 20_000  # that one node of the model is written out in
+MOST_NODES = 10_000  # that one node of the model is written out in
 
 
 @dataclass(frozen=True)

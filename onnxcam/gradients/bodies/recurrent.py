@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxcam.gradients.bodies import Written, body
 from onnxcam.gradients.bodies.inline import MOST_NODES
 from onnxcam.gradients.rules import Node, UnsupportedError
 from onnxcam.graph import symbolic as xp
-from onnxcam.graph.symbolic import Tensor
+from onnxcam.graph.symbolic import PREFIX, Tensor
+from onnxcam.model import Dim
 
 State = list[Tensor]
 Activation = Callable[[Tensor], Tensor]
@@ -44,6 +46,7 @@ class _Way:
         backward: it reads the sequence from its end.
         activations: one per kind of gate.
         x: the sequence, (steps batch, features).
+        batch: the number of sequences; a name where it is free.
         steps: the length of the sequence.
         hidden: the length of the state.
     """
@@ -53,6 +56,7 @@ class _Way:
     backward: bool
     activations: Sequence[Activation]
     x: Tensor
+    batch: Dim
     steps: int
     hidden: int
 
@@ -70,7 +74,10 @@ class _Way:
 
     def projected(self, w: Tensor, bias: Tensor | None) -> list[Tensor]:
         """x W' + bias for every step, in one product: a (batch, gates) matrix per step."""
-        return cut(_product(self.x, w, bias), [None] * self.steps)
+        rows = cut(_product(self.x, w, bias), [None] * self.steps)
+        for row in rows:  # all of one known shape, so that nothing looks like a broadcast
+            row.value.shape = ir.Shape([self.batch, row.shape[1] if row.shape is not None else None])
+        return rows
 
 
 def cut(x: Tensor, sizes: Sequence[int | None], axis: int = 0) -> list[Tensor]:
@@ -164,7 +171,7 @@ def _unrolled(node: Node, defaults: Sequence[str], make: Callable[[_Way], tuple[
     by_batch = node.attr("layout", 0)
     x = xp.permute_dims(node.x, [1, 0, 2]) if by_batch else node.x
     ways = _ways(node, x, defaults)
-    alive = _alive(node, ways[0].steps)
+    alive = _alive(ways[0])
     runs = [_run(way, *make(way), _initial(way, x, len(defaults) == 3), alive) for way in ways]
     y = xp.concat([_stacked(rows, x, ways[0]) for rows, _ in runs], axis=1)
     last = [xp.concat([xp.expand_dims(s, 0) for s in states]) for states in zip(*(s for _, s in runs), strict=True)]
@@ -182,9 +189,11 @@ def _ways(node: Node, x: Tensor, defaults: Sequence[str]) -> list[_Way]:
     flat = xp.reshape(x, [-1, features])
     kinds = len(defaults)
     found = _activations(node, list(defaults) * count, kinds)
+    assert x.shape is not None
+    batch = x.shape[1] or f"{PREFIX}batch_{node.raw.name}"
+    rest = (flat, batch, steps, hidden)
     return [
-        _Way(node, d, d == 1 or direction == "reverse", found[d * kinds : (d + 1) * kinds], flat, steps, hidden)
-        for d in range(count)
+        _Way(node, d, d == 1 or direction == "reverse", found[d * kinds : (d + 1) * kinds], *rest) for d in range(count)
     ]
 
 
@@ -197,7 +206,8 @@ def _fixed(x: Tensor, axis: int, what: str) -> int:
 
 def _initial(way: _Way, x: Tensor, two: bool) -> State:
     """The states before the first step: zeros unless given."""
-    zeros = xp.broadcast_to(x.lift(0), xp.concat([xp.dim(x, 1), x.writer.constant([way.hidden])]))
+    dims = [way.batch, way.hidden]
+    zeros = xp.broadcast_to(x.lift(0), xp.concat([xp.dim(x, 1), x.writer.constant([way.hidden])]), dims)
     by_batch = way.node.attr("layout", 0)
     states = []
     for index in (5, 6)[: 1 + two]:
@@ -206,17 +216,17 @@ def _initial(way: _Way, x: Tensor, two: bool) -> State:
             states.append(zeros)
         else:
             at = given.writer.constant(np.asarray(way.index))
-            states.append(given.writer.op("Gather", given, at, axis=1 if by_batch else 0))
+            states.append(given.writer.op("Gather", given, at, axis=1 if by_batch else 0, shape=dims))
     return states
 
 
-def _alive(node: Node, steps: int) -> list[Tensor | None]:
+def _alive(way: _Way) -> list[Tensor | None]:
     """Per step: which sequences of the batch last that long, (batch, 1); None where all do."""
-    lengths = node.input(4)
+    lengths = way.node.input(4)
     if lengths is None:
-        return [None] * steps
-    column = xp.expand_dims(lengths, 1)
-    masks = [column > step for step in range(steps)]
+        return [None] * way.steps
+    column = lengths.writer.op("Unsqueeze", lengths, lengths.writer.constant([1]), shape=[way.batch, 1])
+    masks = [column > step for step in range(way.steps)]
     return [None if m.const is not None and m.const.all() else m for m in masks]
 
 

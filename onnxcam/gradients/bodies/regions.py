@@ -54,11 +54,12 @@ def _aligned(node: Node, axis: int) -> Bins:
     at = begin + step * ((nth + 0.5) / some + np.arange(many).reshape(-1, 1))
     n = xp.dim(node.x, 3 - axis)
     edge = xp.astype(n, at.dtype)
-    held = nth < count
-    inside = xp.astype((at >= -1.0) & (at <= edge) & held, at.dtype)
+    held = None if samples > 0 else nth < count
+    near = (at >= -1.0) & (at <= edge)
+    inside = xp.astype(near if held is None else near & held, at.dtype)
     read = taps(xp.minimum(xp.maximum(at, 0), edge - 1.0), n, "linear", "border")
     weight = read.weight * xp.expand_dims(inside / some if node.attr("mode", "avg") == "avg" else inside, -1)
-    return Bins(_joined(read.index), _joined(weight), None if samples > 0 else _joined(_doubled(held)))
+    return Bins(_joined(read.index), _joined(weight), None if held is None else _joined(_doubled(held)))
 
 
 def _extent(node: Node, axis: int) -> tuple[Tensor, Tensor]:
@@ -119,7 +120,7 @@ def _largest(x: Tensor, batch: Tensor, down: Bins, across: Bins) -> Tensor:
     if down.weight is not None and across.weight is not None:
         weight = xp.expand_dims(down.weight, [2, 4]) * _to_columns(across.weight)
         values = values * xp.expand_dims(weight, -1)
-    lowest = np.finfo(np.float32).min
+    lowest = float(np.finfo(np.float32).min)
     if down.held is not None and across.held is not None:
         held = xp.expand_dims(down.held, [2, 4]) & _to_columns(across.held)
         values = xp.where(xp.expand_dims(held, -1), values, lowest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,9 +95,10 @@ def _expanded(x: Tensor, axes: list[int]) -> Tensor:
     return xp.expand_dims(x, axes) if axes else x
 
 
-def _product(dims: Iterable[Dim], name: str) -> Dim:
+def _product(dims: Sequence[Dim], name: str) -> Dim:
     """How many elements these axes hold; a name for it where that is unknown, so that equal shapes are seen to be."""
-    return functools.reduce(lambda a, b: a * b if isinstance(a, int) and isinstance(b, int) else name, dims, 1)
+    known = [d for d in dims if isinstance(d, int)]
+    return math.prod(known) if len(known) == len(dims) else name
 
 
 @body("GridSample")

@@ -197,16 +197,16 @@ def _transposed_padding(node: Node, kernel: Sequence[Dim]) -> Window:
     extra = node.attr("output_padding", [0] * len(win.kernel))
     if "output_shape" not in node.raw.attributes and auto in ("NOTSET", "VALID"):
         return replace(win, after=tuple(int(a) - e for a, e in zip(win.after, extra, strict=True)))  # type: ignore[arg-type]
-    cuts = [_shared(_surplus(node, win, a, e), e, auto) for a, e in enumerate(extra)]
+    cuts = [_shared(_surplus(node, win, a), e, auto) for a, e in enumerate(extra)]
     return replace(win, before=tuple(b for b, _ in cuts), after=tuple(a for _, a in cuts))
 
 
-def _surplus(node: Node, win: Window, axis: int, extra: int) -> int | Tensor:
+def _surplus(node: Node, win: Window, axis: int) -> int | Tensor:
     """How much longer than the output all windows together are: (n - 1) stride + reach + 1 - length."""
     stride, span = win.strides[axis], win.reach[axis] + 1
     lengths = node.attr("output_shape", list[int]())
     if not lengths:  # the length is n stride
-        if span + extra < stride:
+        if span < stride:
             raise UnsupportedError("auto_pad with a stride beyond the kernel, which runtimes read in two ways")
         return span - stride
     n = xp.dim(node.x, axis + 2)
