@@ -95,6 +95,14 @@ comes.
 
 The last feature map of many networks is followed by pooling and a linear layer alone; then its gradient is exact.
 """
+COSTS = """
+## Time and memory
+
+In MiB: the weights; how far the process's own memory (not the pages of the mapped file) rises at its peak in
+`load_model`, from nothing, and in `add_gradients` for the image, from the loaded model; the constants that the backward
+pass adds. In seconds: the first `add_gradients` of a process, and the median of three for both gradients.
+
+"""
 
 
 @dataclass(frozen=True)
@@ -134,12 +142,11 @@ def main() -> None:
     for network in given.networks:
         framework = "keras" if network in KERAS else "torch"
         jobs = [Job(network, e, work) for e in given.exports if e.startswith("keras") == (framework == "keras")]
-        if pythons[framework]:
-            make(jobs, framework, pythons[framework])
-            jobs += (instead := [Job(network, INSTEAD[j.export], work) for j in jobs if _has_instead(j)])
-            make(instead, framework, pythons[framework])
+        make(jobs, framework, pythons[framework])
+        jobs += (instead := [Job(network, INSTEAD[job.export], work) for job in jobs if _has_instead(job)])
+        make(instead, framework, pythons[framework])
         for job in jobs:
-            if job.onnx.exists():
+            if job.onnx.exists() and job.reference.exists():
                 print(settle(job), flush=True)
     Path(given.output).write_text(document(work))
 
@@ -155,10 +162,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make(jobs: Sequence[Job], framework: str, python: str) -> None:
-    """Exports that are missing, and the reference."""
+def make(jobs: Sequence[Job], framework: str, python: str | None) -> None:
+    """Exports that are missing, and the reference; nothing without an interpreter."""
     missing = [job.export for job in jobs if not job.made]
-    if missing or any(not job.reference.exists() for job in jobs):
+    if python and (missing or any(not job.reference.exists() for job in jobs)):
         command = [python, "-m", f"benchmarks.networks_{framework}", jobs[0].network, str(jobs[0].work)]
         _run([*command, *missing], RECIPE_LIMIT)
 
@@ -170,7 +177,7 @@ def _has_instead(job: Job) -> bool:
 def settle(job: Job) -> str:
     """Check one export, keep the result, say how it went."""
     result = {"network": job.network, "export": job.export, **measure(job, "gradients")}
-    if job.network in IN_SECONDS and "error" not in result:
+    if job.network in IN_SECONDS and "error" not in result and not in_double(result):
         result["memory"] = measure(job, "memory")
     job.result.write_text(json.dumps(result, indent=1))
     return " ".join(row(result))
@@ -266,13 +273,7 @@ def costs(results: Sequence[dict[str, Any]]) -> str:
         sizes = [f"{m[k] / 2**20:.0f}" for k in ("weights", "load", "build", "added")]
         within = f"{result['seconds']:.2f} (limit {IN_SECONDS[result['network']]:g})"
         lines.append([result["network"], result["export"], *sizes, f"{m['first']:.2f}", within])
-    return (
-        "\n## Time and memory\n\n"
-        "In MiB: the weights; how far the peak of memory rises in `load_model` (from nothing) and in `add_gradients` "
-        "for the\nimage (from the loaded model); the constants that the backward pass adds. In seconds: the first "
-        "`add_gradients` of a\nprocess, and the median of three for both gradients.\n\n"
-        + table("network | export | weights | load | build | added | first s | build s", lines)
-    )
+    return COSTS + table("network | export | weights | load | build | added | first s | build s", lines)
 
 
 def table(head: str, rows: Sequence[Sequence[str]]) -> str:

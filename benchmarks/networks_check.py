@@ -13,6 +13,7 @@ import math
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,43 +151,49 @@ def is_standard(node: Any, opset: int) -> bool:
 
 
 def memory(path: Path, reference: Reference) -> dict[str, Any]:
-    """How far memory rises, at its peak, in loading and then in building, in bytes; beside the weights' own size."""
-    before = _resident()
-    _forget_peak()
-    model = load_model(path)
-    load, held = _peak() - before, _resident()
-    _forget_peak()
+    """How far memory rises, at its peak, in loading and then in building, in bytes; beside the weights' own size.
+
+    Pages of the mapped file are not counted: the system takes them back when it likes.
+    """
+    with Watch() as load:
+        model = load_model(path)
     start = time.perf_counter()
-    explained = add_gradients(model, of="logits", wrt="input", engine="portable")
+    with Watch() as build:
+        explained = add_gradients(model, of="logits", wrt="input", engine="portable")
     seconds = time.perf_counter() - start
-    build = _peak() - held
     weights = model.nbytes()
-    kept = _resident() - before
     return {
         "weights": weights,
-        "load": load,
-        "build": build,
-        "kept": kept,
+        "load": load.rise,
+        "build": build.rise,
         "first": seconds,
         "added": explained.nbytes() - weights,
     }
 
 
-def _status(field: str) -> int:
+class Watch:
+    """Looks at the process's own memory every millisecond; ``rise`` is how far it got above where it was."""
+
+    def __enter__(self) -> Watch:
+        self._start, self.rise, self._done = _own_memory(), 0, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        over = False
+        while not over:
+            over = self._done.wait(1e-3)
+            self.rise = max(self.rise, _own_memory() - self._start)
+
+
+def _own_memory() -> int:
     text = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(field))
-
-
-def _peak() -> int:
-    return _status("VmHWM")
-
-
-def _resident() -> int:
-    return _status("VmRSS")
-
-
-def _forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("RssAnon"))
 
 
 if __name__ == "__main__":

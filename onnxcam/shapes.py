@@ -219,7 +219,8 @@ def _complete(proto: ModelProto, known: Integers) -> None:
         open_ = [name for name in node.output if name and not _has_rank(types.get(name))]
         if not open_ or node.domain not in ("", "ai.onnx") or any(n and n not in types for n in node.input):
             continue
-        for name, found in infer_node(node, types, known, opset).items():
+        tell = _loop_types if node.op_type == "Loop" else infer_node
+        for name, found in tell(node, types, known, opset).items():
             if name in open_ and _has_rank(found):
                 types[name] = found
                 if name in outputs:
@@ -228,6 +229,33 @@ def _complete(proto: ModelProto, known: Integers) -> None:
     del proto.graph.value_info[:]
     named = ((n, t) for n, t in types.items() if n not in inner)
     proto.graph.value_info.extend(onnx.helper.make_value_info(n, t) for n, t in named)
+
+
+def _loop_types(node: NodeProto, types: Types, known: Integers, opset: int) -> Types:
+    """Of a Loop whose body gives each carried value as many axes as it takes, so that they never change."""
+    body = next(a.g for a in node.attribute if a.name == "body")
+    ranks = [_rank_of(types.get(name)) for name in node.input[2:]]
+    if None in ranks:
+        return {}
+    carried = [_free(types[name], cast("int", rank)) for name, rank in zip(node.input[2:], ranks, strict=True)]
+    steered = [onnx.helper.make_tensor_type_proto(t, []) for t in (TensorProto.INT64, TensorProto.BOOL)]
+    given = types | dict(zip((v.name for v in body.input), steered + carried, strict=True))
+    inputs = [onnx.helper.make_value_info(name, t) for name, t in given.items() if name not in known]
+    weights = [*body.initializer, *(onnx.numpy_helper.from_array(a, name) for name, a in known.items())]
+    graph = GraphProto(name="body", node=body.node, initializer=weights, input=inputs)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    found = types_of(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    made = [_rank_of(found.get(v.name)) for v in body.output[1:]]
+    if None in made or made[: len(ranks)] != ranks:
+        return {}
+    grown = [cast("int", rank) + (k >= len(ranks)) for k, rank in enumerate(made)]
+    elements = [found[v.name] for v in body.output[1:]]
+    return {n: _free(t, rank) for n, t, rank in zip(node.output, elements, grown, strict=False)}
+
+
+def _free(like: TypeProto, rank: int) -> TypeProto:
+    """A tensor of as many axes, all of them free."""
+    return onnx.helper.make_tensor_type_proto(like.tensor_type.elem_type, [None] * rank)
 
 
 def infer_node(node: NodeProto, types: Mapping[str, TypeProto], known: Integers, opset: int) -> dict[str, TypeProto]:
@@ -266,9 +294,18 @@ def _rank(node: NodeProto, output: int, types: Mapping[str, TypeProto]) -> int |
         return ranks[0]
     if node.op_type in ("Squeeze", "Unsqueeze") and length is not None and ranks[0] is not None:
         return ranks[0] - length if node.op_type == "Squeeze" else ranks[0] + length
+    if node.op_type == "Einsum" and None not in ranks:
+        return _rank_of_einsum(node, cast("list[int]", ranks))
     if node.op_type.startswith("Reduce") and ranks[0] is not None:
         return ranks[0] if _keepdims(node.attribute) else (ranks[0] - length if length is not None else None)
     return None
+
+
+def _rank_of_einsum(node: NodeProto, ranks: Sequence[int]) -> int | None:
+    """Of terms whose ellipses stand for different numbers of axes."""
+    left, arrow, result = node.attribute[0].s.decode().replace(" ", "").partition("->")
+    widths = [rank - len(t) + 3 for t, rank in zip(left.split(","), ranks, strict=False) if "..." in t]
+    return len(result.replace("...", "")) + max(widths, default=0) * ("..." in result) if arrow else None
 
 
 def _keepdims(attributes: Sequence[AttributeProto]) -> bool:

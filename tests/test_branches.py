@@ -180,6 +180,34 @@ def test_what_the_file_says_of_inner_values_is_not_asked(tmp_path: Path) -> None
     assert "If" in operators(load_model(write(tmp_path / "model.onnx", proto)))
 
 
+def repeated(nodes: Sequence[onnx.NodeProto]) -> onnx.NodeProto:
+    """Three runs over x of nodes from s to t; s is carried, and what t was is stacked."""
+    on = node("Constant", [], ["on"], value=numpy_helper.from_array(np.asarray(True)))
+    ends = [value("i", [], TensorProto.INT64), value("go", [], TensorProto.BOOL), onnx.ValueInfoProto(name="s")]
+    outputs = [value("on", [], TensorProto.BOOL), *(onnx.ValueInfoProto(name=n) for n in ("t", "row"))]
+    body = helper.make_graph([*nodes, node("Neg", ["t"], ["row"]), on], "body", ends, outputs)
+    return node("Loop", ["three", "", "x"], ["last", "rows"], body=body)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "ranks"),
+    [
+        ([node("Add", ["s", "x"], ["t"])], [4, 5]),  # reads from outside of the loop
+        ([node("Flatten", ["s"], ["m"]), node("Unsqueeze", ["m", "axes"], ["t"])], [4, 5]),
+        ([node("Unsqueeze", ["s", "axis"], ["t"])], [None, None]),  # one more axis every time
+    ],
+    ids=["sum", "there and back", "grows"],
+)
+def test_what_a_loop_carries(tmp_path: Path, nodes: Sequence[onnx.NodeProto], ranks: list[int | None]) -> None:
+    """It has as many axes at the end as at the start if the body says so."""
+    weights = {"three": np.asarray(3), "axes": np.asarray([0, 3]), "axis": np.asarray([0])}
+    behind = [node("Tanh", ["last"], ["y"]), node("Tanh", ["rows"], ["z"])]
+    given = [value("x", ["n", 3, 1, 5])]
+    proto = model([repeated(nodes), *behind], given, [value("y", None), value("z", None)], weights)
+    loaded = load_model(write(tmp_path / "model.onnx", proto))
+    assert [None if v.shape is None else len(v.shape) for v in loaded.outputs] == ranks
+
+
 def test_a_scan_over_a_batch_is_refused(tmp_path: Path) -> None:
     """Converting one changes the inputs of the model."""
     body = helper.make_graph(

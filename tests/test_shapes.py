@@ -32,6 +32,7 @@ OPEN = {
     "Slice": ([node("Slice", ["x", "n", "n", "n"])], 3),
     "ReduceSum, axes dropped": ([node("ReduceSum", ["x", "n"], keepdims=0)], 1),
     "ReduceSum, axes kept": ([node("ReduceSum", ["x", "n"])], 3),
+    "Einsum": ([node("Einsum", ["x", "m"], equation="...ij,jk->...ik")], 3),
     "what reads it": ([node("Reshape", ["x", "n"], ["r"]), node("Relu", ["r"], ["s"]), node("Add", ["s", "r"])], 2),
 }
 
@@ -39,7 +40,7 @@ OPEN = {
 @pytest.mark.parametrize("what", OPEN)
 def test_the_number_of_axes_is_told_where_lengths_are_not(tmp_path, what) -> None:
     nodes, rank = OPEN[what]
-    loaded = opened(tmp_path, nodes, [2, 3, 4], inputs=[SIZES])
+    loaded = opened(tmp_path, nodes, [2, 3, 4], {"m": np.ones((4, 5), np.float32)}, inputs=[SIZES])
     assert len(dims_of(loaded.values["y"])) == rank
 
 

@@ -40,7 +40,7 @@ branches = {
 }
 for what, condition in {"then": YES, "else": NO}.items():
     case("If", what, var(2, 3), var(2, 3), others={"on": condition}, reads=["on"], **branches)
-same = {f"{k}_branch": body([node("Identity", ["a"], ["i"])], [], ["i"]) for k in ("then", "else")}
+same = {f"{k}_branch": body([node("Identity", ["a"], ["t"])], [], ["t"]) for k in ("then", "else")}
 case("If", "what comes out is what is differentiated", var(2, 3), others={"on": YES}, reads=["on"], **same)
 case(
     "If", "weights inside, an inner If", var(2, 3), others={"on": YES, "off": NO}, reads=["on"],

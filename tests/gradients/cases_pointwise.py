@@ -159,8 +159,17 @@ for equation, shapes in {
     "ab,bc,cd->ad": ((2, 3), (3, 4), (4, 2)),
     "ij,ij": ((2, 3), (2, 3)),
     "ij,jk": ((2, 3), (3, 4)),
+    "...ij,...jk->...ik": ((2, 3, 4), (2, 4, 5)),
+    "...ab,...bc->...ac": ((2, 3, 4), (4, 5)),
+    "...ij,...jk": ((1, 3, 4), (2, 4, 5)),
+    "...i->...": ((2, 3, 4),),
+    "...i,j->...": ((2, 3, 4), (2,)),
+    "ii->i": ((3, 3),),
+    "iij->j": ((3, 3, 2),),
+    "...ii,ji->...j": ((2, 3, 3), (4, 3)),
 }.items():
-    case("Einsum", equation, *(var(*s) for s in shapes), equation=equation)
+    rank = 3 if equation.startswith("...ab") else None  # onnx knows it for terms of the same number of axes only
+    case("Einsum", equation, *(var(*s) for s in shapes), equation=equation, rank=rank)
 
 # Reductions
 

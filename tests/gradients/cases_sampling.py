@@ -200,6 +200,14 @@ for policy, mode in itertools.product(("not_larger", "not_smaller"), ("nearest",
     case("Resize", f"{mode} {policy}, shrinking", WIDE, None, None, given([3, 4]), **named, antialias=smooth)
 case(
     "Resize",
+    "not_larger, a length kept",
+    *(var(1, 1, 3, 9), None, None, given([4, 10])),
+    mode="linear",
+    keep_aspect_ratio_policy="not_larger",
+    axes=[2, 3],
+)
+case(
+    "Resize",
     "not_larger, one axis",
     *(WIDE, None, None, given([5])),
     mode="linear",
@@ -256,7 +264,7 @@ for auto, include in (("SAME_UPPER", 0), ("SAME_UPPER", 1), ("SAME_LOWER", 0), (
         auto_pad=auto,
         ceil_mode=1,
         count_include_pad=include,
-        kernel_shape=[2, 3],
+        kernel_shape=[3, 2],
         strides=[2, 2],
     )
 for op in ("MaxPool", "AveragePool", "LpPool"):

@@ -69,6 +69,13 @@ def test_qlinearconv(tmp_path, x, w, per_channel, bias, channels_last):
     assert steps("QLinearConv", operands, tmp_path, domain, **settings) == 0
 
 
+def test_one_zero_point_for_scales_per_channel(tmp_path):
+    weight = triple("w", levels("w", 6, 4, 3, 3, dtype="int8"), 0, 0) | {
+        "w_scale": np.linspace(0.005, 0.01, 6, dtype=F)
+    }
+    assert steps("QLinearConv", X["uint8"] | weight | after("y", "uint8", 0.08, 110), tmp_path, "") == 0
+
+
 @pytest.mark.parametrize("x", TYPES)
 @pytest.mark.parametrize("per_column", [False, True])
 def test_qlinearmatmul(tmp_path, x, per_column):

@@ -113,19 +113,17 @@ def _shares(index: Tensor, bins: Bins, length: Tensor, like: Tensor) -> Tensor:
 
 
 def _largest(x: Tensor, batch: Tensor, down: Bins, across: Bins) -> Tensor:
-    """The largest value in each bin, 0 where it reads none."""
+    """The largest value in each bin; one that reads none holds the lowest number, which passes no gradient."""
     line = xp.expand_dims(batch * xp.dim(x, 2) + down.index, [2, 4])
     index = line * xp.dim(x, 3) + _to_columns(across.index)
     values = x.writer.op("GatherND", rows(x), xp.expand_dims(index, -1))
     if down.weight is not None and across.weight is not None:
         weight = xp.expand_dims(down.weight, [2, 4]) * _to_columns(across.weight)
         values = values * xp.expand_dims(weight, -1)
-    lowest = float(np.finfo(np.float32).min)
     if down.held is not None and across.held is not None:
         held = xp.expand_dims(down.held, [2, 4]) & _to_columns(across.held)
-        values = xp.where(xp.expand_dims(held, -1), values, lowest)
-    top = xp.max(values, (3, 4))
-    return xp.permute_dims(xp.where(top > lowest, top, 0.0), [0, 3, 1, 2])
+        values = xp.where(xp.expand_dims(held, -1), values, float(np.finfo(np.float32).min))
+    return xp.permute_dims(xp.max(values, (3, 4)), [0, 3, 1, 2])
 
 
 def _to_columns(across: Tensor) -> Tensor:

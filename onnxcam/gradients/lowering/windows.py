@@ -224,7 +224,8 @@ def _kept(node: Node, index: int, axis: int) -> bool:
         return before is not None and before == after
     if scales.const is not None and scales.const[index] == 1:
         return True
-    if before == after and isinstance(before, int):
+    near = scales.const is None or 0.5 < scales.const[index] < 2
+    if before == after if isinstance(before, int) else near:
         raise UnsupportedError("a scale that keeps the length of an axis, which runtimes read in two ways")
     return False
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import string
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
@@ -68,28 +71,68 @@ def _without_axis(dx: Tensor | None, vector: Tensor, axis: int) -> Tensor | None
     return dx if dx is None or vector.rank > 1 else xp.squeeze(dx, -2 if axis == 0 else -1)
 
 
-@vjp("Einsum")  # the product of the cotangent and the other operands, summed to the letters of this one
+@vjp("Einsum", broadcasts=True)  # the product of the cotangent and the other operands, summed to this one's letters
 def einsum(node: Node, dy: Tensor) -> Cotangents:
-    terms, result = _letters(node.attr("equation", ""))
-    if any("." in t or len(set(t)) < len(t) for t in terms):
-        raise UnsupportedError(f"equation {node.attr('equation', '')!r}, with an ellipsis or a diagonal")
-    return tuple(_einsum_input(node, dy, terms, result, i) if i in node.wanted else None for i in range(len(terms)))
+    terms, result = _letters(node.attr("equation", ""), [x.rank for x in node.xs])
+    terms, units = _without_diagonals(terms, node.xs)
+    operands = [*zip(terms, node.xs, strict=True), *units]
+    return tuple(_einsum_input(dy, operands, result, i) if i in node.wanted else None for i in range(len(terms)))
 
 
-def _letters(equation: str) -> tuple[list[str], str]:
+def _letters(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+    """The terms and the result with letters for the axes of an ellipsis, which are aligned at the right."""
     left, arrow, result = equation.replace(" ", "").partition("->")
-    once = sorted(c for c in set(left) - {","} if left.count(c) == 1)
-    return left.split(","), result if arrow else "".join(once)
+    terms = left.split(",")
+    widths = [rank - len(t.replace("...", "")) if "..." in t else 0 for t, rank in zip(terms, ranks, strict=True)]
+    fresh = "".join(c for c in string.ascii_letters if c not in equation)[: max(widths)]
+    if not arrow:
+        once = sorted(c for c in set(left) - {",", "."} if left.count(c) == 1)
+        result = ("..." if "..." in left else "") + "".join(once)
+    given = [t.replace("...", fresh[len(fresh) - w :]) for t, w in zip(terms, widths, strict=True)]
+    return given, result.replace("...", fresh)
 
 
-def _einsum_input(node: Node, dy: Tensor, terms: list[str], result: str, index: int) -> Tensor:
-    others = [i for i in range(len(terms)) if i != index]
-    seen = set(result).union(*(terms[i] for i in others))
-    kept = "".join(c for c in terms[index] if c in seen)
-    equation = ",".join([result, *(terms[i] for i in others)]) + "->" + kept
-    dx = node.writer.op("Einsum", dy, *(node.xs[i] for i in others), equation=equation)
-    lost = [a for a, c in enumerate(terms[index]) if c not in seen]  # axes that the operator summed by themselves
-    return xp.expand_like(xp.expand_dims(dx, lost) if lost else dx, node.xs[index])
+def _without_diagonals(terms: list[str], xs: Sequence[Tensor]) -> tuple[list[str], list[tuple[str, Tensor]]]:
+    """A letter that a term repeats is the product with an identity matrix."""
+    unused = iter(c for c in string.ascii_letters if c not in "".join(terms))
+    made, units = [], []
+    for term, x in zip(terms, xs, strict=True):
+        letters = list(term)
+        for axis, c in enumerate(letters):
+            if c in letters[:axis]:
+                letters[axis] = next(unused)
+                units.append((c + letters[axis], unit_rows(xp.dim(x, axis), x)))
+        made.append("".join(letters))
+    return made, units
+
+
+def _einsum_input(dy: Tensor, operands: list[tuple[str, Tensor]], result: str, index: int) -> Tensor:
+    mine, x = operands[index]
+    others = [o for i, o in enumerate(operands) if i != index]
+    seen = set(result).union(*(term for term, _ in others))
+    equation = ",".join([result, *(term for term, _ in others)]) + "->" + "".join(c for c in mine if c in seen)
+    dx = dy.writer.op("Einsum", dy, *(t for _, t in others), equation=equation)
+    lost = [a for a, c in enumerate(mine) if c not in seen]  # axes that the operator summed by themselves
+    return xp.expand_dims(dx, lost) + xp.zeros_like(x) if lost else dx
+
+
+@vjp("Det")  # dx = dy times the cofactors, which are determinants themselves
+def det(node: Node, dy: Tensor) -> Cotangents:
+    x, size = node.x, xp.dim(node.x, -1)
+    dy = xp.expand_dims(dy, (-2, -1))
+    if size.const is not None and not 1 < size.const[0] <= _LARGEST_MINORS:
+        if size.const[0] == 1:
+            return dy
+        raise UnsupportedError(f"matrices of {size.const[0]} rows")
+    one = size.lift([1])
+    row, place = positions(size), positions(size - one)
+    column = xp.expand_dims(row, 1)
+    others = place + xp.astype(place >= column, place.dtype)
+    rows = node.writer.op("Gather", x, others, axis=x.rank - 2)  # (..., i, rows, columns)
+    minors = node.writer.op("Gather", rows, others, axis=x.rank)  # (..., i, rows, j, columns)
+    order = [*range(x.rank - 1), x.rank, x.rank - 1, x.rank + 1]
+    signs = 1 - 2 * xp.astype(node.writer.op("Mod", row + column, size.lift(2)), dy.dtype)
+    return dy * (node.writer.op("Det", xp.permute_dims(minors, order)) * signs)
 
 
 @vjp("Det")  # dx = dy times the cofactors, which are determinants themselves

@@ -178,7 +178,7 @@ def _decider(node: Node, axis: int) -> int | None:
 def _whole_repeats(node: Node) -> list[int]:
     """How often a nearest upsampling repeats each pixel, per spatial axis; empty for anything else."""
     mode = node.attr("coordinate_transformation_mode", "half_pixel"), node.attr("nearest_mode", "round_prefer_floor")
-    if node.attr("mode", "nearest") != "nearest" or mode not in _COPYING or node.x.rank < 3 or _keeps_aspect(node):
+    if node.attr("mode", "nearest") != "nearest" or mode not in _COPYING or node.x.rank < 3:
         return []
     factors = [int(f) if f is not None and f == int(f) else 0 for f in _scales(node)]
     return factors[2:] if all(factors) and factors[:2] == [1, 1] and max(factors) > 1 else []
