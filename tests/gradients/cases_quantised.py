@@ -111,12 +111,13 @@ def integers(name: str, *shape: int, signed: bool = False) -> np.ndarray:
     return (levels - 128).astype(np.int8) if signed else levels.astype(np.uint8)
 
 
-def product(op: str, what: str, a: Any, w: np.ndarray, zero: Any, forward: str, rank: int, **settings: Any) -> None:
+def product(op: str, what: str, a: Any, w: Any, zero: Any, forward: str, rank: int, **settings: Any) -> None:
     """Levels of a by levels w, as floats again, against the product of floats."""
     point = [] if zero is None else [given(zero)]
+    floats = w.astype(float) - (0 if zero is None else zero)
     case(
         op, what, a, given(w), *point, reads=["q", "b", "z", "c"][: 3 + len(point)], outputs=["sums"],
-        before=[LEVELS], after=as_floats("s"), others={"floats": given(w.astype(float) - (0 if zero is None else zero))},
+        before=[LEVELS], after=as_floats("s"), others={"floats": given(floats)},
         forward=(node(forward, ["a", "floats"], **settings),), rank=rank, single=True, **settings,
     )  # fmt: skip
 

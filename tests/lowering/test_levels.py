@@ -7,6 +7,7 @@ import pytest
 from nodes import Arrays, agree, distance, draw, loaded, one, original
 from onnx import helper
 
+from onnxcam import load_model
 from onnxcam.runtime import Session
 
 TYPES = {"uint8": np.uint8, "int8": np.int8}
@@ -70,10 +71,12 @@ def test_qlinearconv(tmp_path, x, w, per_channel, bias, channels_last):
 
 
 def test_one_zero_point_for_scales_per_channel(tmp_path):
+    """DequantizeLinear, run by itself, wants as many of both."""
     weight = triple("w", levels("w", 6, 4, 3, 3, dtype="int8"), 0, 0) | {
         "w_scale": np.linspace(0.005, 0.01, 6, dtype=F)
     }
     assert steps("QLinearConv", X["uint8"] | weight | after("y", "uint8", 0.08, 110), tmp_path, "") == 0
+    Session(load_model(tmp_path / "model.onnx"), optimize=False).run({"x": X["uint8"]["x"]})
 
 
 @pytest.mark.parametrize("x", TYPES)

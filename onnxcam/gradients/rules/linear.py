@@ -135,25 +135,6 @@ def det(node: Node, dy: Tensor) -> Cotangents:
     return dy * (node.writer.op("Det", xp.permute_dims(minors, order)) * signs)
 
 
-@vjp("Det")  # dx = dy times the cofactors, which are determinants themselves
-def det(node: Node, dy: Tensor) -> Cotangents:
-    x, size = node.x, xp.dim(node.x, -1)
-    dy = xp.expand_dims(dy, (-2, -1))
-    if size.const is not None and not 1 < size.const[0] <= _LARGEST_MINORS:
-        if size.const[0] == 1:
-            return dy
-        raise UnsupportedError(f"matrices of {size.const[0]} rows")
-    one = size.lift([1])
-    row, place = positions(size), positions(size - one)
-    column = xp.expand_dims(row, 1)
-    others = place + xp.astype(place >= column, place.dtype)
-    rows = node.writer.op("Gather", x, others, axis=x.rank - 2)  # (..., i, rows, columns)
-    minors = node.writer.op("Gather", rows, others, axis=x.rank)  # (..., i, rows, j, columns)
-    order = [*range(x.rank - 1), x.rank, x.rank - 1, x.rank + 1]
-    signs = 1 - 2 * xp.astype(node.writer.op("Mod", row + column, size.lift(2)), dy.dtype)
-    return dy * (node.writer.op("Det", xp.permute_dims(minors, order)) * signs)
-
-
 def unit_rows(length: Tensor, like: Tensor) -> Tensor:
     """The identity matrix of a size that may be known at run time only."""
     if length.const is not None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
+from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, no_gradient, vjp
 from onnxcam.gradients.rules.linear import positions
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
+
+no_gradient("MelWeightMatrix", "Multinomial", "BitCast")  # of rounded edges, of chance, of bits
 
 _AXIS_IS_AN_INPUT = 20  # the first opset where DFT takes its axis so
 
