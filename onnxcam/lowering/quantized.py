@@ -57,7 +57,8 @@ def _bias(call: Call, position: int, scales: tuple[int, int], factor: float = 1.
     scale = call.constant(product) if product is not None else call.op("Mul", *names)
     if product is None and factor != 1:
         scale = call.op("Mul", scale, call.number(factor, scale))
-    return call.op("DequantizeLinear", call.input(position), scale, axis=0)
+    name = f"{call.input(position)}/DequantizeLinear"
+    return call.op("DequantizeLinear", call.input(position), scale, name=name, axis=0)
 
 
 def _product(held: list[Array | None], factor: float) -> Array | None:

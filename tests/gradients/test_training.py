@@ -42,10 +42,12 @@ Neg PRelu Pad Pow Reciprocal ReduceL2 ReduceLogSumExp ReduceMax ReduceMean Reduc
 ScatterElements ScatterND Selu Sigmoid Sin Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum
 Tanh ThresholdedRelu Tile Transpose Trilu Unsqueeze Where
 """
+AT_RUN_TIME = "input N is computed at run time; only a constant is covered"
 PARTLY_REFUSED = {
     "AveragePool": {
         "auto_pad, and axis N has no fixed length",
         "ceil_mode together with count_include_pad",
+        "ceil_mode with windows that may lie wholly in the padding",
         "ceil_mode, and axis N has no fixed length",
         "padding that is not counted, and axis N has no fixed length",
     },
@@ -55,15 +57,26 @@ PARTLY_REFUSED = {
     "Conv": {"auto_pad, and axis N has no fixed length"},
     "ConvTranspose": {"an input other than the first depends on the image", "auto_pad or output_shape"},
     "InstanceNormalization": {"an input other than the first depends on the image"},
-    "LayerNormalization": {"an input other than the first depends on the image"},
+    "LayerNormalization": {"an input other than the first depends on the image", "the saved statistics are read"},
     "MaxPool": {"storage_order=N"},
     "PRelu": {"an input other than the first depends on the image"},
-    "Pad": {"input N is computed at run time; only a constant is covered", "mode=edge", "mode=reflect", "mode=wrap"},
+    "Pad": {
+        "an input other than the first depends on the image",
+        AT_RUN_TIME,
+        "mode=edge",
+        "mode=reflect",
+        "mode=wrap",
+    },
     "Pow": {"an input other than the first depends on the image"},
-    "Resize": {"coordinate_transformation_mode=tf_crop_and_resize"},
-    "ScatterElements": {"reduction=add"},
-    "ScatterND": {"reduction=add"},
-    "Slice": {"a negative step, and axis N has no fixed length"},
+    **dict.fromkeys(("ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMin"), {AT_RUN_TIME}),
+    "Resize": {
+        "a scale that keeps the length of an axis, which runtimes read in two ways",
+        "coordinate_transformation_mode=tf_crop_and_resize",
+        "keep_aspect_ratio_policy",
+    },
+    "ScatterElements": {f"reduction={r}" for r in ("add", "max", "min", "mul")},
+    "ScatterND": {f"reduction={r}" for r in ("add", "max", "min", "mul")},
+    "Slice": {"a negative step, and axis N has no fixed length", AT_RUN_TIME},
 }
 REAL_REFUSED = {
     "mobilenetv2_int8_qdq_nhwc_u8.onnx": "QuantizeLinear .*not among the operators",
