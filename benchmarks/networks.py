@@ -87,7 +87,8 @@ framework's. Where its own distance is 1e-3 or more, that is what it shows.
 
 The rows of `torchscript64` are free of it: the same network exported in float64, its gradient run in float64 by ONNX's
 reference implementation with two of its operators mended (onnxruntime has no such convolution), and held to {double}.
-What is left there comes from LayerNormalization, whose epsilon is float32 in every ONNX file.
+What is left there comes from attributes, which are float32 in every ONNX file: the epsilon of LayerNormalization, the
+slope of HardSigmoid.
 
 Some Keras layers are exported in an equal form, since tf2onnx writes no valid ONNX for the one that Keras uses: grouped
 convolutions as depthwise ones, GELU by Erf, the constants of Normalization in place. The reference is the network as it

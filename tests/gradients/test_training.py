@@ -68,7 +68,7 @@ PARTLY_REFUSED = {
         "mode=wrap",
     },
     "Pow": {"an input other than the first depends on the image"},
-    **dict.fromkeys(("ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMin"), {AT_RUN_TIME}),
+    **{op: {AT_RUN_TIME} for op in ("ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMin")},
     "Resize": {
         "a scale that keeps the length of an axis, which runtimes read in two ways",
         "coordinate_transformation_mode=tf_crop_and_resize",
