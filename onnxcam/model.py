@@ -218,6 +218,7 @@ def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> 
         raise
     except Exception as error:
         raise ModelError(f"{file} is not a valid ONNX graph: {first_line(error)}. Export it again") from error
+    notes += _drop_unread_inputs(model.graph)
     _name_nodes(model)
     return model
 
@@ -226,6 +227,16 @@ def _tell_integers(graph: ir.Graph, known: Integers) -> None:
     """Note at computed values what they are known to hold; their nodes stay."""
     for value in (v for node in graph for v in node.outputs if v.name in known):
         value.const_value = ir.tensor(known[str(value.name)])
+
+
+def _drop_unread_inputs(graph: ir.Graph) -> list[str]:
+    """Inputs that no node reads, which some exporters leave behind; a runtime would still ask for them."""
+    unread = [v for v in graph.inputs if not v.uses() and not v.is_graph_output()]
+    if len(unread) == len(graph.inputs):
+        return []
+    for value in unread:
+        graph.inputs.remove(value)
+    return [f"input {v.name} is read by nothing; left out" for v in unread]
 
 
 def _name_nodes(model: ir.Model) -> None:
