@@ -476,7 +476,7 @@ def choose_preprocess(model: Model, given: str | Preprocess) -> tuple[Preprocess
 
 
 def _check_inputs(model: Model) -> None:
-    others = [v for v in model.inputs if v.name != model.image_input.name]
+    others = [v for v in model.inputs if v not in (*model.unread_inputs, model.values[model.image_input.name])]
     if others:
         wanted = ", ".join(f"{v.name} {v.dtype} {v.shape}" for v in others)
         raise OptionError(

@@ -92,6 +92,11 @@ class Model:
         return tuple(v for v in self.graph.inputs if v.name not in self.graph.initializers)
 
     @property
+    def unread_inputs(self) -> tuple[ir.Value, ...]:
+        """Those of the inputs that no node reads, which some exporters leave behind; a runtime asks for them still."""
+        return tuple(v for v in self.inputs if not v.uses() and not v.is_graph_output())
+
+    @property
     def outputs(self) -> tuple[ir.Value, ...]:
         """Graph outputs, in file order."""
         return tuple(self.graph.outputs)
@@ -108,7 +113,8 @@ class Model:
         Raises:
             ModelError: no input looks like an image; the message lists what there is.
         """
-        found = [image for v in self.inputs if (image := _as_image(v))]
+        idle = set(map(id, self.unread_inputs))
+        found = [image for v in self.inputs if id(v) not in idle and (image := _as_image(v))]
         if found:
             return _sensible(self.label, found[0])
         seen = ", ".join(f"{v.name} {_type_text(v)}" for v in self.inputs) or "none"
@@ -218,7 +224,6 @@ def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> 
         raise
     except Exception as error:
         raise ModelError(f"{file} is not a valid ONNX graph: {first_line(error)}. Export it again") from error
-    notes += _drop_unread_inputs(model.graph)
     _name_nodes(model)
     return model
 
@@ -227,16 +232,6 @@ def _tell_integers(graph: ir.Graph, known: Integers) -> None:
     """Note at computed values what they are known to hold; their nodes stay."""
     for value in (v for node in graph for v in node.outputs if v.name in known):
         value.const_value = ir.tensor(known[str(value.name)])
-
-
-def _drop_unread_inputs(graph: ir.Graph) -> list[str]:
-    """Inputs that no node reads, which some exporters leave behind; a runtime would still ask for them."""
-    unread = [v for v in graph.inputs if not v.uses() and not v.is_graph_output()]
-    if len(unread) == len(graph.inputs):
-        return []
-    for value in unread:
-        graph.inputs.remove(value)
-    return [f"input {v.name} is read by nothing; left out" for v in unread]
 
 
 def _name_nodes(model: ir.Model) -> None:

@@ -90,6 +90,7 @@ class Session:
             options.intra_op_num_threads = threads
         if not optimize:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._idle = {str(v.name): _zeros(v) for v in model.unread_inputs}
         graph, self._weights = _serialise(model, runtime)
         options.add_external_initializers(list(self._weights), list(self._weights.values()))
         chosen = _known_providers(runtime, providers)
@@ -107,14 +108,22 @@ class Session:
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
         """Run once; the arrays come in the order of ``outputs`` (all of them if None).
 
+        Inputs that nothing reads may be left out.
+
         Raises:
             ModelError: the runtime failed, with its own first line.
         """
         try:
-            found: list[Array] = self._session.run(None if outputs is None else list(outputs), dict(feeds))
+            found: list[Array] = self._session.run(None if outputs is None else list(outputs), {**self._idle, **feeds})
         except Exception as error:
             raise ModelError(f"ONNX Runtime could not run the model: {_first_line(error)}") from error
         return found
+
+
+def _zeros(value: ir.Value) -> Array:
+    dims = () if value.shape is None else value.shape
+    kind = ir.DataType.FLOAT if value.dtype is None else value.dtype
+    return np.zeros([d if isinstance(d, int) else 1 for d in dims], kind.numpy())
 
 
 def _serialise(model: Model, runtime: Any) -> tuple[bytes, dict[str, Any]]:

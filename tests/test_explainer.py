@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import replicas
+from builders import classifier, value, write
 
 from onnxcam import Explainer, zoo
 from onnxcam.errors import OptionError, UnknownNameError
@@ -341,3 +342,12 @@ def test_a_fixed_batch_is_filled_up_and_the_filling_dropped(gradcam, tmp_path):
     for e, path in zip(ex.explain_batch(scenes, target=2), scenes, strict=True):
         np.testing.assert_allclose(e.cam, gradcam.explain(path, target=2).cam, atol=1e-5)
     assert len(ex.explain_batch(scenes)) == 3
+
+
+def test_an_input_that_nothing_reads_is_no_hindrance(tmp_path):
+    proto = classifier()
+    proto.graph.input.insert(0, value("left/over:0", ["n", 3, 4, 4]))
+    path, x = write(tmp_path / "m.onnx", proto), np.random.default_rng(0).normal(size=(1, 3, 12, 12)).astype(np.float32)
+    (found,) = Explainer(path, method="saliency").explain_tensor(x)
+    (plain,) = Explainer(write(tmp_path / "p.onnx", classifier()), method="saliency").explain_tensor(x)
+    np.testing.assert_array_equal(found.attribution, plain.attribution)

@@ -865,12 +865,3 @@ def test_damage_is_told_and_kills_nothing(tmp_path):
         told = "it hangs"
     assert child.exitcode == 0, told or f"killed by signal {child.exitcode}; the file is {path}"
     assert path.with_suffix(".opened").exists(), "nothing opened: the damage is too heavy to prove anything"
-
-
-def test_an_input_that_nothing_reads_is_left_out(saved):
-    proto = classifier()
-    proto.graph.input.append(value("left/over:0", [1]))
-    opened = load_model(saved(proto))
-    assert [v.name for v in opened.inputs] == ["image"]
-    assert "input left/over:0 is read by nothing; left out" in opened.notes
-    np.testing.assert_array_equal(Session(opened).run({"image": X})[0], scores(saved(classifier())))

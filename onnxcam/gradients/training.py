@@ -1,6 +1,6 @@
 """Engine "training": the gradient builder of onnxruntime-training.
 
-The path is copied, rewritten in operators that the builder differentiates correctly (:mod:`.lowering`), and given to
+The path is copied, rewritten in operators that the builder differentiates correctly (:mod:`.buildable`), and given to
 it. Of its answer only what the gradients need is carried over; every value that the model has is read from the model.
 The result holds operators of ``com.microsoft``, so it runs where onnxruntime-training is installed.
 """
@@ -17,8 +17,8 @@ import onnx
 import onnx_ir as ir
 
 from onnxcam.errors import GradientError
+from onnxcam.gradients.buildable import LOWERINGS
 from onnxcam.gradients.dead_ends import disconnected
-from onnxcam.gradients.lowering import LOWERINGS
 from onnxcam.gradients.path_copy import Copy
 from onnxcam.gradients.relu import POLICIES, Policy
 from onnxcam.graph.paths import reads

@@ -21,7 +21,7 @@ from test_rules import VARIANTS, by_units, distance, opened, reference, session
 
 from onnxcam.errors import GradientError, OnnxcamError
 from onnxcam.gradients import add_gradients, training
-from onnxcam.gradients.lowering import LOWERINGS, as_it_is
+from onnxcam.gradients.buildable import LOWERINGS, as_it_is
 from onnxcam.gradients.path_copy import Copy
 from onnxcam.gradients.probe import probe
 from onnxcam.gradients.rules import RULES

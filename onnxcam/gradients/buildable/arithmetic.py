@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 
-from onnxcam.gradients.lowering import lower
+from onnxcam.gradients.buildable import lower
 from onnxcam.gradients.path_copy import Made, Node
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor

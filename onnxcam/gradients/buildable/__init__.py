@@ -41,7 +41,7 @@ def as_it_is(node: Node) -> Made:
     return node.as_it_is()
 
 
-from onnxcam.gradients.lowering import (  # noqa: E402  (the families register themselves)
+from onnxcam.gradients.buildable import (  # noqa: E402  (the families register themselves)
     activation,
     arithmetic,
     normalization,

@@ -6,7 +6,7 @@ import functools
 import math
 import operator
 
-from onnxcam.gradients.lowering import lower
+from onnxcam.gradients.buildable import lower
 from onnxcam.gradients.path_copy import Made, Node
 from onnxcam.gradients.rules import UnsupportedError
 from onnxcam.graph import symbolic as xp

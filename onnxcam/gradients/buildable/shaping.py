@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxcam.gradients.lowering import lower
+from onnxcam.gradients.buildable import lower
 from onnxcam.gradients.path_copy import Made, Node
 from onnxcam.gradients.rules import UnsupportedError
 from onnxcam.graph import symbolic as xp

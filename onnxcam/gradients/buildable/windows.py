@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxcam.gradients.lowering import lower
+from onnxcam.gradients.buildable import lower
 from onnxcam.gradients.path_copy import Made, Node
 from onnxcam.gradients.rules import UnsupportedError
 from onnxcam.gradients.rules.linear import along, unit_rows
