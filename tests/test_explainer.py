@@ -334,8 +334,8 @@ def test_a_fixed_batch_is_filled_up_and_the_filling_dropped(gradcam, tmp_path):
     from onnxcam import load_model
 
     fixed = gradcam.model.clone()
-    for value in (*fixed.inputs, *fixed.outputs):
-        value.shape = ir.Shape([2, *list(value.shape)[1:]])
+    for each in (*fixed.inputs, *fixed.outputs):
+        each.shape = ir.Shape([2, *list(each.shape)[1:]])
     ex = Explainer(load_model(fixed.save(tmp_path / "two.onnx")))
     assert ex.model.image_input.batch == 2
     scenes = zoo.samples("shapes-cnn")[:3]
