@@ -198,6 +198,7 @@ def load_model(path: str | Path) -> Model:
 
 def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> ir.Model:
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+    notes += _overridable(proto)
     weights = integrity.take_weights(proto)
     integrity.check_structure(file, proto)
     try:
@@ -226,6 +227,16 @@ def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> 
         raise ModelError(f"{file} is not a valid ONNX graph: {first_line(error)}. Export it again") from error
     _name_nodes(model)
     return model
+
+
+def _overridable(proto: onnx.ModelProto) -> list[str]:
+    """Inputs with a value of their own, which a caller might override (IR version 4): they become constants."""
+    held = {t.name for t in proto.graph.initializer}
+    named = [v.name for v in proto.graph.input if v.name in held]
+    if proto.ir_version < 4 or not named:  # before, every weight had to be an input
+        return []
+    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+    return [f"inputs with a default value are constants here: {', '.join(named[:3])}{more}"]
 
 
 def _tell_integers(graph: ir.Graph, known: Integers) -> None:

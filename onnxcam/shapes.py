@@ -31,6 +31,9 @@ _FOLDED |= {"Concat", "Range", "Max", "Min", "ConstantOfShape", "Equal", "Where"
 _FOLDED |= {"Expand", "CumSum", "Split", "Identity", "Less", "Greater", "And", "Or", "Abs", "ScatterElements", "Size"}
 _MOVES = {"Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Identity"}
 _STEERED = {"If", "Loop"}  # by integers
+_POOLS = {"MaxPool", "AveragePool", "LpPool"}
+_CLAMPS = 22  # the first opset that says which windows of ceil_mode count
+_SETTLED = "onnxcam.settled"  # inference lets operators of other domains be
 _LARGEST = 4096  # elements of an integer tensor that is computed
 # Operators whose output has as many axes as their first input.
 _KEEPS_RANK = {"Split", "Slice", "Pad", "Tile", "Resize", "Transpose", "ScatterElements", "ScatterND", "Trilu"}
@@ -80,6 +83,8 @@ def _inferred(proto: ModelProto) -> tuple[ModelProto, Integers]:
             node.CopyFrom(onnx.helper.make_node("Identity", node.input, node.output, node.name))
     known = _fold_integers(folded, {})
     inferred = _infer(folded)
+    while _settle_pool(folded, types_of(inferred.graph)):
+        inferred = _infer(folded)
     if not _unknown(inferred.graph) and not any(node.op_type in _STEERED for node in folded.graph.node):
         return inferred, known
     more = _fold_integers(folded, types_of(inferred.graph))
@@ -92,6 +97,51 @@ def _infer(proto: ModelProto) -> ModelProto:
     inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     _mend(inferred.graph)
     return inferred
+
+
+def _settle_pool(proto: ModelProto, types: Types) -> bool:
+    """Free the lengths of the first pool that runtimes read in two ways, as long as there is one."""
+    for node in proto.graph.node if _opset_of(proto) < _CLAMPS else ():
+        found = None if node.domain or not node.input else _free_pool(node, types.get(node.input[0]))
+        if found is None:
+            continue
+        node.domain = _SETTLED
+        outputs = {v.name: v for v in proto.graph.output}
+        for name, free in found.items():
+            (outputs.get(name) or proto.graph.value_info.add(name=name)).type.CopyFrom(free)
+        if all(o.domain != _SETTLED for o in proto.opset_import):
+            proto.opset_import.add(domain=_SETTLED, version=1)
+        return True
+    return False
+
+
+def _opset_of(proto: ModelProto) -> int:
+    return next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def _free_pool(node: NodeProto, given: TypeProto | None) -> Types | None:
+    """The types of a pool's outputs where a last window of ``ceil_mode`` starts in the padding behind; else None.
+
+    Up to opset 21 onnx counts such a window, newer runtimes do not, older ones do: nobody knows before the run.
+    """
+    settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    rank, ceil = len(settings.get("kernel_shape", ())), settings.get("ceil_mode", 0)
+    if node.op_type not in _POOLS or not ceil or "auto_pad" in settings or given is None or _rank_of(given) != rank + 2:
+        return None
+    pads, ones = settings.get("pads", [0] * 2 * rank), [1] * rank
+    lengths = [d.dim_value if d.HasField("dim_value") else None for d in given.tensor_type.shape.dim]
+    found: list[int | None] = lengths[:2]
+    for a, (k, s, d) in enumerate(
+        zip(settings["kernel_shape"], settings.get("strides", ones), settings.get("dilations", ones), strict=True)
+    ):
+        length, before, after = lengths[a + 2], pads[a], pads[a + rank]
+        count = None if length is None else -(((k - 1) * d + 1 - length - before - after) // s) + 1
+        found.append(None if count is None or length is None or (count - 1) * s >= length + before else count)
+    if found[2:].count(None) == lengths[2:].count(None):
+        return None
+    kinds = (given.tensor_type.elem_type, TensorProto.INT64)
+    pairs = zip(node.output, kinds, strict=False)
+    return {name: onnx.helper.make_tensor_type_proto(kind, found) for name, kind in pairs if name}
 
 
 def _mend(graph: GraphProto) -> None:
@@ -213,7 +263,7 @@ def _shape_slice(node: NodeProto, dims: list[T]) -> list[T]:
 def _complete(proto: ModelProto, known: Integers) -> None:
     """Add what a second look at each node tells of values of unknown shape."""
     types = types_of(proto.graph)
-    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    opset = _opset_of(proto)
     outputs = {v.name: v for v in proto.graph.output}
     for node in proto.graph.node:
         open_ = [name for name in node.output if name and not _has_rank(types.get(name))]
@@ -268,6 +318,9 @@ def infer_node(node: NodeProto, types: Mapping[str, TypeProto], known: Integers,
         opset: of the default domain.
     """
     given = {n: types[n] for n in node.input if n in types}
+    free = _free_pool(node, given.get(node.input[0])) if opset < _CLAMPS and node.input else None
+    if free is not None:
+        return free
     data = {n: onnx.numpy_helper.from_array(known[n], n) for n in node.input if n in known}
     found = onnx.shape_inference.infer_node_outputs(
         onnx.defs.get_schema(node.op_type, opset, ""), node, given, data,

@@ -8,6 +8,8 @@ from builders import model, value, write
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
+from onnxcam import add_gradients
+from onnxcam.errors import GradientError
 from onnxcam.model import Model, dims_of, load_model
 
 
@@ -81,3 +83,24 @@ def test_attention_of_free_channels_has_free_channels(tmp_path) -> None:
     nodes = [node("Attention", ["x", "x", "x"], ["a"], q_num_heads=2, kv_num_heads=2), node("Neg", ["a"])]
     loaded = opened(tmp_path, nodes, ["n", "t", "c"], opset=23)
     assert dims_of(loaded.values["a"])[2] != 0
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize("opset", [18, 22])
+def test_a_window_that_starts_in_the_padding_behind_may_count_or_not(tmp_path, op, opset) -> None:
+    """7 + 2 in steps of 2 are 5 windows of 2 rounded up, the last of which sees nothing; 6 + 2 are 4."""
+    setting = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 1}
+    nodes = [node(op, ["x"], ["p"], **setting), node(op, ["p"], ["q"], **setting), node("Relu", ["q"])]
+    loaded = opened(tmp_path, nodes, ["n", 2, 7, 6], opset=opset)
+    free = [not isinstance(d, int) for d in (*dims_of(loaded.values["p"])[2:], *dims_of(loaded.values["y"])[2:])]
+    assert free == [opset < 22, False] * 2
+    assert {n.domain for n in loaded.graph} == {""}
+    if opset < 22:
+        with pytest.raises(GradientError, match=r"(?s)Pool \(node p, opset 18\): a last window.*export with opset 22"):
+            add_gradients(loaded, of="y", wrt="q")
+
+
+def test_inputs_with_a_default_are_told(tmp_path) -> None:
+    weight = value("w", [2])
+    loaded = opened(tmp_path, [node("Add", ["x", "w"])], [3, 2], {"w": np.ones(2, np.float32)}, inputs=[weight])
+    assert "inputs with a default value are constants here: w" in loaded.notes

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnxcam import Explainer, Explanation
 
 _MODEL = typer.Argument(metavar="MODEL", help="An .onnx file, or zoo:NAME.")
+_STRAIGHT = typer.Option("--straight-through", help="Let gradients pass signs and roundings (binarised networks).")
 _IMAGES = typer.Argument(metavar="IMAGE", help="Pictures.")
 
 
@@ -43,9 +44,7 @@ def command(
     blend: Annotated[float, typer.Option(help="Share of the colours, 0 to 1.")] = 0.5,
     style: Annotated[str, typer.Option(help="blend, add or mask.")] = "blend",
     normalize: Annotated[str, typer.Option(help="max or minmax.")] = "max",
-    straight_through: Annotated[
-        bool, typer.Option("--straight-through", help="Let gradients pass signs and roundings (binarised networks).")
-    ] = False,
+    straight_through: Annotated[bool, _STRAIGHT] = False,
     title: Annotated[bool, typer.Option(help="Write class and score above the picture.")] = True,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
     provider: Annotated[list[str] | None, typer.Option(help="Execution provider of the runtime.")] = None,

@@ -12,6 +12,7 @@ from onnxcam.errors import GradientError, OptionError, UnknownNameError
 from onnxcam.gradients import portable, training
 from onnxcam.gradients.dead_ends import listed, steps_on_the_way
 from onnxcam.gradients.expansion import expand, is_covered, stopping
+from onnxcam.gradients.refusals import doubtful_pools, refusal_error
 from onnxcam.gradients.relu import POLICIES, policy
 from onnxcam.gradients.rules import working_type
 from onnxcam.graph import symbolic as xp
@@ -74,11 +75,7 @@ def add_gradients(
         UnknownNameError: no such value, policy or engine.
         GradientError: an operator on the path cannot be differentiated; all of them are named.
     """
-    names = _names(wrt)
-    if not isinstance(model, Model):
-        raise OptionError(f"add_gradients takes a loaded model, not {model!r}; open it with load_model")
-    if f"{PREFIX}seed" in model.values:
-        raise OptionError(f"{model.label} has gradients already; start from the model without them")
+    names = _checked(model, of, wrt, relu, engine)
     edited = model.clone()
     writer = Writer(edited.graph, edited.opset)
     target, *values = _all_named(edited, [of, *names])
@@ -91,6 +88,21 @@ def add_gradients(
     writer.sweep()
     note = f"gradient by engine {walk.engine}; ReLU policy {relu} changed {walk.changed} of {walk.sites} activations"
     return replace(edited, notes=(*model.notes, note))
+
+
+def _checked(model: object, of: object, wrt: object, relu: object, engine: object) -> list[str]:
+    """The names of ``wrt``, when the arguments are what they should be."""
+    names = _names(wrt)
+    if not isinstance(model, Model):
+        raise OptionError(f"add_gradients takes a loaded model, not {model!r}; open it with load_model")
+    if bad := [v for v in (of, relu, engine) if not isinstance(v, str)]:
+        raise OptionError(f"of, relu and engine are names, not {bad[0]!r}")
+    if taken := [n for n in (f"{PREFIX}seed", *(f"{PREFIX}grad/{n}" for n in names)) if n in model.values]:
+        raise OptionError(
+            f"{model.label} has values called {', '.join(taken)} already, as add_gradients names what it writes; start "
+            "from the model without gradients"
+        )
+    return names
 
 
 def _names(wrt: object) -> list[str]:
@@ -129,10 +141,12 @@ def backward(
         raise UnknownNameError.of("engine", engine, ENGINES)
     if straight_through and engine == "training":
         raise OptionError("straight_through is the portable engine's; leave engine at 'auto'")
+    if doubtful := doubtful_pools(model.graph):
+        raise refusal_error(doubtful)
     path = float_path(of, wrt, stopping(straight_through), straight_through)
     chosen = "portable" if straight_through else engine if engine != "auto" else _choose(model, path)
     expansion = expand(writer, path, wrt, straight_through) if chosen == "portable" else None
-    nodes = path if expansion is None else expansion.nodes
+    nodes = path if expansion is None else expansion.sites
     sites = activation_sites(nodes)
     rectifiers = frozenset(id(n) for n in nodes if is_rectifier(n))
     changed = 0 if relu == "plain" else len(rectifiers)

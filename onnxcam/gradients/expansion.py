@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxcam.gradients.bodies import BODIES
 from onnxcam.gradients.bodies.functions import has_function, write_function
+from onnxcam.gradients.bodies.inline import STRUCTURED
 from onnxcam.gradients.refusals import DO_NOT_FIT, Refusal
 from onnxcam.gradients.relu import POLICIES
 from onnxcam.gradients.rules import NO_GRADIENT, RULES, STRAIGHT_THROUGH, Node, Rule, UnsupportedError
@@ -29,6 +30,7 @@ class StandIn:
 
 
 Step = ir.Node | StandIn
+_HOLDING_NODES = {*STRUCTURED, "RNN", "GRU", "LSTM"}  # subgraphs, and cells with activations of their own
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Expansion:
         live: ids of the values that carry a gradient.
         straight_through: whether steps pass it.
         steps: nodes with a rule, and stand-ins.
+        sites: those of the nodes that are the model's own; the rest only helps to write an operator.
         refused: nodes that nothing covers.
     """
 
@@ -47,15 +50,11 @@ class Expansion:
     live: set[int]
     straight_through: bool = False
     steps: list[Step] = field(default_factory=list)
+    sites: list[ir.Node] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
 
-    @property
-    def nodes(self) -> list[ir.Node]:
-        """The steps that are nodes."""
-        return [s for s in self.steps if isinstance(s, ir.Node)]
-
-    def add(self, node: ir.Node) -> None:
+    def add(self, node: ir.Node, own: bool = True) -> None:
         """Add a node of the path, written out where it has no rule."""
         if id(node) in self._seen:
             return
@@ -64,8 +63,9 @@ class Expansion:
             with suppress(*DO_NOT_FIT):
                 self.writer.complete(node)
             self.steps.append(node)
+            self.sites.extend([node] if own else [])
         else:
-            self._write_out(node)
+            self._write_out(node, own and node.op_type in _HOLDING_NODES)
         self.live.update(id(v) for v in node.outputs if carries(node, v, self.straight_through))
 
     def rule(self, node: ir.Node) -> Rule | None:
@@ -73,7 +73,7 @@ class Expansion:
         key = (node.domain, node.op_type)
         return RULES.get(key) or (STRAIGHT_THROUGH.get(key) if self.straight_through else None)
 
-    def _write_out(self, node: ir.Node) -> None:
+    def _write_out(self, node: ir.Node, own: bool) -> None:
         try:
             written = self._written(node)
         except DO_NOT_FIT as error:
@@ -83,7 +83,7 @@ class Expansion:
         pairs = [(v, t.value) for v, t in zip(node.outputs, written, strict=False) if t is not None]
         for inner in _between([value for _, value in pairs], {id(v) for v in reads(node)}):
             if inner.op_type not in stopping(self.straight_through) and any(id(v) in self.live for v in reads(inner)):
-                self.add(inner)
+                self.add(inner, own)
         for value, new in pairs:
             value.shape = new.shape if value.shape is None else value.shape
             self.steps.append(StandIn(value, new))

@@ -25,8 +25,13 @@ def element_type(value: ir.Value) -> ir.DataType:
     """The type of a cotangent of ``value``: float32, or double for doubles.
 
     Raises:
-        GradientError: the value holds integers.
+        GradientError: the value holds integers, or has any number of axes.
     """
+    if value.shape is None and (maker := value.producer()) is not None:
+        raise GradientError(
+            f"the number of axes of {value.name}, made by {maker.op_type}, is unknown; export the model with shape "
+            "information, or without operators of other domains"
+        )
     if value.dtype not in FLOATS:
         raise GradientError(f"{value.name} holds {value.dtype}, not floats; choose a float value")
     return working_type(value.dtype)

@@ -38,6 +38,23 @@ def unknown_ranks(path: Sequence[ir.Node]) -> list[Refusal]:
     return [Refusal(n, f"the rank of {n.outputs[0].name} is unknown") for n in path if n.outputs[0].shape is None]
 
 
+def doubtful_pools(graph: ir.Graph) -> list[Refusal]:
+    """Pools whose last window starts in the padding behind, up to opset 21.
+
+    ONNX Runtime takes the output for longer than it makes it, and folds lengths accordingly, so that whatever is
+    written behind such a pool would read a wrong length.
+    """
+    reason = "a last window of ceil_mode starts in the padding, which runtimes count or not; export with opset 22"
+    return [Refusal(n, reason) for n in graph if n.attributes.get_int("ceil_mode", 0) and _is_doubtful(n)]
+
+
+def _is_doubtful(pool: ir.Node) -> bool:
+    x, y = pool.inputs[0], pool.outputs[0]
+    if x is None or x.shape is None or y.shape is None or len(x.shape) != len(y.shape):
+        return False
+    return any(isinstance(n, int) and not isinstance(m, int) for n, m in zip(x.shape, y.shape, strict=True))
+
+
 def refusal_error(refused: Sequence[Refusal]) -> GradientError:
     """One error that names every refusal, grouped by operator and reason."""
     groups: dict[tuple[str, str, str], list[Refusal]] = {}

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxcam.graph.writer import PREFIX, Tensor, Writer, matmul, same_shape, shape_of, type_proto
 from onnxcam.model import Dim
 
-__all__ = ["PREFIX", "Tensor", "Writer", "matmul", "shape_of", "type_proto"]
+__all__ = ["PREFIX", "Tensor", "Writer", "matmul", "same_shape", "shape_of", "type_proto"]
 _LAST = np.iinfo(np.int64).max  # the end of an axis, to Slice
 Axis = int | Sequence[int] | None
 

@@ -47,3 +47,8 @@ case("SoftmaxCrossEntropyLoss", "pixels", var(2, 3, 2, 2), pixels, ignore_index=
 
 case("SwiGLU", "", var(2, 3), var(2, 3), opset=28)
 case("SwiGLU", "alpha", var(2, 3), var(2, 3), opset=28, alpha=1.7)
+
+# Recurrences (LinearAttention computes in float32, so the conformance report alone has it)
+
+both = {"outputs": ["y", "state"], "opset": 27, "rank": 3}
+case("CausalConvWithState", "", var(1, 2, 5), weight(2, 1, 3), weight(2), **both)

@@ -16,20 +16,19 @@ REFUSED = {
     "test_affine_grid_2d_align_corners_expanded": "a Squeeze of whichever axes have length 1",
     "test_affine_grid_3d_align_corners_expanded": "an If whose condition is computed at run time",
 }
-UNTESTED: dict[str, str] = {}
 
 
 @pytest.mark.skipif(not RUNS_ALL, reason="the list holds what ONNX Runtime 1.31 runs")
 @pytest.mark.parametrize("group", range(GROUPS))
-@pytest.mark.parametrize("free", [False, True], ids=["fixed", "symbolic"])
-def test_gradients_of_the_backend_suite(group: int, free: bool) -> None:
-    found = {name: judge(name, free=free) for name in listed()[group::GROUPS]}
+@pytest.mark.parametrize("how", [{}, {"free": True}, {"weights": True}], ids=["plain", "symbolic axes", "weights"])
+def test_gradients_of_the_backend_suite(group: int, how: dict[str, bool]) -> None:
+    found = {name: judge(name, **how) for name in listed()[group::GROUPS]}
     wrong = {n: v.why for n, v in found.items() if v.outcome not in ("right", "refused", "untested")}
     assert wrong == {}
     assert {n for n, v in found.items() if v.outcome == "refused"} <= set(REFUSED)
-    assert {n for n, v in found.items() if v.outcome == "untested"} <= set(UNTESTED)
+    assert "weights" in how or "untested" not in {v.outcome for v in found.values()}
 
 
 def test_the_list_is_whole() -> None:
     assert len(listed()) == len(set(listed())) == 848
-    assert set(REFUSED) | set(UNTESTED) <= set(listed())
+    assert set(REFUSED) <= set(listed())

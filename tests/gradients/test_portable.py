@@ -242,7 +242,7 @@ def test_the_same_model_gives_the_same_bytes() -> None:
 def test_gradients_are_not_added_twice() -> None:
     proto = model_of([node("Relu", ["x"])], {"x": (2, 3)}, {})
     once = add_gradients(opened(proto), of="y", wrt="x")
-    with pytest.raises(OptionError, match="has gradients already"):
+    with pytest.raises(OptionError, match="already, as add_gradients names"):
         add_gradients(once, of="y", wrt="x")
     with pytest.raises(OptionError, match="open it with load_model"):
         add_gradients("model.onnx", of="y", wrt="x")  # type: ignore[arg-type]
@@ -270,3 +270,57 @@ def test_an_integer_is_no_value_to_differentiate_at() -> None:
     nodes = [node("ArgMax", ["x"], ["i"], axis=1), node("Cast", ["i"], ["f"], to=1), node("Add", ["f", "x"])]
     with pytest.raises(GradientError, match="i holds INT64, not floats"):
         add_gradients(opened(model_of(nodes, {"x": (2, 3)})), of="y", wrt="i")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"of": None}, {"of": ["y"]}, {"relu": None}, {"relu": ["plain"]}, {"engine": 3}], ids=str
+)
+def test_of_relu_and_engine_are_names(wrong) -> None:
+    with pytest.raises(OptionError, match="of, relu and engine are names"):
+        add_gradients(opened(model_of([node("Neg", ["x"])], {"x": (2,)})), **{"of": "y", "wrt": "x"} | wrong)
+
+
+@pytest.mark.parametrize("name", ["onnxcam/seed", "onnxcam/grad/x"])
+def test_names_of_what_is_written_must_be_free(name) -> None:
+    nodes = [node("Neg", ["x"], [name]), node("Relu", [name])]
+    with pytest.raises(OptionError, match=f"values called {name} already"):
+        add_gradients(opened(model_of(nodes, {"x": (2,)})), of="y", wrt="x")
+
+
+def test_an_output_of_unknown_rank_is_told_with_its_maker() -> None:
+    proto = model_of([node("Blur", ["x"], domain="com.acme")], {"x": (1, 2)})
+    proto.opset_import.append(helper.make_opsetid("com.acme", 1))
+    with pytest.raises(GradientError, match="the number of axes of y, made by Blur, is unknown"):
+        add_gradients(opened(proto), of="y", wrt="x")
+
+
+def test_policies_leave_what_a_body_writes_by_itself() -> None:
+    """RoiAlign clamps its places by Max with 0: no activation of the model's."""
+    nodes = [
+        node("ReduceMean", ["x", "one"], ["m"]), node("Add", ["boxes", "m"], ["r"]),
+        node("RoiAlign", ["f", "r", "at"], output_height=2, output_width=2, sampling_ratio=2),
+    ]  # fmt: skip
+    boxes = np.float32([[1, 1.2, 4.3, 5.1]])
+    proto = model_of(nodes, {"x": (1, 4), "f": (1, 2, 7, 7)}, {"one": [1], "boxes": boxes, "at": np.array([0])})
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, [1, 2, 2, 2]))
+    with pytest.warns(UserWarning, match="changed 0 of 0 activations"):
+        guided = add_gradients(opened(proto), of="y", wrt="x", relu="guided")
+    assert "changed 0 of 0 activations" in guided.notes[-1]
+
+
+@pytest.mark.parametrize("op", ["RNN", "If"])
+def test_policies_change_activations_inside_of_cells_and_branches(op) -> None:
+    if op == "RNN":
+        cell = {"w": np.ones((1, 2, 2), np.float32), "v": np.zeros((1, 2, 2), np.float32)}
+        nodes = [node("RNN", ["x", "w", "v"], hidden_size=2, activations=["Relu"])]
+        proto = model_of(nodes, {"x": (3, 1, 2)}, cell)
+    else:
+        branches = {
+            f"{name}_branch": helper.make_graph(
+                [helper.make_node(kind, ["x"], [name])], name, [], [helper.make_tensor_value_info(name, 1, [2])]
+            )
+            for name, kind in (("then", "Relu"), ("else", "Neg"))
+        }
+        proto = model_of([helper.make_node("If", ["yes"], ["y"], **branches)], {"x": (2,)}, {"yes": np.asarray(True)})
+    guided = add_gradients(opened(proto), of="y", wrt="x", relu="guided")
+    assert f"changed {3 if op == 'RNN' else 1} of {3 if op == 'RNN' else 1} activations" in guided.notes[-1]

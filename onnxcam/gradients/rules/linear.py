@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.graph import symbolic as xp
-from onnxcam.graph.symbolic import Tensor
+from onnxcam.graph.symbolic import Tensor, same_shape
 
 _LARGEST_MINORS = 16  # rows of a matrix whose minors are held, rows ** 4 elements
 
@@ -113,7 +113,8 @@ def _einsum_input(dy: Tensor, operands: list[tuple[str, Tensor]], result: str, i
     equation = ",".join([result, *(term for term, _ in others)]) + "->" + "".join(c for c in mine if c in seen)
     dx = dy.writer.op("Einsum", dy, *(t for _, t in others), equation=equation)
     lost = [a for a, c in enumerate(mine) if c not in seen]  # axes that the operator summed by themselves
-    return xp.expand_dims(dx, lost) + xp.zeros_like(x) if lost else dx
+    dx = xp.expand_dims(dx, lost) if lost else dx
+    return dx if same_shape(dx, x) else dx + xp.zeros_like(x)  # an axis may be 1 in all others
 
 
 @vjp("Det")  # dx = dy times the cofactors, which are determinants themselves
