@@ -135,8 +135,8 @@ def page(portable: dict[str, Results], training: Results, versions: str) -> str:
 {len(plain)} cases of the ONNX backend node suite (onnx 1.23.2) that ONNX Runtime 1.31 runs and that are differentiable
 in a float32 input: a fixed list, `benchmarks/conformance_cases.txt`. A case is **right** if all directional derivatives
 of all float outputs by all float inputs agree with central differences of its own model to 0.2 % and what the
-differences leave in doubt; where a case's inputs lie at a kink (a tie of a maximum, a grid point on a pixel), it is judged
-beside it. **Refused** means an error that names node and reason, **untested** that the runtime does not load the case
+differences leave in doubt; where a case's inputs lie at a kink (a tie of a maximum, a grid point on a pixel), it is
+judged beside it. **Refused** means an error that names node and reason, **untested** that the runtime does not load the case
 (the training build knows opsets up to 21). Rules are held to 1e-7 in float64 by the test suite besides.
 Written by `make conformance` ({versions}).
 
