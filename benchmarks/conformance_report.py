@@ -136,8 +136,8 @@ def page(portable: dict[str, Results], training: Results, versions: str) -> str:
 in a float32 input: a fixed list, `benchmarks/conformance_cases.txt`. A case is **right** if all directional derivatives
 of all float outputs by all float inputs agree with central differences of its own model to 0.2 % and what the
 differences leave in doubt; where a case's inputs lie at a kink (a tie of a maximum, a grid point on a pixel), it is
-judged beside it. **Refused** means an error that names node and reason, **untested** that the runtime does not load the case
-(the training build knows opsets up to 21). Rules are held to 1e-7 in float64 by the test suite besides.
+judged beside it. **Refused** means an error that names node and reason, **untested** that the runtime does not load
+the case (the training build knows opsets up to 21). Rules are held to 1e-7 in float64 by the test suite besides.
 Written by `make conformance` ({versions}).
 
 | | right | wrong | refused | crash | untested |
