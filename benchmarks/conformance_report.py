@@ -21,6 +21,7 @@ from typing import Any
 import onnx
 
 from benchmarks.conformance import Verdict, judge, listed, newer_cases, suite
+from onnxcam.shapes import opset_of
 
 Results = dict[str, Verdict]
 PASSES = {
@@ -81,11 +82,6 @@ def operator_of(name: str) -> str:
     return "functions written out"
 
 
-def opset_of(name: str) -> int:
-    """The opset of a case."""
-    return max(o.version for o in suite()[name].model.opset_import if o.domain in ("", "ai.onnx"))
-
-
 def table(portable: dict[str, Results], training: Results) -> list[str]:
     """A line per operator."""
     groups: dict[str, list[str]] = defaultdict(list)
@@ -96,7 +92,7 @@ def table(portable: dict[str, Results], training: Results) -> list[str]:
         "|---|---|---:|---|---|---|---|",
     ]
     for op, names in sorted(groups.items(), key=lambda item: item[0].lower()):
-        opsets = [opset_of(n) for n in names]
+        opsets = [opset_of(suite()[n].model) for n in names]
         span = f"{min(opsets)}" if min(opsets) == max(opsets) else f"{min(opsets)}-{max(opsets)}"
         both = portable["plain"] | portable["newer"]
         cells = [counts(both[n] for n in names)]

@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from benchmarks.conformance import is_standard
 from benchmarks.networks_double import run_double
 from benchmarks.networks_reference import LOGIT, TOLERANCE, Reference, distance
 from onnxcam.gradients import add_gradients
@@ -141,13 +142,6 @@ def _with_bodies(node: Any) -> Iterator[Any]:
     for attribute in node.attribute:
         for inner in attribute.g.node:
             yield from _with_bodies(inner)
-
-
-def is_standard(node: Any, opset: int) -> bool:
-    """Of the default domain, and in that opset."""
-    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, max_inclusive_version=opset, domain=""):
-        return False
-    return not onnx.defs.get_schema(node.op_type, opset, "").deprecated
 
 
 def memory(path: Path, reference: Reference) -> dict[str, Any]:

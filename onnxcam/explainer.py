@@ -267,9 +267,9 @@ class Explainer:
     def _expose(self, writer: Writer, named: Mapping[str, Tensor]) -> dict[str, str]:
         """Make tensors outputs; the names of what they became, with the model's own probabilities."""
         outputs = {name: _expose(writer, tensor, name) for name, tensor in named.items()}
-        probabilities = self._probability_output()
-        if probabilities is not None:
-            return {**outputs, "probabilities": probabilities}
+        writer.sweep()
+        if (own := self._probability_output()) is not None:
+            return {**outputs, "probabilities": own}
         return {**outputs, "own": self.logits.output} if self.logits.rounded else outputs
 
     def _probability_output(self) -> str | None:

@@ -101,7 +101,7 @@ def _infer(proto: ModelProto) -> ModelProto:
 
 def _settle_pool(proto: ModelProto, types: Types) -> bool:
     """Free the lengths of the first pool that runtimes read in two ways, as long as there is one."""
-    for node in proto.graph.node if _opset_of(proto) < _CLAMPS else ():
+    for node in proto.graph.node if opset_of(proto) < _CLAMPS else ():
         found = None if node.domain or not node.input else _free_pool(node, types.get(node.input[0]))
         if found is None:
             continue
@@ -115,7 +115,8 @@ def _settle_pool(proto: ModelProto, types: Types) -> bool:
     return False
 
 
-def _opset_of(proto: ModelProto) -> int:
+def opset_of(proto: ModelProto) -> int:
+    """The opset of the default domain; 0 where the model names none."""
     return next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
@@ -162,13 +163,14 @@ def types_of(graph: GraphProto) -> Types:
     return found
 
 
-def _has_rank(given: TypeProto | None) -> bool:
+def has_rank(given: TypeProto | None) -> bool:
+    """Whether the number of axes is known."""
     return given is not None and given.tensor_type.HasField("shape")
 
 
 def _unknown(graph: GraphProto) -> bool:
     types = types_of(graph)
-    return not all(_has_rank(types.get(name)) for node in graph.node for name in node.output if name)
+    return not all(has_rank(types.get(name)) for node in graph.node for name in node.output if name)
 
 
 # Integers that tell shapes
@@ -226,7 +228,7 @@ def _lengths(
 ) -> npt.NDArray[np.float64] | None:
     """A shape some of whose lengths are free, which are NaN, and what is taken from it."""
     given = types.get(node.input[0]) if node.op_type == "Shape" else None
-    if given is not None and _has_rank(given) and _static(given) is None:
+    if given is not None and has_rank(given) and _static(given) is None:
         dims = [d.dim_value if d.HasField("dim_value") else np.nan for d in given.tensor_type.shape.dim]
         return np.asarray(_shape_slice(node, dims), dtype=np.float64)
     if node.op_type not in _MOVES or not any(name in partly for name in node.input):
@@ -248,7 +250,7 @@ def _make_constant(node: NodeProto, arrays: list[npt.NDArray[np.integer]], known
 
 
 def _static(given: TypeProto | None) -> list[int] | None:
-    dims = given.tensor_type.shape.dim if given is not None and _has_rank(given) else [None]
+    dims = given.tensor_type.shape.dim if given is not None and has_rank(given) else [None]
     return [d.dim_value for d in dims if d] if all(d is not None and d.HasField("dim_value") for d in dims) else None
 
 
@@ -263,15 +265,15 @@ def _shape_slice(node: NodeProto, dims: list[T]) -> list[T]:
 def _complete(proto: ModelProto, known: Integers) -> None:
     """Add what a second look at each node tells of values of unknown shape."""
     types = types_of(proto.graph)
-    opset = _opset_of(proto)
+    opset = opset_of(proto)
     outputs = {v.name: v for v in proto.graph.output}
     for node in proto.graph.node:
-        open_ = [name for name in node.output if name and not _has_rank(types.get(name))]
+        open_ = [name for name in node.output if name and not has_rank(types.get(name))]
         if not open_ or node.domain not in ("", "ai.onnx") or any(n and n not in types for n in node.input):
             continue
         tell = _loop_types if node.op_type == "Loop" else infer_node
         for name, found in tell(node, types, known, opset).items():
-            if name in open_ and _has_rank(found):
+            if name in open_ and has_rank(found):
                 types[name] = found
                 if name in outputs:
                     outputs[name].type.CopyFrom(found)
@@ -327,7 +329,7 @@ def infer_node(node: NodeProto, types: Mapping[str, TypeProto], known: Integers,
         opset_imports=[onnx.helper.make_opsetid("", opset)],
     )  # fmt: skip
     for k, name in enumerate(node.output):
-        if name in found and not _has_rank(found[name]) and (rank := _rank(node, k, given)) is not None:
+        if name in found and not has_rank(found[name]) and (rank := _rank(node, k, given)) is not None:
             element = found[name].tensor_type.elem_type
             found[name] = onnx.helper.make_tensor_type_proto(element, [None] * rank)
     return dict(found)
@@ -366,7 +368,7 @@ def _keepdims(attributes: Sequence[AttributeProto]) -> bool:
 
 
 def _rank_of(given: TypeProto | None) -> int | None:
-    return len(given.tensor_type.shape.dim) if given is not None and _has_rank(given) else None
+    return len(given.tensor_type.shape.dim) if given is not None and has_rank(given) else None
 
 
 def _length(given: TypeProto | None) -> int | None:

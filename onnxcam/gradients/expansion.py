@@ -81,8 +81,9 @@ class Expansion:
             self.steps.append(node)
             return
         pairs = [(v, t.value) for v, t in zip(node.outputs, written, strict=False) if t is not None]
+        stops = stopping(self.straight_through)
         for inner in _between([value for _, value in pairs], {id(v) for v in reads(node)}):
-            if inner.op_type not in stopping(self.straight_through) and any(id(v) in self.live for v in reads(inner)):
+            if inner.op_type not in stops and any(id(v) in self.live for v in reads(inner)):
                 self.add(inner, own)
         for value, new in pairs:
             value.shape = new.shape if value.shape is None else value.shape

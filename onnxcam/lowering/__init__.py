@@ -23,6 +23,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from onnxcam.integrity import all_nodes, subgraphs
 from onnxcam.lowering.draft import Call, Draft, StaysError, Weights
+from onnxcam.shapes import opset_of
 
 MICROSOFT, LEGACY = "com.microsoft", "onnxcam.legacy"
 Lowering = Callable[[Call], str | Sequence[str]]
@@ -47,8 +48,8 @@ def set_aside(proto: ModelProto) -> None:
 
     ONNX's checker and version converter know nothing of them there, and let them be.
     """
-    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
-    if opset is None:
+    opset = opset_of(proto)
+    if not opset:
         return
     moved = False
     for node in all_nodes(proto):
@@ -79,7 +80,7 @@ def lower(proto: ModelProto, weights: Weights, folder: Path) -> list[str]:
     for tensor in weights.values():
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = folder
-    opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+    opset = opset_of(proto)
     done, left, before = Counter[str](), dict[str, str](), _read(proto)
     _lower_graph(Draft(proto.graph, opset, weights, _names(proto)), done, left)
     _forget(proto.graph, weights, before - _read(proto))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx import GraphProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
-from onnxcam.shapes import infer_node, types_of
+from onnxcam.shapes import has_rank, infer_node, types_of
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
@@ -60,7 +60,7 @@ class Draft:
 
     def type_of(self, name: str) -> TypeProto | None:
         """What is known of a value's type; nodes are looked at when their outputs are asked for."""
-        while not _has_shape(self._types.get(name)) and self._inferred < len(self.nodes):
+        while not has_rank(self._types.get(name)) and self._inferred < len(self.nodes):
             self._infer(self.nodes[self._inferred])
             self._inferred += 1
         known = self._types.get(name)
@@ -120,10 +120,6 @@ def _constants(graph: GraphProto) -> dict[str, TensorProto]:
     return {n.output[0]: n.attribute[0].t for n in nodes}
 
 
-def _has_shape(given: TypeProto | None) -> bool:
-    return given is not None and given.tensor_type.HasField("shape")
-
-
 @dataclass
 class Call:
     """A node that is lowered, as its lowering sees it: values are names.
@@ -176,7 +172,7 @@ class Call:
     def dims(self, name: str) -> list[int | None]:
         """The lengths of a value's axes, None for a free one."""
         known = self.draft.type_of(name)
-        if known is None or not _has_shape(known):
+        if known is None or not has_rank(known):
             raise StaysError(f"the rank of {name} is unknown")
         return [d.dim_value if d.HasField("dim_value") else None for d in known.tensor_type.shape.dim]
 

@@ -9,7 +9,6 @@ from typing import Any, cast
 import onnx_ir as ir
 
 from onnxcam.gradients.rules import UnsupportedError
-from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor, Writer
 
 Elements = tuple[Tensor, ...]  # a sequence, whose length is known
@@ -104,8 +103,6 @@ def _write(node: ir.Node, call: Call) -> Sequence[Made]:
             return (constant(writer, call.attributes),)
         case "Identity" if inputs[0] is not None:
             return (inputs[0],)
-        case "Shape" if inputs[0] is not None and not call.attributes:
-            return (xp.shape_of(inputs[0]),)
     values = {name: a.value for name, a in call.attributes.items()}
     return writer.ops(op_type, *inputs, outputs=len(node.outputs), **values)
 
