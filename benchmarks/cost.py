@@ -18,6 +18,7 @@ import numpy as np
 from onnxcam import Explainer
 from onnxcam.errors import OnnxcamError
 from onnxcam.runtime import Session
+from onnxcam.targets import Logit
 
 
 def main() -> None:
@@ -42,10 +43,10 @@ def measure(path: str, method: str, rounds: int, threads: int) -> str:
     explainer = Explainer(path, method=method, threads=threads)
     x = _noise(explainer)
     explainer.explain_tensor(x)
-    program = next(iter(explainer._programs.values()))
+    program = next(iter(explainer.programs.built.values()))
     feeds = {explainer.model.image_input.name: x}
     plain = Session(explainer.model, threads=threads)
-    both = {**feeds, **{name: np.full(len(x), -1, np.int64) for name in program.classes}}
+    both = {**feeds, **Logit().feeds(len(x))}
     a, b = alternate(lambda: plain.run(feeds), lambda: program.run(both), rounds)
     low, high = np.percentile(b / a, [25, 75])
     return f"{np.median(a) * 1e3:9.2f} {np.median(b) / np.median(a):6.3f}  {low:.3f} to {high:.3f}"

@@ -60,17 +60,17 @@ def main() -> None:
         export(model, image, way, Path(folder) / f"{name}.{way}.onnx")
 
 
-def build(name: str) -> Any:
-    """The network with seeded random weights and statistics of pictures."""
+def build(name: str, size: int = 0, **options: Any) -> Any:
+    """The network with seeded random weights and statistics of pictures, of ``size`` or the usual one."""
     torch.manual_seed(0)
-    options: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
+    options |= {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
     model = torchvision.models.get_model(name, weights=None, **options).eval()
     rng = np.random.default_rng(0)
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(torch.from_numpy(np.asarray(enliven(weight.numpy(), rng))))
         _randomise_head(model)
-        _calibrate(model, torch.from_numpy(pictures(8, SIZES.get(name, 224), seed=2)))
+        _calibrate(model, torch.from_numpy(pictures(8, size or SIZES.get(name, 224), seed=2)))
     return model
 
 

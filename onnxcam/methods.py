@@ -2,109 +2,202 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from onnxcam.core import weights
-from onnxcam.errors import UnknownNameError
+from onnxcam.errors import OptionError, UnknownNameError
+from onnxcam.papers import PAPERS, Paper
 
-Formula = Callable[[Any, Any, Any], Any]
+Formula = Callable[..., Any]
+Gives = Literal["cam", "pixels", "map"]
+NEEDS = {
+    "layer": "a spatial layer",
+    "gradient": "a gradient at the layer",
+    "curvature": "second derivatives at the layer",
+    "pixels": "a gradient at the image",
+    "head": "a head that runs on the layer alone",
+    "classifier": "global average pooling and linear layers behind it",
+    "attention": "attention",
+    "biases": "gradients at every bias",
+}
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row.
-
-    A method with ``weights`` makes a CAM at the target layer; one with ``relu`` a gradient at the image, with that ReLU
-    policy; one with both multiplies them.
+    """One row: a formula of one run (``terms``, ``relu``, or both multiplied), or a ``procedure`` of many.
 
     Attributes:
         name: as written in options.
         title: as written in prose.
         formula: in one line.
-        paper: where it comes from.
-        weights: channel weights from activations and gradients, or None.
-        relu: the policy of the gradient at the image, or None.
-        runs: inference runs per image.
+        papers: where it comes from, the first the one to cite.
+        needs: keys of :data:`NEEDS` beyond scores.
+        terms: (xp, A, G) -> (N, C, h, w), the evidence per channel of a CAM; its sum over C is the map. A method that
+            needs curvature takes a fourth argument, the score's Hessian at the layer times A.
+        join: how terms become a map: ``"sum"``, or a projection, ``"eigen"`` or ``"kpca"``.
+        relu: the policy of the gradient at the image, of methods of one run.
+        pixels: (xp, gradient, x) -> attribution, both (N, C, H, W); without it, the gradient itself.
+        procedure: (probe, **options) -> one raw map; :mod:`onnxcam.core.probe`.
+        gives: ``"cam"`` at the target layer, ``"pixels"`` a signed attribution (C, H, W), or ``"map"`` (H, W).
+        runs: inference runs per image, in words.
+        budget: the option that sets how many runs there are, where one does.
+        target: the kind of score that is explained unless the caller says otherwise.
+        aliases: further names, as other tools have them.
     """
 
     name: str
     title: str
     formula: str
-    paper: str
-    weights: Formula | None = None
+    papers: tuple[Paper, ...]
+    needs: tuple[str, ...] = ()
+    terms: Formula | None = None
+    join: str = "sum"
     relu: str | None = None
-    runs: int = 1
+    pixels: Formula | None = None
+    procedure: Formula | None = None
+    gives: Gives = "cam"
+    runs: str = "1"
+    budget: str | None = None
+    target: str = "logit"
+    aliases: tuple[str, ...] = ()
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """What the model must give: a spatial layer, a gradient at it, a gradient at the image."""
-        layer = ("spatial layer", "gradient at the layer") if self.weights else ()
-        return (*layer, "gradient at the image") if self.relu else layer
+    def paper(self) -> str:
+        """The first paper, in a line."""
+        return str(self.papers[0]) if self.papers else ""
+
+    @property
+    def has_layer(self) -> bool:
+        """Whether there is a target layer."""
+        return "layer" in self.needs
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The procedure's own options with their defaults: its keyword-only parameters."""
+        if self.procedure is None:
+            return {}
+        parameters = inspect.signature(self.procedure).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def checked(self, given: Mapping[str, Any], budget: int | None = None) -> dict[str, Any]:
+        """What a caller sets, with ``budget`` as the option that it stands for.
+
+        Raises:
+            OptionError: an option that the method does not have, or a budget where runs cannot be chosen.
+        """
+        known = self.options
+        if unknown := [k for k in given if k not in known]:
+            has = ", ".join(f"{k}={v!r}" for k, v in known.items()) or "none"
+            raise OptionError(f"{self.title} has no option {unknown[0]!r}; its options: {has}")
+        if budget is None:
+            return dict(given)
+        if self.budget is None:
+            raise OptionError(f"{self.title} takes {self.runs} runs an image; there is no budget to choose")
+        if budget < 1:
+            raise OptionError(f"budget={budget}: give a number of runs above 0")
+        return {**given, self.budget: budget}
 
 
-_SELVARAJU = "Selvaraju et al., Grad-CAM, ICCV 2017, https://arxiv.org/abs/1610.02391"
+def _papers(*keys: str) -> tuple[Paper, ...]:
+    return tuple(PAPERS[k] for k in keys)
+
+
+_GRADCAM = _papers("selvaraju2017gradcam")
+_AT_LAYER = ("layer", "gradient")
 
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
-        Method("gradcam", "Grad-CAM", "relu(sum_k mean_xy(G_k) A_k)", _SELVARAJU, weights.gradcam),
+        Method(
+            "gradcam",
+            "Grad-CAM",
+            "relu(sum_k mean_xy(G_k) A_k)",
+            _GRADCAM,
+            _AT_LAYER,
+            terms=weights.gradcam,
+            aliases=("grad_cam",),
+        ),
         Method(
             "hirescam",
             "HiResCAM",
             "relu(sum_k G_k * A_k)",
-            "Draelos and Carin, HiResCAM, 2020, https://arxiv.org/abs/2011.08891",
-            weights.hirescam,
+            _papers("draelos2020hirescam"),
+            _AT_LAYER,
+            terms=weights.hirescam,
         ),
         Method(
             "counterfactual",
             "Counterfactual Grad-CAM",
             "relu(sum_k -mean_xy(G_k) A_k)",
-            f"{_SELVARAJU}, section 3.3",
-            weights.counterfactual,
+            _GRADCAM,
+            _AT_LAYER,
+            terms=weights.counterfactual,
         ),
         Method(
             "saliency",
             "Saliency (vanilla gradient)",
             "max_c |dy/dx_c|",
-            "Simonyan et al., Deep Inside Convolutional Networks, 2013, https://arxiv.org/abs/1312.6034",
+            _papers("simonyan2013deep"),
+            ("pixels",),
             relu="plain",
+            gives="pixels",
+            aliases=("vanilla_gradient", "gradient"),
         ),
         Method(
             "guided_backprop",
             "Guided Backpropagation",
             "max_c |dy/dx_c|, ReLUs pass max(dy, 0) [y > 0]",
-            "Springenberg et al., Striving for Simplicity, 2015, https://arxiv.org/abs/1412.6806",
+            _papers("springenberg2015striving"),
+            ("pixels",),
             relu="guided",
+            gives="pixels",
         ),
         Method(
             "deconvnet",
             "Deconvnet",
             "max_c |dy/dx_c|, ReLUs pass max(dy, 0)",
-            "Zeiler and Fergus, Visualizing and Understanding CNNs, ECCV 2014, https://arxiv.org/abs/1311.2901",
+            _papers("zeiler2014visualizing"),
+            ("pixels",),
             relu="deconvnet",
+            gives="pixels",
+            aliases=("deconvolution",),
         ),
         Method(
             "guided_gradcam",
             "Guided Grad-CAM",
             "Guided Backpropagation * upsampled Grad-CAM",
-            f"{_SELVARAJU}, section 3.2",
-            weights.gradcam,
-            "guided",
+            _GRADCAM,
+            (*_AT_LAYER, "pixels"),
+            terms=weights.gradcam,
+            relu="guided",
+            gives="pixels",
+            aliases=("guided_grad_cam",),
         ),
     )
 }
 
 
 def find_method(name: str) -> Method:
-    """A row by name; hyphens, spaces and case do not matter.
+    """A row by name or alias; hyphens, spaces and case do not matter.
 
     Raises:
         UnknownNameError: there is none; the closest are offered.
     """
-    plain = name.lower().replace("-", "_").replace(" ", "_")
-    plain = {"grad_cam": "gradcam", "guided_grad_cam": "guided_gradcam"}.get(plain, plain)
-    if plain not in METHODS:
-        raise UnknownNameError.of("method", name, METHODS, "`onnxcam methods` lists them")
-    return METHODS[plain]
+    plain = _plain(name)
+    for method in METHODS.values():
+        if plain in map(_plain, (method.name, *method.aliases)):
+            return method
+    raise UnknownNameError.of("method", name, METHODS, "`onnxcam methods` lists them")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "").replace(" ", "").replace("++", "pp")
+
+
+def possible(has: Iterable[str]) -> list[str]:
+    """The names of the methods whose needs are met by what a model ``has``."""
+    there = set(has)
+    return [m.name for m in METHODS.values() if there.issuperset(m.needs)]

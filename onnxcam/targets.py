@@ -2,20 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcam.errors import GradientError, OptionError, UnknownNameError
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.inspect import Logits
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
-from onnxcam.model import dims_of
+from onnxcam.model import Dim, dims_of
 
 TOP1 = -1  # as a class index: the arg-max
+CLASS = "class"  # the input that takes class indices, behind the prefix
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a target finds in the graph that it writes its score into.
+
+    Attributes:
+        writer: writes nodes and inputs.
+        value: the logits, in the model's own form.
+        logits: what is known of them.
+    """
+
+    writer: Writer
+    value: ir.Value
+    logits: Logits
+
+    @property
+    def independent(self) -> bool:
+        """Whether each class has a probability of its own (the model ends in Sigmoid)."""
+        return "Sigmoid" in self.logits.stepped_over
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """(N, C): one score per class.
+
+        Raises:
+            GradientError: the output is a list of boxes, which needs another kind of target.
+        """
+        if self.logits.kind == "boxes":
+            raise GradientError(
+                f"{self.logits.name} holds a row per box ({self.logits.reason}); a class score for the whole picture "
+                "does not exist. Explain a classifier or a segmenter, or differentiate one element with add_gradients"
+            )
+        return rows(self.writer.tensor(self.value), self.logits)
+
+    @property
+    def batch(self) -> Dim:
+        """The length of the batch axis."""
+        return dims_of(self.value)[0] if len(dims_of(self.value)) > 1 else 1
+
+    def tensor(self, name: str) -> Tensor:
+        """Any value of the model, by name."""
+        return self.writer.tensor(next(v for n in self.writer.graph for v in n.outputs if v.name == name))
+
+    def input(self, name: str, dtype: ir.DataType, *dims: Dim) -> Tensor:
+        """A new input ``onnxcam/name`` (N, *dims), for what is only known when the model runs."""
+        return self.writer.input(f"{PREFIX}{name}", dtype, (self.batch, *dims))
+
+
+@dataclass(frozen=True)
+class Head:
+    """A score written into a graph.
+
+    Attributes:
+        score: (N, 1).
+        class_index: (N,) int64, arg-max resolved.
+        logits: (N, C).
+    """
+
+    score: Tensor
+    class_index: Tensor
+    logits: Tensor
+
+    @property
+    def answers(self) -> dict[str, Tensor]:
+        """What a run tells of the prediction, by name."""
+        return {"score": self.score, "class_index": self.class_index, "logits": self.logits}
 
 
 @dataclass(frozen=True)
@@ -31,9 +101,32 @@ class Target:
     name: ClassVar[str] = ""
     words: ClassVar[str] = ""
 
-    def score(self, logits: Tensor, picks: Sequence[Tensor], independent: bool) -> Tensor:
-        """(N, C) logits and one (N, C) one-hot per class -> (N, 1); ``independent``: the model ends in Sigmoid."""
+    @property
+    def key(self) -> Hashable:
+        """What the written graph depends on; targets of one key differ only in what is fed."""
+        return type(self), len(self.classes)
+
+    def score(self, scene: Scene, picks: Sequence[Tensor]) -> Tensor:
+        """(N, 1), from the scene's (N, C) rows and one (N, C) one-hot per class."""
         raise NotImplementedError
+
+    def write(self, scene: Scene) -> Head:
+        """Write the score behind the logits."""
+        names = [CLASS if k == 0 else f"{CLASS}_{k + 1}" for k in range(len(self.classes))]
+        given = [scene.input(n, ir.DataType.INT64) for n in names]
+        best = xp.argmax(scene.rows, axis=1)
+        indices = [xp.where(g < 0, best, g) for g in given]
+        picks = [_one_hot(scene.rows, index) for index in indices]
+        return Head(self.score(scene, picks), indices[0], scene.rows)
+
+    def feeds(self, count: int) -> dict[str, npt.NDArray[Any]]:
+        """What the inputs get that :meth:`write` made, for ``count`` samples."""
+        names = [f"{PREFIX}{CLASS}" if k == 0 else f"{PREFIX}{CLASS}_{k + 1}" for k in range(len(self.classes))]
+        return {n: np.full(count, c, dtype=np.int64) for n, c in zip(names, self.classes, strict=True)}
+
+    def fixed(self, index: int) -> Target:
+        """The same target, with the class that the arg-max found."""
+        return replace(self, classes=(index, *self.classes[1:]))
 
 
 class Logit(Target):
@@ -42,9 +135,9 @@ class Logit(Target):
     name = "logit"
     words = "logit of {}"
 
-    def score(self, logits: Tensor, picks: Sequence[Tensor], independent: bool) -> Tensor:
+    def score(self, scene: Scene, picks: Sequence[Tensor]) -> Tensor:
         """sum_j z_j [j = c]."""
-        return _pick(logits, picks[0])
+        return _pick(scene.rows, picks[0])
 
 
 class Probability(Target):
@@ -53,10 +146,10 @@ class Probability(Target):
     name = "probability"
     words = "probability of {}"
 
-    def score(self, logits: Tensor, picks: Sequence[Tensor], independent: bool) -> Tensor:
+    def score(self, scene: Scene, picks: Sequence[Tensor]) -> Tensor:
         """softmax(z)_c, or sigmoid(z_c) where classes are independent."""
-        write = logits.writer.op
-        return _pick(write("Sigmoid", logits) if independent else write("Softmax", logits, axis=1), picks[0])
+        z, write = scene.rows, scene.writer.op
+        return _pick(write("Sigmoid", z) if scene.independent else write("Softmax", z, axis=1), picks[0])
 
 
 class LogProbability(Target):
@@ -65,10 +158,10 @@ class LogProbability(Target):
     name = "logprob"
     words = "log-probability of {}"
 
-    def score(self, logits: Tensor, picks: Sequence[Tensor], independent: bool) -> Tensor:
+    def score(self, scene: Scene, picks: Sequence[Tensor]) -> Tensor:
         """log softmax(z)_c, or log sigmoid(z_c) = -softplus(-z_c) where classes are independent."""
-        write = logits.writer.op
-        return _pick(-write("Softplus", -logits) if independent else write("LogSoftmax", logits, axis=1), picks[0])
+        z, write = scene.rows, scene.writer.op
+        return _pick(-write("Softplus", -z) if scene.independent else write("LogSoftmax", z, axis=1), picks[0])
 
 
 class Margin(Target):
@@ -80,56 +173,12 @@ class Margin(Target):
     name = "margin"
     words = "margin of {} over {}"
 
-    def score(self, logits: Tensor, picks: Sequence[Tensor], independent: bool) -> Tensor:
+    def score(self, scene: Scene, picks: Sequence[Tensor]) -> Tensor:
         """z_a - z_b."""
-        return _pick(logits, picks[0]) - _pick(logits, picks[1])
+        return _pick(scene.rows, picks[0]) - _pick(scene.rows, picks[1])
 
 
 TARGETS: dict[str, type[Target]] = {t.name: t for t in (Logit, Probability, LogProbability, Margin)}
-
-
-@dataclass(frozen=True)
-class Head:
-    """A score written into a graph.
-
-    Attributes:
-        score: (N, 1).
-        class_index: (N,) int64, arg-max resolved.
-        logits: (N, C).
-        inputs: the names of the class inputs, each int64 (N,).
-    """
-
-    score: Tensor
-    class_index: Tensor
-    logits: Tensor
-    inputs: tuple[str, ...]
-
-    @property
-    def answers(self) -> dict[str, Tensor]:
-        """What a run tells of the prediction, by name."""
-        return {"score": self.score, "class_index": self.class_index, "logits": self.logits}
-
-
-def write_head(writer: Writer, value: ir.Value, logits: Logits, target: Target) -> Head:
-    """Write ``target`` behind the logits.
-
-    Raises:
-        GradientError: the output is a list of boxes, which needs another kind of target.
-    """
-    if logits.kind == "boxes":
-        raise GradientError(
-            f"{logits.name} holds a row per box ({logits.reason}); a class score for the whole picture does not exist. "
-            "Explain a classifier or a segmenter, or differentiate one element with add_gradients"
-        )
-    scores = rows(writer.tensor(value), logits)
-    names = tuple(f"{PREFIX}class" if k == 0 else f"{PREFIX}class_{k + 1}" for k in range(len(target.classes)))
-    batch = dims_of(value)[0] if len(dims_of(value)) > 1 else 1
-    given = [writer.input(n, ir.DataType.INT64, (batch,)) for n in names]
-    best = xp.argmax(scores, axis=1)
-    indices = [xp.where(g < 0, best, g) for g in given]
-    independent = "Sigmoid" in logits.stepped_over
-    picks = [_one_hot(scores, index) for index in indices]
-    return Head(target.score(scores, picks, independent), indices[0], scores, names)
 
 
 def rows(scores: Tensor, logits: Logits) -> Tensor:
@@ -164,8 +213,12 @@ def _pick(scores: Tensor, one_hot: Tensor) -> Tensor:
     return xp.sum(scores * one_hot, axis=1, keepdims=True)
 
 
-def as_target(given: int | str | Target | None, labels: Sequence[str] | None, classes: int | None) -> Target:
+def as_target(
+    given: int | str | Target | None, labels: Sequence[str] | None, classes: int | None, kind: str = "logit"
+) -> Target:
     """A target from what a caller writes: None or -1 (top-1), a class index, a label, ``margin:A,B``, or a target.
+
+    ``kind`` is the score of a class where the caller names only the class.
 
     Raises:
         OptionError: an index that the model does not have.
@@ -174,12 +227,12 @@ def as_target(given: int | str | Target | None, labels: Sequence[str] | None, cl
     if isinstance(given, Target):
         return _checked(given, classes)
     if given is None:
-        return Logit()
-    if isinstance(given, str) and (kind := given.partition(":")[0]) in TARGETS:
+        return TARGETS[kind]()
+    if isinstance(given, str) and (named := given.partition(":")[0]) in TARGETS:
         names = [part for part in given.partition(":")[2].split(",") if part.strip()]
-        target = TARGETS[kind](tuple(class_index(n, labels) for n in names) or (TOP1,))
+        target = TARGETS[named](tuple(class_index(n, labels) for n in names) or (TOP1,))
         return _checked(target, classes)
-    return _checked(Logit((class_index(given, labels),)), classes)
+    return _checked(TARGETS[kind]((class_index(given, labels),)), classes)
 
 
 def class_index(given: int | str, labels: Sequence[str] | None) -> int:

@@ -11,6 +11,7 @@ from onnxcam import Explainer, zoo
 from onnxcam.errors import OptionError, UnknownNameError
 from onnxcam.graph.surgery import expose
 from onnxcam.image import read_image
+from onnxcam.programs import Plan
 from onnxcam.runtime import Session
 from onnxcam.targets import Margin, Probability
 
@@ -81,7 +82,7 @@ def test_any_class_comes_from_the_same_session(gradcam, scene):
     by_index = gradcam.explain(scene, target=3)
     assert (by_index.class_index, by_index.label) == (3, "star")
     assert np.array_equal(by_index.cam, gradcam.explain(scene, target="Star").cam)
-    assert len(gradcam._programs) == 1
+    assert len(gradcam.programs.built) == 1
     other = gradcam.explain(scene, target=0)
     assert np.corrcoef(by_index.cam.ravel(), other.cam.ravel())[0, 1] < 0.5
 
@@ -306,8 +307,9 @@ def test_a_blank_counterfactual_is_flagged_and_a_margin_offered():
 
 def test_the_original_outputs_do_not_change(gradcam, scene):
     x, _ = gradcam.preprocess.apply(read_image(scene), gradcam.spec)
-    program = gradcam._program(Margin((0, 1)), x)
-    feeds = {"image": x, **{c: np.array([0]) for c in program.classes}}
+    target = Margin((0, 1))
+    feeds = {"image": x, **target.feeds(1)}
+    program = gradcam.programs.get(target, Plan(wrt=(gradcam.layers[0].value,)), lambda: feeds)
     np.testing.assert_array_equal(
         program.session.run(feeds, ["logits"])[0], Session(gradcam.model).run({"image": x})[0]
     )
@@ -315,13 +317,13 @@ def test_the_original_outputs_do_not_change(gradcam, scene):
 
 @pytest.mark.training
 def test_the_training_engine_explains_alike_after_a_trial_in_another_process(gradcam, scene, monkeypatch):
-    from onnxcam import explainer as module
+    from onnxcam import programs as module
     from onnxcam.gradients import training
 
     if why := training.why_not([]):
         pytest.skip(f"no training engine: {why}")
     tried = []
-    monkeypatch.setattr(module, "probe", lambda model, feeds: tried.append(sorted(feeds)))
+    monkeypatch.setattr(module, "trial", lambda model, feeds: tried.append(sorted(feeds)))
     e = Explainer(MODEL, engine="training").explain(scene, target=1)
     assert replicas.relative(e.cam, gradcam.explain(scene, target=1).cam) < 1e-5
     assert e.engine == "training"

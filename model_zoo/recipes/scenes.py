@@ -233,14 +233,20 @@ def _paint(canvas: Array, place: Placement, colour: Array, light: Array) -> Mask
     return mask
 
 
-def render(seed: int, size: int = SIZE) -> Scene:
-    """The scene of ``seed`` at ``size`` x ``size`` pixels; same seed and size, same pixels."""
+Palette = Callable[[Rng, Array], Iterator[Array]]
+
+
+def render(seed: int, size: int = SIZE, palette: Palette = _object_colours) -> Scene:
+    """The scene of ``seed`` at ``size`` x ``size`` pixels; same seed, size and palette, same pixels.
+
+    ``palette(rng, ground colours)`` yields the objects' colours, in the order of ``Scene.objects``.
+    """
     rng = np.random.default_rng(seed)
     y, x = (np.mgrid[:size, :size] + 0.5) / size
     ground = _ground_colours(rng)
     texture = GROUNDS[rng.integers(len(GROUNDS))](rng, x, y)[..., None]
     canvas = ground[0] + texture * (ground[1] - ground[0])
-    light, colours = rng.uniform(-1, 1, 2), _object_colours(rng, ground)
+    light, colours = rng.uniform(-1, 1, 2), palette(rng, ground)
     objects = [Object(p.class_index, _paint(canvas, p, next(colours), light)) for p in layout(rng)]
     return Scene(np.round(canvas * 255).astype(np.uint8), tuple(objects))
 

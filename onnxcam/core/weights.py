@@ -14,12 +14,12 @@ Array = Any
 
 def gradcam(xp: Any, A: Array, G: Array) -> Array:
     """alpha_k = mean over pixels of G_k: (N, C, 1, 1). Selvaraju et al., https://arxiv.org/abs/1610.02391, eq. 1."""
-    return xp.mean(G, axis=(2, 3), keepdims=True)
+    return xp.mean(G, axis=(2, 3), keepdims=True) * A
 
 
 def hirescam(xp: Any, A: Array, G: Array) -> Array:
     """G itself, pixel by pixel: (N, C, H, W). Draelos and Carin, https://arxiv.org/abs/2011.08891, eq. 5."""
-    return G
+    return G * A
 
 
 def counterfactual(xp: Any, A: Array, G: Array) -> Array:

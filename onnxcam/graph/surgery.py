@@ -132,3 +132,18 @@ def _free_reshape(graph: ir.Graph, node: ir.Node) -> None:
     value.shape, value.type = ir.Shape(shape.shape), ir.TensorType(ir.DataType.INT64)
     graph.register_initializer(value)
     node.replace_input_with(1, value)
+
+
+def splice(model: Model, name: str, given: str) -> Model:
+    """Replace a value by a new input ``given`` of its type and shape; what only led to it is left out.
+
+    Raises:
+        UnknownNameError: no such value.
+    """
+    edited = model.clone()
+    value = find_value(edited, name)
+    entry = ir.Value(name=given, type=value.type, shape=value.shape)
+    ir.convenience.replace_all_uses_with(value, entry, replace_graph_outputs=True)
+    edited.graph.inputs.append(entry)
+    passes.RemoveUnusedNodesPass()(edited.ir_model)
+    return edited

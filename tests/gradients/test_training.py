@@ -23,7 +23,7 @@ from onnxcam.errors import GradientError, OnnxcamError
 from onnxcam.gradients import add_gradients, training
 from onnxcam.gradients.buildable import LOWERINGS, as_it_is
 from onnxcam.gradients.path_copy import Copy
-from onnxcam.gradients.probe import probe
+from onnxcam.gradients.trial import trial
 from onnxcam.gradients.rules import RULES
 from onnxcam.graph.inspect import find_logits, target_layers
 from onnxcam.graph.paths import float_path
@@ -412,26 +412,26 @@ def pooled() -> tuple[Model, dict[str, np.ndarray]]:
 
 @needs_builder
 @pytest.mark.skipif(os.name != "posix", reason="names the signal")
-def test_probe_survives_what_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_survives_what_kills(monkeypatch: pytest.MonkeyPatch) -> None:
     """The builder's own gradient of this MaxPool dies by SIGSEGV when it runs; lowered, it runs."""
-    probe(*pooled())
+    trial(*pooled())
     monkeypatch.setitem(LOWERINGS, "MaxPool", as_it_is)
     with pytest.raises(GradientError, match=r"training engine kills the process .*\(SIG[A-Z]+\).*engine='portable'"):
-        probe(*pooled())
+        trial(*pooled())
 
 
 @needs_builder
-def test_probe_reports_what_fails() -> None:
+def test_trial_reports_what_fails() -> None:
     model, feeds = pooled()
     with pytest.raises(GradientError, match=r"training engine fails when it runs: .*engine='portable'"):
-        probe(model, feeds | {"onnxcam/seed": weights(1, 8, 3, 3)})
+        trial(model, feeds | {"onnxcam/seed": weights(1, 8, 3, 3)})
 
 
 @needs_builder
-def test_probe_waits_no_longer_than_told() -> None:
+def test_trial_waits_no_longer_than_told() -> None:
     began = time.monotonic()
     with pytest.raises(GradientError, match=r"did not finish within 0\.01 s"):
-        probe(*pooled(), timeout=0.01)
+        trial(*pooled(), timeout=0.01)
     assert time.monotonic() - began < 30
 
 

@@ -37,7 +37,7 @@ with numpy.load(sys.argv[2]) as feeds:
 """
 
 
-def probe(model: Model, feeds: Mapping[str, npt.NDArray[Any]], timeout: float = 300.0) -> None:
+def trial(model: Model, feeds: Mapping[str, npt.NDArray[Any]], timeout: float = 300.0) -> None:
     """Run a finished model once in a process of its own, so that a crash in native code cannot take this one down.
 
     Args:

@@ -1,0 +1,66 @@
+"""What a method of many runs may ask of a model about one image.
+
+Such a method (a *procedure*) is a function of a :class:`Probe` and of keyword options with defaults; it gives one raw
+map. It never sees the model: behind the probe may be an .onnx file, a Python function or a server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Probe(Protocol):
+    """One model, one image, one target (a class that stays the same whatever is asked), one target layer.
+
+    Images and maps are float32 (B, C, H, W), whatever the model's own layout and type; any B, which the probe splits
+    into runs of at most ``batch``.
+
+    Attributes:
+        x: (1, C, H, W), the image as the model gets it (preprocessed).
+        batch: how many images go into one run; what a procedure makes at a time, to keep memory flat.
+    """
+
+    @property
+    def x(self) -> Array:
+        """(1, C, H, W), the image as the model gets it."""
+
+    @property
+    def batch(self) -> int:
+        """Images of one run."""
+
+    def score(self, x: Array) -> Array:
+        """(B, C, H, W) -> (B,) float32: the explained score."""
+
+    def gradient(self, x: Array, relu: str = "plain") -> Array:
+        """(B, C, H, W) -> the same: the gradient of the score at the image; ``relu`` is the policy of the ReLUs."""
+
+    def activations(self, x: Array) -> Array:
+        """(B, C, H, W) -> (B, K, h, w), the target layer's map A."""
+
+    def layer(self, x: Array) -> tuple[Array, Array]:
+        """(B, C, H, W) -> A and the gradient of the score there, both (B, K, h, w)."""
+
+    def head(self, A: Array) -> Array:
+        """(B, K, h, w) -> (B,): the score when the target layer is A instead; only what lies behind it is run."""
+
+    def advance(self, done: int, total: int) -> None:
+        """Tell of progress, in score calls."""
+
+
+def chunks(probe: Probe, total: int) -> Iterator[slice]:
+    """Slices of at most ``probe.batch`` that cover ``range(total)``; progress is told after each."""
+    for start in range(0, total, probe.batch):
+        stop = min(start + probe.batch, total)
+        yield slice(start, stop)
+        probe.advance(stop, total)
+
+
+def scores(probe: Probe, total: int, images: Callable[[slice], Array]) -> Array:
+    """(total,): the scores of images that are made as they are needed, ``images(slice)`` -> (B, C, H, W)."""
+    return np.concatenate([probe.score(images(part)) for part in chunks(probe, total)])

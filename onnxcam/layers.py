@@ -1,0 +1,88 @@
+"""Target layers: found or named, and brought to (N, C, h, w) whatever their layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcam.errors import OptionError
+from onnxcam.graph.inspect import Logits, is_map, target_layers
+from onnxcam.graph.names import find_value
+from onnxcam.graph.paths import first_float, float_path, map_layouts
+from onnxcam.graph.tokens import Tokens
+from onnxcam.model import Layout, Model
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TargetLayer:
+    """A resolved target layer.
+
+    Attributes:
+        name: the caller's spelling.
+        value: the value's name.
+        layout: where its channels are, or how its tokens fold.
+        reason: why it was chosen.
+        pooled: what global average pooling makes of it, where a classifier of linear layers follows; else "".
+    """
+
+    name: str
+    value: str
+    layout: Layout | Tokens
+    reason: str
+    pooled: str = ""
+
+    def fold(self, a: Array) -> Array:
+        """The layer's own form -> (N, C, h, w)."""
+        if isinstance(self.layout, Tokens):
+            grid = self.layout
+            patches = a[:, grid.before : a.shape[1] - grid.after]
+            return np.moveaxis(patches, 2, 1).reshape(len(a), a.shape[2], grid.height, grid.width)
+        return np.moveaxis(a, 3, 1) if self.layout == "NHWC" else a
+
+    def unfold(self, a: Array, like: Array) -> Array:
+        """(B, C, h, w) -> the layer's own form; class and register tokens come from ``like`` (1, T, D)."""
+        if isinstance(self.layout, Tokens):
+            grid, patches = self.layout, np.moveaxis(a.reshape(*a.shape[:2], -1), 1, 2)
+            whole = np.repeat(like, len(a), axis=0)
+            whole[:, grid.before : like.shape[1] - grid.after] = patches
+            return whole
+        return np.ascontiguousarray(np.moveaxis(a, 1, 3)) if self.layout == "NHWC" else a
+
+
+def best_layer(model: Model, logits: Logits, method: str) -> TargetLayer:
+    """The layer that the graph suggests.
+
+    Raises:
+        OptionError: there is none.
+    """
+    candidates = target_layers(model, logits)
+    if not candidates:
+        raise OptionError(
+            f"{model.label} has no spatial layer between image and {logits.name}, and {method} needs one; "
+            "name one with target_layer, or use a method that needs none: saliency, guided_backprop"
+        )
+    best = candidates[0]
+    return TargetLayer(best.name, best.name, best.layout, f"chosen: {best.reason}")
+
+
+def named_layer(model: Model, logits: Logits, name: str) -> TargetLayer:
+    """The layer that a caller names: a value, a node or a module.
+
+    Raises:
+        UnknownNameError: nothing is called so.
+        OptionError: it is no map between image and logits.
+    """
+    value = find_value(model, name)
+    image, of = first_float(model.values[model.image_input.name]), model.values[logits.name]
+    layouts = map_layouts(float_path(of, [image]))
+    if value is of or not is_map(value, layouts):
+        raise OptionError(
+            f"layer {name!r} is {value.dtype} {value.shape}; a CAM needs a float map (N, C, H, W) of more than one "
+            f"pixel, between the first convolution and {of.name}. `onnxcam inspect MODEL` lists the candidates"
+        )
+    return TargetLayer(name, str(value.name), layouts[id(value)], "named by the caller")

@@ -1,0 +1,155 @@
+"""The probe of an .onnx model: what procedures ask (:mod:`onnxcam.core.probe`), answered by its programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from onnxcam.graph.paths import first_float
+from onnxcam.layers import TargetLayer
+from onnxcam.programs import FEATURES, PIXELS, Plan, Programs, repeated
+from onnxcam.runtime import Array
+from onnxcam.targets import Target
+
+Progress = Callable[[int, int], None]
+
+
+class ModelProbe:
+    """One model, one input, one target whose class stays the same, one target layer.
+
+    Args:
+        programs: of the model.
+        x: (1, ...), the input in the model's own layout and type.
+        target: with its class fixed.
+        layer: the target layer, for methods that have one.
+        inputs: further inputs of the model, for one sample.
+        batch: images of one run, where the model's batch axis can be freed.
+        progress: called with (done, total).
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        x: Array,
+        target: Target,
+        layer: TargetLayer | None = None,
+        inputs: Mapping[str, Array] | None = None,
+        batch: int = 16,
+        progress: Progress | None = None,
+    ) -> None:
+        self._programs, self._target, self._layer = programs.free, target, layer
+        self._others, self._progress = dict(inputs or {}), progress
+        image = programs.model.image_input
+        self._entry = PIXELS if PIXELS in self._programs.model.values else image.name
+        self._value = self._programs.model.values[self._entry]
+        pixels = x if self._entry == image.name else self._as_float(programs, x)
+        self._last = pixels.shape[-1] == image.channels and (
+            pixels.shape[1] != image.channels or image.layout == "NHWC"
+        )
+        self._x = np.ascontiguousarray(self._nchw(pixels), dtype=np.float32)
+        fixed = self._programs.model.image_input.batch if self._entry == image.name else _batch_of(self._value)
+        self._fixed = fixed
+        self._batch = fixed or max(1, batch)
+
+    def _as_float(self, programs: Programs, x: Array) -> Array:
+        """What an integer image becomes in the graph."""
+        image = programs.model.image_input
+        name = str(first_float(programs.model.values[image.name]).name)
+        found = programs.get(self._target, Plan(read=(name,)), dict)
+        count = image.batch or 1
+        answers = found.run(self._feeds({image.name: np.repeat(x, count, axis=0)}, count))
+        return answers[f"A/{name}"][:1]
+
+    # What procedures see
+
+    @property
+    def x(self) -> Array:
+        """(1, C, H, W) float32: the image as the model gets it."""
+        return self._x
+
+    @property
+    def batch(self) -> int:
+        """Images of one run."""
+        return self._batch
+
+    def score(self, x: Array) -> Array:
+        """(B, C, H, W) -> (B,): the explained score."""
+        return self._images(x, Plan())["score"][:, 0]
+
+    def gradient(self, x: Array, relu: str = "plain") -> Array:
+        """(B, C, H, W) -> the gradient of the score there."""
+        return self._nchw(self._images(x, Plan(relu=relu))["pixels"]).astype(np.float32)
+
+    def activations(self, x: Array) -> Array:
+        """(B, C, H, W) -> (B, K, h, w): the target layer."""
+        layer = self._its_layer()
+        return layer.fold(self._images(x, Plan(read=(layer.value,)))[f"A/{layer.value}"]).astype(np.float32)
+
+    def layer(self, x: Array) -> tuple[Array, Array]:
+        """(B, C, H, W) -> activations and the gradient of the score there."""
+        layer = self._its_layer()
+        found = self._images(x, Plan(read=(layer.value,), wrt=(layer.value,)))
+        a = found[f"A/{layer.value}"]
+        g = np.broadcast_to(found[f"G/{layer.value}"], a.shape)
+        return layer.fold(a).astype(np.float32), layer.fold(g).astype(np.float32)
+
+    def head(self, A: Array) -> Array:
+        """(B, K, h, w) -> (B,): the score when the target layer is A instead."""
+        layer = self._its_layer()
+        plan = Plan(start=layer.value)
+        own = self._images(self._x, Plan(read=(layer.value,)))[f"A/{layer.value}"]
+        found = [
+            self._run({FEATURES: layer.unfold(part, own).astype(own.dtype)}, len(part), plan)["score"][:, 0]
+            for part in self._parts(A)
+        ]
+        return np.concatenate(found).astype(np.float32)
+
+    def advance(self, done: int, total: int) -> None:
+        """Hand progress on."""
+        if self._progress is not None:
+            self._progress(done, total)
+
+    # Running
+
+    def _its_layer(self) -> TargetLayer:
+        assert self._layer is not None, "the method's row does not say that it needs a layer"
+        return self._layer
+
+    def _parts(self, a: Array) -> list[Array]:
+        return [a[k : k + self._batch] for k in range(0, len(a), self._batch)]
+
+    def _images(self, x: Array, plan: Plan) -> dict[str, Array]:
+        """Answers for any number of images, in runs of at most ``batch``."""
+        found = [self._run({}, len(part), plan, part) for part in self._parts(np.asarray(x))]
+        return {k: np.concatenate([f[k] for f in found]).astype(found[0][k].dtype) for k in found[0]}
+
+    def _run(self, feeds: dict[str, Array], count: int, plan: Plan, images: Array | None = None) -> dict[str, Array]:
+        """One run; a fixed batch axis is filled up, and the filling dropped."""
+        whole = self._fixed or count
+        pictures = self._x if images is None else images
+        x = np.moveaxis(pictures, 1, -1) if self._last else pictures
+        feeds = {self._entry: np.ascontiguousarray(x, dtype=self._numpy()), **feeds}
+        filled = {n: np.repeat(a, whole, axis=0) if len(a) == 1 else _filled(a, whole) for n, a in feeds.items()}
+        program = self._programs.get(self._target, plan, lambda: self._feeds(filled, whole))
+        answers = program.run(self._feeds(filled, whole))
+        return {k: a[:count] if a.ndim and len(a) == whole else a for k, a in answers.items()}
+
+    def _feeds(self, images: Mapping[str, Array], count: int) -> dict[str, Array]:
+        return {**images, **repeated(self._others, count), **self._target.feeds(count)}
+
+    def _numpy(self) -> np.dtype[np.generic]:
+        assert self._value.dtype is not None
+        return np.dtype(self._value.dtype.numpy())
+
+    def _nchw(self, a: Array) -> Array:
+        return np.moveaxis(a, -1, 1) if self._last else a
+
+
+def _filled(a: Array, count: int) -> Array:
+    return np.concatenate([a, np.repeat(a[-1:], count - len(a), axis=0)]) if len(a) < count else a
+
+
+def _batch_of(value: object) -> int | None:
+    shape = getattr(value, "shape", None)
+    return int(shape[0]) if shape is not None and isinstance(shape[0], int) else None

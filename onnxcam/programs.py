@@ -1,0 +1,199 @@
+"""Sessions that answer one question each: a prediction, maps and gradients, or the head's answer to edited features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcam.errors import OptionError
+from onnxcam.gradients import Backward, backward
+from onnxcam.gradients.trial import trial
+from onnxcam.graph import symbolic as xp
+from onnxcam.graph.inspect import Logits
+from onnxcam.graph.paths import FLOATS, first_float, float_path
+from onnxcam.graph.surgery import make_batch_dynamic, splice
+from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
+from onnxcam.model import Model
+from onnxcam.runtime import Array, Session
+from onnxcam.targets import CLASS, Scene, Target
+
+FEATURES, PIXELS = f"{PREFIX}features", f"{PREFIX}pixels"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to tell beside score, class and logits.
+
+    Attributes:
+        read: values to read; answered as ``A/name``.
+        wrt: values to differentiate the score at; answered as ``G/name``.
+        curved: those of ``wrt`` where the score's Hessian times the value itself is wanted; ``H/name``.
+        relu: ReLU policy of the gradient at the image, answered as ``pixels``; None for no such gradient.
+        start: a value that the input ``onnxcam/features`` stands for; "" for none.
+    """
+
+    read: tuple[str, ...] = ()
+    wrt: tuple[str, ...] = ()
+    curved: tuple[str, ...] = ()
+    relu: str | None = None
+    start: str = ""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A session and the names of what it answers."""
+
+    session: Session
+    outputs: dict[str, str]
+    walk: Backward | None = None
+    untouched: Program | None = None
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The answers by name; gradients that are equal along an axis come with length 1 there."""
+        if self.untouched is None:
+            return dict(zip(self.outputs, self.session.run(feeds, list(self.outputs.values())), strict=True))
+        answer = self.untouched.run(feeds)  # where reading inner values would change the model's own answer
+        inner = replace(self, untouched=None).run({**feeds, f"{PREFIX}{CLASS}": answer["class_index"]})
+        return inner | answer
+
+
+class Programs:
+    """The programs of one model, built when they are first asked for.
+
+    Args:
+        model: the model.
+        logits: where its scores are.
+        new_session: makes a session of a model.
+        engine: ``"auto"``, ``"portable"`` or ``"training"``.
+        straight_through: let gradients pass steps.
+
+    Attributes:
+        built: those there are, by kind of target and plan.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        logits: Logits,
+        new_session: Callable[[Model], Session],
+        engine: str = "auto",
+        straight_through: bool = False,
+    ) -> None:
+        self.model, self.logits, self._new_session = model, logits, new_session
+        self.engine, self.straight_through = engine, straight_through
+        self.built: dict[tuple[Hashable, Plan], Program] = {}
+
+    @cached_property
+    def free(self) -> Programs:
+        """The same for many inputs at a time: a free batch axis where the graph allows it, and a float image.
+
+        An integer image is replaced by the float value that it becomes, ``onnxcam/pixels``.
+        """
+        try:
+            model = make_batch_dynamic(self.model)
+        except OptionError:
+            model = self.model
+        image = model.values[self.model.image_input.name]
+        if (pixels := first_float(image)) is not image:
+            model = splice(model, str(pixels.name), PIXELS)
+        if model is self.model:
+            return self
+        return Programs(model, self.logits, self._new_session, self.engine, self.straight_through)
+
+    def get(self, target: Target, plan: Plan, feeds: Callable[[], Mapping[str, Array]]) -> Program:
+        """The program of a kind of target and a plan; ``feeds`` is what it will run on first.
+
+        Raises:
+            GradientError: the path cannot be differentiated.
+            ModelError: the runtime refuses the graph.
+        """
+        key = (target.key, plan)
+        if key not in self.built:
+            self.built[key] = self._build(target, plan, feeds)
+        return self.built[key]
+
+    def _build(self, target: Target, plan: Plan, feeds: Callable[[], Mapping[str, Array]]) -> Program:
+        edited = splice(self.model, plan.start, FEATURES) if plan.start else self.model.clone()
+        writer = Writer(edited.graph, edited.opset)
+        named, walk = self._write(edited, writer, target, plan)
+        outputs = self._expose(edited, writer, named)
+        if walk is not None and walk.engine == "training":
+            trial(edited, feeds())
+        quantised = walk is not None and walk.quantised
+        untouched = self.get(target, Plan(start=plan.start), feeds) if quantised else None
+        return Program(self._new_session(edited), outputs, walk, untouched)
+
+    def _write(
+        self, edited: Model, writer: Writer, target: Target, plan: Plan
+    ) -> tuple[dict[str, Tensor], Backward | None]:
+        """Score head, gradients and what is read, by name."""
+        of, walk = edited.values[self.logits.name], None
+        head = target.write(Scene(writer, of, self.logits))
+        named = head.answers
+        if plan.wrt or plan.relu:
+            seed = backward(edited, writer, head.score.value, xp.ones_like(head.score), [of], engine="portable")
+            go = partial(
+                backward, edited, writer, of, seed.gradients[0],
+                engine=self.engine, straight_through=self.straight_through,
+            )  # fmt: skip
+        if plan.wrt:
+            walk = go([edited.values[n] for n in plan.wrt])
+            gradients = dict(zip(plan.wrt, walk.gradients, strict=True))
+            named |= {f"G/{n}": g.small for n, g in gradients.items()}
+            named |= {f"H/{n}": _curvature(edited, writer, gradients[n], n) for n in plan.curved}
+        if plan.relu is not None:
+            walk = go([self._pixels(edited)], relu=plan.relu)
+            named["pixels"] = walk.gradients[0]
+        named |= {f"A/{n}": writer.tensor(edited.values[n]) for n in plan.read}
+        return named, walk
+
+    def _pixels(self, edited: Model) -> ir.Value:
+        image = edited.values[PIXELS] if PIXELS in edited.values else edited.values[self.model.image_input.name]
+        return first_float(image)
+
+    def _expose(self, edited: Model, writer: Writer, named: Mapping[str, Tensor]) -> dict[str, str]:
+        """Make tensors outputs; the names of what they became, with the model's own probabilities."""
+        outputs = {name: _expose(writer, tensor, name) for name, tensor in named.items()}
+        writer.sweep()
+        own = edited.values[self.logits.output]
+        ends_in = {"Softmax", "Sigmoid"} & set(self.logits.stepped_over)
+        if ends_in and self.logits.kind == "classes" and own.dtype in FLOATS:
+            return {**outputs, "probabilities": self.logits.output}
+        return {**outputs, "own": self.logits.output} if self.logits.rounded else outputs
+
+
+def _curvature(edited: Model, writer: Writer, gradient: Tensor, name: str) -> Tensor:
+    """The Hessian of the score at a value, times that value: the gradient of ``sum(G * A)`` with A held."""
+    value = edited.values[name]
+    held, slope = writer.tensor(value), gradient.value
+    if not float_path(slope, [value]):
+        return xp.zeros_like(held, gradient.dtype)
+    walk = backward(edited, writer, slope, held, [value], engine="portable")
+    return walk.gradients[0]
+
+
+def _expose(writer: Writer, tensor: Tensor, name: str) -> str:
+    """Make a tensor an output and say under which name: the model's own values keep theirs, without a copy."""
+    value = tensor.value
+    if (value.name or "").startswith(PREFIX) and value.name not in (PIXELS, FEATURES):
+        writer.output(tensor, f"{PREFIX}{name}")
+        return f"{PREFIX}{name}"
+    if not value.is_graph_output():
+        writer.graph.outputs.append(value)
+    return str(value.name)
+
+
+def repeated(inputs: Mapping[str, Array], count: int) -> dict[str, Array]:
+    """Further inputs, given once or once per sample, for ``count`` samples.
+
+    Raises:
+        OptionError: given for another number of samples.
+    """
+    odd = [f"{n} {a.shape}" for n, a in inputs.items() if a.ndim and len(a) not in (1, count)]
+    if odd:
+        raise OptionError(f"{', '.join(odd)}: give further inputs once, or once for each of the {count} samples")
+    return {n: np.repeat(a, count, axis=0) if a.ndim and len(a) == 1 != count else a for n, a in inputs.items()}

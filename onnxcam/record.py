@@ -1,0 +1,184 @@
+"""From raw maps and scores to Explanations: shaping, notes, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxcam import __version__
+from onnxcam.core import guided, maps
+from onnxcam.errors import ModelError
+from onnxcam.explanation import Explanation, LayerMap
+from onnxcam.gradients import Backward
+from onnxcam.graph.inspect import Logits
+from onnxcam.layers import TargetLayer
+from onnxcam.methods import Method
+from onnxcam.model import Model
+from onnxcam.runtime import Array, installed_builds, load_runtime
+from onnxcam.targets import Target
+
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """How a raw map becomes a heatmap.
+
+    Attributes:
+        normalize: ``"max"`` (ReLU, then divide by the maximum), ``"minmax"``, ...; :func:`onnxcam.core.maps.normalize`.
+        fuse: ``"max"`` or ``"mean"`` of several layers; None keeps them apart.
+    """
+
+    normalize: str = "max"
+    fuse: str | None = None
+
+    def heat(self, cam: Array, size: tuple[int, int]) -> Array:
+        """(N, h, w) raw -> (N, H, W). Grad-CAM's ReLU comes before upsampling; "minmax" shows both signs."""
+        rectified = maps.relu(np, cam) if self.normalize == "max" else cam
+        return np.asarray(maps.normalize(np, maps.resize(np, rectified, size), self.normalize))
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a method found for N samples, before any shaping.
+
+    Attributes:
+        answers: ``score`` (N, 1), ``class_index`` (N,), ``logits`` (N, C), perhaps ``probabilities`` and ``own``.
+        cams: one (N, h, w) float32 per target layer; for methods without a layer, their one map.
+        signed: (N, C, H, W) of pixel methods.
+        walk: the reverse walk, where there was one.
+        quantised: prediction and score come from the untouched model.
+    """
+
+    answers: Mapping[str, Array]
+    cams: Sequence[Array]
+    signed: Array | None = None
+    walk: Backward | None = None
+    quantised: bool = False
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Makes the records of one explainer."""
+
+    model: Model
+    logits: Logits
+    method: Method
+    layers: Sequence[TargetLayer]
+    labels: Sequence[str] | None
+    shaping: Shaping
+
+    def explanations(self, target: Target, raw: Raw, size: tuple[int, int]) -> list[Explanation]:
+        """One per sample; ``size`` is the model's input (H, W)."""
+        heats = [self.shaping.heat(cam, size) for cam in raw.cams]
+        fuse = self.shaping.fuse
+        whole = maps.fuse(np, heats, fuse) if fuse and heats else (heats[0] if heats else None)
+        signed = raw.signed
+        if signed is not None:
+            signed = guided.guided_gradcam(np, signed, whole) if whole is not None else signed
+            whole = maps.normalize(np, guided.magnitude(np, signed), self.shaping.normalize)
+        assert whole is not None
+        parts = [self._maps(k, raw.cams, heats, whole, signed) for k in range(len(whole))]
+        return [self._one(k, target, raw, whole[k], parts[k], signed) for k in range(len(whole))]
+
+    def _maps(
+        self, k: int, cams: Sequence[Array], heats: Sequence[Array], whole: Array, signed: Array | None
+    ) -> tuple[LayerMap, ...]:
+        if not self.layers or signed is not None:
+            none = TargetLayer("", "", "NCHW", "this method needs no layer")
+            layer = self.layers[0] if self.layers else none
+            cam = cams[0][k] if cams else guided.magnitude(np, signed)[k]
+            return (LayerMap(layer.name, layer.reason, cam, whole[k]),)
+        pairs = zip(self.layers, cams, heats, strict=True)
+        return tuple(LayerMap(layer.name, layer.reason, cam[k], heat[k]) for layer, cam, heat in pairs)
+
+    def _one(
+        self, k: int, target: Target, raw: Raw, heatmap: Array, parts: tuple[LayerMap, ...], signed: Array | None
+    ) -> Explanation:
+        answers = raw.answers
+        logits, index = answers["logits"][k], int(answers["class_index"][k])
+        if not np.all(np.isfinite(logits)) or not np.all(np.isfinite(heatmap)):
+            what = "scores" if not np.all(np.isfinite(logits)) else "gradients"
+            raise ModelError(
+                f"{self.model.label} gives NaN or infinite {what} for this input; check the preprocessing and, for a "
+                "float16 model, its range"
+            )
+        best = np.argsort(-logits, kind="stable")[:_TOP]
+        return Explanation(
+            heatmap=np.ascontiguousarray(heatmap, dtype=np.float32),
+            maps=parts,
+            score=float(answers["score"][k, 0]),
+            class_index=index,
+            label=self._label(index),
+            probability=_probability(answers, k, index),
+            top=tuple((int(i), self._label(int(i)), float(logits[i])) for i in best),
+            target=self._words(target, index),
+            method=self.method.name,
+            engine=raw.walk.engine if raw.walk else "portable",
+            attribution=None if signed is None else signed[k],
+            notes=(*self._notes(target, logits, heatmap, raw), *self._ties(target, answers, k)),
+            provenance=provenance(self.model, self.logits.name),
+            fuse=self.shaping.fuse,
+        )
+
+    def _label(self, index: int) -> str | None:
+        return self.labels[index] if self.labels and 0 <= index < len(self.labels) else None
+
+    def _words(self, target: Target, index: int) -> str:
+        names = [index, *target.classes[1:]]
+        return target.words.format(
+            *(f"class {i}" if self._label(i) is None else f"{self._label(i)} ({i})" for i in names)
+        )
+
+    def _notes(self, target: Target, logits: Array, heatmap: Array, raw: Raw) -> list[str]:
+        notes, walk = [], raw.walk
+        if self.logits.stepped_over:
+            notes.append(f"explained at {self.logits.name}, {self.logits.reason}")
+        if target.classes[0] < 0 and (tied := int(np.sum(logits == logits.max()))) > 1:
+            notes.append(f"the top class is a tie of {tied} classes; the first was explained")
+        if self.method.relu not in (None, "plain") and walk is not None:
+            notes.append(f"ReLU policy {self.method.relu} changed {walk.changed} of {walk.sites} activations")
+        if walk is not None and walk.stopped:
+            notes.append(f"steps stop a part of the gradient: {walk.stopped}; straight_through lets it pass")
+        if raw.quantised:
+            notes.append(
+                "a quantised network is differentiated: its quantisers pass the gradient straight through where they "
+                "do not saturate; prediction and score come from the untouched model"
+            )
+        if not np.any(heatmap):
+            notes.append(self._why_blank())
+        return notes
+
+    def _ties(self, target: Target, answers: Mapping[str, Array], k: int) -> list[str]:
+        """What quantisers at the end make equal, though the scores before them differ."""
+        own = answers.get("own", answers.get("probabilities")) if self.logits.rounded else None
+        tied = 0 if own is None or target.classes[0] >= 0 else int(np.sum(own[k] == own[k].max()))
+        return [f"the model's own output is rounded to a tie of {tied} classes at the top"] if tied > 1 else []
+
+    def _why_blank(self) -> str:
+        if self.method.name == "counterfactual":
+            return (
+                "the map is blank: nothing in the picture speaks against this class at this layer (all weighted "
+                "features support it). Ask against which class: target 'margin:OTHER,CLASS' with gradcam"
+            )
+        if not self.layers:
+            return "the map is blank: no part of the picture changes the score. Check the preprocessing and the target"
+        return "the map is blank: nothing at this layer speaks for the score. Try another layer, class or hirescam"
+
+
+def _probability(answers: Mapping[str, Array], k: int, index: int) -> float | None:
+    return float(answers["probabilities"][k].reshape(-1)[index]) if "probabilities" in answers else None
+
+
+def provenance(model: Model, logits: str) -> dict[str, Any]:
+    """What was explained, by hash, and with which versions."""
+    runtime = load_runtime()
+    return {
+        "model": str(model.path) if model.path else "",
+        "model_sha256": model.sha256,
+        "logits": logits,
+        "versions": {"onnxcam": __version__, "onnxruntime": runtime.__version__, "builds": installed_builds()},
+    }
