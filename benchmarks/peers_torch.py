@@ -14,8 +14,9 @@ double precision, in float64. A question's key is ``PEER/METHOD/LAYER/class=C``;
     kind: "cam" (h, w), raw and signed | "heatmap" (H, W), as the peer returns it | "attribution" (C, H, W)
     options: what the method was called with
     free_sign: true where the sign is the linear algebra library's
-    draws: the names of the arrays that were drawn; or {"seed", "shape", "std", "count"} of draws too large to keep:
-           ``numpy.random.default_rng(seed).standard_normal(shape).astype(float32) * std``, ``count`` times
+    draws: by name of the draw: null, the array is here; or {"seed", "shape", "count"} of normal numbers too many to
+           keep: ``numpy.random.default_rng(seed).standard_normal(shape).astype(float32)``, ``count`` times, times the
+           option ``std``
     seconds: of the float32 run
 """
 
@@ -34,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.networks_reference import distance, pictures
 from benchmarks.networks_torch import build
@@ -51,7 +53,7 @@ class Network:
         layers: module names; the first is the usual one.
         few: the layer for methods that run the network once per channel.
         fold: (N, tokens, C) or (N, h, w, C) to (N, C, h, w), by layer; others are NCHW.
-        steps: of the integrals, of both kinds.
+        steps: of the integrals: "many" and "few".
         lean: the network is slow: one class, no method of many samples.
         options: for torchvision's builder.
     """
@@ -86,7 +88,7 @@ NETWORKS = {
         224,
         ("features", "features.3"),
         "features.1",
-        {name: channels_first for name in ("features", "features.3", "features.1")},
+        dict.fromkeys(("features", "features.3", "features.1"), channels_first),
         (8, 6),
         True,
     ),
@@ -117,13 +119,13 @@ class Question:
     def drawn(self, **kept: str) -> Iterator[None]:
         """Seeded; torch's normal numbers come from NumPy, float32 whatever the network's precision.
 
-        ``kept``: which draws are noted, under which name, of ``normal`` (the sum of mean and noise) and NumPy's
-        ``uniform`` and ``choice``.
+        ``kept``: which draws are noted, under which name, of ``normal`` (around 0) and NumPy's ``uniform`` and
+        ``choice``.
         """
         rng = np.random.default_rng(self.seed)
         torch.manual_seed(self.seed)
-        np.random.seed(self.seed)  # noqa: NPY002
-        plain = torch.normal, np.random.uniform, np.random.choice  # noqa: NPY002
+        np.random.seed(self.seed)
+        plain = torch.normal, np.random.uniform, np.random.choice
 
         def normal(mean: Any, std: Any) -> Any:
             noise = torch.from_numpy(rng.standard_normal(tuple(std.shape)).astype(np.float32)) * std
@@ -149,7 +151,7 @@ class Method:
 
     Attributes:
         ask: the answer to a question; what was drawn is left in ``question.draws``.
-        options: the method's own, which ``ask`` is called with; NETWORK's ``steps`` are filled in.
+        options: the method's own, which ``ask`` is called with; the network's ``steps`` are filled in.
         where: "layers" (all of them), "last", "few" or "image".
         classes: False if the answer does not depend on the class, or takes too long to ask twice.
         slow: left out of lean networks.
@@ -167,7 +169,12 @@ class Method:
     never: tuple[str, ...] = ()
 
     def places(self, network: Network) -> tuple[str, ...]:
-        kinds = {"layers": network.layers, "last": network.layers[:1], "few": (network.few,), "image": network.layers[:1]}
+        kinds = {
+            "layers": network.layers,
+            "last": network.layers[:1],
+            "few": (network.few,),
+            "image": network.layers[:1],
+        }
         return kinds[self.where]
 
     def suits(self, name: str, network: Network) -> bool:
@@ -237,7 +244,8 @@ def questions(
 
 def answer(key: str, method: Method, question: Question, double: Any, arrays: dict[str, Any]) -> dict[str, Any]:
     """Ask in both precisions, from a fresh copy each; put the answers into ``arrays``."""
-    options = {k: question.network.steps[v] if k == "n_steps" else v for k, v in method.options.items()}
+    steps = dict(zip(("many", "few"), question.network.steps, strict=True))
+    options = {k: steps.get(v, v) if k == "n_steps" else v for k, v in method.options.items()}
     start = time.perf_counter()
     single = ask(method, question, options)
     seconds = time.perf_counter() - start
@@ -260,7 +268,8 @@ def answer(key: str, method: Method, question: Question, double: Any, arrays: di
 
 def ask(method: Method, question: Question, options: dict[str, Any]) -> Any:
     own = replace(question, model=copy.deepcopy(question.model), x=question.x.clone())
-    found = np.asarray(method.ask(own, **options))
+    with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second derivative
+        found = np.asarray(method.ask(own, **options))
     return np.asarray(found[0] if found.ndim == (4 if method.kind == "attribution" else 3) else found)
 
 
@@ -268,10 +277,9 @@ def keep(key: str, question: Question, arrays: dict[str, Any]) -> Any:
     """What was drawn, into ``arrays``; or how to draw it again."""
     kept = {}
     for name, values in question.draws.items():
-        if sum(v.nbytes for v in values) > KEPT:
-            std = question.draws["std"] if "std" in question.draws else None
-            kept[name] = {"seed": question.seed, "shape": list(values[0].shape), "std": std, "count": len(values)}
-        elif name != "std":
+        if name == "noise" and sum(v.nbytes for v in values) > KEPT:
+            kept[name] = {"seed": question.seed, "shape": list(values[0].shape), "count": len(values)}
+        else:
             arrays[f"{key}|{name}"] = values[0] if len(values) == 1 else np.stack(values)
             kept[name] = None
     return kept

@@ -13,18 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcam.core import eigen, maps
-from onnxcam.errors import OptionError, UnknownNameError
+from onnxcam.errors import GradientError, OptionError, UnknownNameError
 from onnxcam.explanation import Explanation
 from onnxcam.gradients import ENGINES
 from onnxcam.graph.inspect import Logits, find_logits, input_convention
 from onnxcam.image import InputSpec, Preprocess, as_image
 from onnxcam.labels import find_labels
-from onnxcam.layers import TargetLayer, best_layer, named_layer
+from onnxcam.layers import TargetLayer, best_layer, classifier_layer, named_layer
 from onnxcam.methods import Method, find_method
 from onnxcam.model import Model, load_model
+from onnxcam.offers import offered
 from onnxcam.probe import ModelProbe, Progress
 from onnxcam.programs import Plan, Program, Programs, repeated
-from onnxcam.record import Raw, Recorder, Shaping
+from onnxcam.record import Raw, Recorder, Shaping, provenance
 from onnxcam.runtime import Array, Session
 from onnxcam.targets import Target, as_target
 
@@ -161,8 +162,13 @@ class Explainer:
         self._check_tensor(x)
         others = self.inputs if inputs is None else given_inputs(self.model, {**self.inputs, **inputs})
         chosen = as_target(target, self.labels, self.logits.classes, self.method.target)
-        raw = self._by_procedure(x, chosen, others) if self.method.procedure else self._at_once(x, chosen, others)
-        recorder = Recorder(self.model, self.logits, self.method, self.layers, self.labels, self.shaping)
+        find = self._by_procedure if self.method.procedure else self._at_once
+        try:
+            raw = find(x, chosen, others)
+        except GradientError as error:
+            raise GradientError(f"{error}\n{offered(self.model, self.logits)}") from error
+        whence = provenance(self.model, self.logits.name)
+        recorder = Recorder(self.model.label, self.logits, self.method, self.layers, self.labels, self.shaping, whence)
         return recorder.explanations(chosen, raw, self._input_size(x))
 
     # Methods of one run
@@ -194,13 +200,16 @@ class Explainer:
         ]
         program = self.programs.get(target, plan, lambda: parts[0])
         found = [program.run(part) for part in parts]
-        return {k: np.concatenate([f[k] for f in found])[: len(x)] for k in found[0]}, program
+        whole = [{k: np.repeat(a, size, axis=0) if len(a) == 1 < size else a for k, a in f.items()} for f in found]
+        return {k: np.concatenate([f[k] for f in whole])[: len(x)] for k in whole[0]}, program
 
     def _cam(self, answers: Mapping[str, Array], layer: TargetLayer) -> Array:
         assert self.method.terms is not None
         A = layer.fold(answers[f"A/{layer.value}"])
         extra = [answers[f"{kind}/{layer.pooled or layer.value}"] for kind in "GH" if self._wants(kind)]
-        if not layer.pooled:
+        if layer.pooled:
+            extra = [np.broadcast_to(e, (len(A), *e.shape[1:])).reshape(len(A), -1, 1, 1) for e in extra]
+        else:
             extra = [layer.fold(np.broadcast_to(e, answers[f"A/{layer.value}"].shape)) for e in extra]
         return _float32(eigen.join(self.method.terms(np, A, *extra), self.method.join))
 
@@ -255,12 +264,18 @@ class Explainer:
             raise OptionError(f"{method.title} multiplies one map: give one layer, or how to fuse {len(names)}")
         if not method.has_layer:
             return ()
-        return tuple(
-            best_layer(self.model, self.logits, method.title)
-            if n == "auto"
-            else named_layer(self.model, self.logits, n)
-            for n in names
-        )
+        return tuple(self._layer(n) for n in names)
+
+    def _layer(self, name: str) -> TargetLayer:
+        model, logits, title = self.model, self.logits, self.method.title
+        try:
+            if "classifier" in self.method.needs:
+                return classifier_layer(model, logits, name, title)
+            return best_layer(model, logits, title) if name == "auto" else named_layer(model, logits, name)
+        except UnknownNameError:
+            raise
+        except OptionError as error:
+            raise OptionError(f"{error}. {offered(model, logits)}") from error
 
     def _check_tensor(self, x: npt.NDArray[Any]) -> None:
         want = self.model.image_input

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcam.errors import OptionError
+from onnxcam.graph.classifier import find_classifier
 from onnxcam.graph.inspect import Logits, is_map, target_layers
 from onnxcam.graph.names import find_value
 from onnxcam.graph.paths import first_float, float_path, map_layouts
@@ -63,8 +64,8 @@ def best_layer(model: Model, logits: Logits, method: str) -> TargetLayer:
     candidates = target_layers(model, logits)
     if not candidates:
         raise OptionError(
-            f"{model.label} has no spatial layer between image and {logits.name}, and {method} needs one; "
-            "name one with target_layer, or use a method that needs none: saliency, guided_backprop"
+            f"{model.label} has no spatial layer between image and {logits.name}, and {method} needs one; name one "
+            "with target_layer, or use a method that needs none"
         )
     best = candidates[0]
     return TargetLayer(best.name, best.name, best.layout, f"chosen: {best.reason}")
@@ -86,3 +87,20 @@ def named_layer(model: Model, logits: Logits, name: str) -> TargetLayer:
             f"pixel, between the first convolution and {of.name}. `onnxcam inspect MODEL` lists the candidates"
         )
     return TargetLayer(name, str(value.name), layouts[id(value)], "named by the caller")
+
+
+def classifier_layer(model: Model, logits: Logits, name: str, method: str) -> TargetLayer:
+    """The map whose mean the classifier takes; ``name`` is ``"auto"``, or that map's.
+
+    Raises:
+        OptionError: the head is of another kind, or another layer is named.
+    """
+    found = find_classifier(model, logits)
+    if isinstance(found, str):
+        raise OptionError(f"{method} needs global average pooling and linear layers behind it: {found}")
+    if name != "auto" and str(find_value(model, name).name) != found.layer:
+        raise OptionError(
+            f"{method} has its weights at {found.layer} alone, not at {name!r}; leave the layer out, or take gradcam"
+        )
+    spelt, why = (found.layer, f"chosen: {found.reason}") if name == "auto" else (name, found.reason)
+    return TargetLayer(spelt, found.layer, found.layout, why, found.pooled)

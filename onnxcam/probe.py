@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import numpy as np
 
+from onnxcam.graph.biases import bias_sites
 from onnxcam.graph.paths import first_float
 from onnxcam.layers import TargetLayer
 from onnxcam.programs import FEATURES, PIXELS, Plan, Programs, repeated
@@ -38,7 +40,7 @@ class ModelProbe:
         batch: int = 16,
         progress: Progress | None = None,
     ) -> None:
-        self._programs, self._target, self._layer = programs.free, target, layer
+        self._whole, self._programs, self._target, self._layer = programs, programs.free, target, layer
         self._others, self._progress = dict(inputs or {}), progress
         image = programs.model.image_input
         self._entry = PIXELS if PIXELS in self._programs.model.values else image.name
@@ -98,12 +100,17 @@ class ModelProbe:
         """(B, K, h, w) -> (B,): the score when the target layer is A instead."""
         layer = self._its_layer()
         plan = Plan(start=layer.value)
-        own = self._images(self._x, Plan(read=(layer.value,)))[f"A/{layer.value}"]
         found = [
-            self._run({FEATURES: layer.unfold(part, own).astype(own.dtype)}, len(part), plan)["score"][:, 0]
+            self._run({FEATURES: layer.unfold(part, self._own).astype(self._own.dtype)}, len(part), plan)["score"][:, 0]
             for part in self._parts(A)
         ]
         return np.concatenate(found).astype(np.float32)
+
+    def bias_gradients(self, x: Array) -> list[tuple[Array, Array]]:
+        """(B, C, H, W) -> for each bias of the maps the gradient there, (B, K, h, w), and the bias (K, 1, 1)."""
+        sites = [s for s in bias_sites(self._whole.model, self._whole.logits) if s.layout]
+        found = self._images(x, Plan(wrt=tuple(s.value for s in sites)))
+        return [(s.fold(found[f"G/{s.value}"]), s.bias.reshape(-1, 1, 1)) for s in sites]
 
     def advance(self, done: int, total: int) -> None:
         """Hand progress on."""
@@ -111,6 +118,12 @@ class ModelProbe:
             self._progress(done, total)
 
     # Running
+
+    @cached_property
+    def _own(self) -> Array:
+        """The target layer of the image itself, in its own form: where tokens that are no patches come from."""
+        value = self._its_layer().value
+        return self._images(self._x, Plan(read=(value,)))[f"A/{value}"]
 
     def _its_layer(self) -> TargetLayer:
         assert self._layer is not None, "the method's row does not say that it needs a layer"

@@ -21,7 +21,7 @@ from onnxcam.model import Model
 from onnxcam.runtime import Array, Session
 from onnxcam.targets import CLASS, Scene, Target
 
-FEATURES, PIXELS = f"{PREFIX}features", f"{PREFIX}pixels"
+FEATURES, PIXELS = f"{PREFIX}features", f"{PREFIX}image"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Programs:
     def free(self) -> Programs:
         """The same for many inputs at a time: a free batch axis where the graph allows it, and a float image.
 
-        An integer image is replaced by the float value that it becomes, ``onnxcam/pixels``.
+        An integer image is replaced by the float value that it becomes, ``onnxcam/image``.
         """
         try:
             model = make_batch_dynamic(self.model)

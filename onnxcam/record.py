@@ -62,14 +62,25 @@ class Raw:
 
 @dataclass(frozen=True)
 class Recorder:
-    """Makes the records of one explainer."""
+    """Makes the records of one explainer.
 
-    model: Model
+    Attributes:
+        label: how messages call the model.
+        logits: where its scores are.
+        method: the method.
+        layers: its target layers.
+        labels: class names.
+        shaping: how raw maps become heatmaps.
+        provenance: what was explained, for the record.
+    """
+
+    label: str
     logits: Logits
     method: Method
     layers: Sequence[TargetLayer]
     labels: Sequence[str] | None
     shaping: Shaping
+    provenance: Mapping[str, Any]
 
     def explanations(self, target: Target, raw: Raw, size: tuple[int, int]) -> list[Explanation]:
         """One per sample; ``size`` is the model's input (H, W)."""
@@ -103,7 +114,7 @@ class Recorder:
         if not np.all(np.isfinite(logits)) or not np.all(np.isfinite(heatmap)):
             what = "scores" if not np.all(np.isfinite(logits)) else "gradients"
             raise ModelError(
-                f"{self.model.label} gives NaN or infinite {what} for this input; check the preprocessing and, for a "
+                f"{self.label} gives NaN or infinite {what} for this input; check the preprocessing and, for a "
                 "float16 model, its range"
             )
         best = np.argsort(-logits, kind="stable")[:_TOP]
@@ -112,25 +123,25 @@ class Recorder:
             maps=parts,
             score=float(answers["score"][k, 0]),
             class_index=index,
-            label=self._label(index),
+            label=self._name(index),
             probability=_probability(answers, k, index),
-            top=tuple((int(i), self._label(int(i)), float(logits[i])) for i in best),
+            top=tuple((int(i), self._name(int(i)), float(logits[i])) for i in best),
             target=self._words(target, index),
             method=self.method.name,
             engine=raw.walk.engine if raw.walk else "portable",
             attribution=None if signed is None else signed[k],
             notes=(*self._notes(target, logits, heatmap, raw), *self._ties(target, answers, k)),
-            provenance=provenance(self.model, self.logits.name),
+            provenance=dict(self.provenance),
             fuse=self.shaping.fuse,
         )
 
-    def _label(self, index: int) -> str | None:
+    def _name(self, index: int) -> str | None:
         return self.labels[index] if self.labels and 0 <= index < len(self.labels) else None
 
     def _words(self, target: Target, index: int) -> str:
         names = [index, *target.classes[1:]]
         return target.words.format(
-            *(f"class {i}" if self._label(i) is None else f"{self._label(i)} ({i})" for i in names)
+            *(f"class {i}" if self._name(i) is None else f"{self._name(i)} ({i})" for i in names)
         )
 
     def _notes(self, target: Target, logits: Array, heatmap: Array, raw: Raw) -> list[str]:

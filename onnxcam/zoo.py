@@ -34,13 +34,17 @@ class ZooModel:
         bytes: its size.
         licence: SPDX identifier.
         description: what it tells apart and what it is good for.
-        input_size: height and width in pixels.
-        labels: class names, in the order of the logits.
-        preprocess: settings as for ``Preprocess.from_dict``.
+        input_size: height and width of the first input, in pixels; of a decoder's features, in cells.
+        labels: class names, in the order of the logits; none where the output is no class score.
+        preprocess: settings as for ``Preprocess.from_dict``; none for a model that takes no picture.
         opset: of the default domain.
-        accuracy: held-out, in [0, 1]: ``label``, ``top1`` and ``exact_set``, the last the strictest.
+        accuracy: held-out, in [0, 1]. Of classes: ``label``, ``top1`` and ``exact_set``, the last the strictest; of
+            questions: ``answer``; of captions: ``token``, each next word, and ``caption``, written whole.
         recipe: the script that makes it, below ``model_zoo/`` in the source tree.
         samples: folder of sample pictures, below the zoo's folder.
+        vocabulary: the words of a model that reads or writes text, by token id; the models carry it too, as
+            ``onnxcam/vocabulary``. ``<pad>``, ``<start>`` and ``<end>`` are no words of the language.
+        companions: names of the models that it works with: an encoder's decoder, a decoder's encoder.
     """
 
     name: str
@@ -56,6 +60,8 @@ class ZooModel:
     accuracy: Mapping[str, float]
     recipe: str
     samples: str
+    vocabulary: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
 
 
 def root() -> Path:
@@ -65,8 +71,7 @@ def root() -> Path:
 
 
 def _entry(row: dict[str, Any]) -> ZooModel:
-    sequences = {"input_size": tuple(row["input_size"]), "labels": tuple(row["labels"])}
-    return ZooModel(**{**row, **sequences})
+    return ZooModel(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
 
 
 def models() -> dict[str, ZooModel]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -15,25 +12,19 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from recipes import FOLDER as RECIPES
+from recipes import recipe
 
 from onnxcam import zoo
 from onnxcam.errors import ModelError, UnknownNameError
 
 NAME = "shapes-cnn"
-RECIPES = Path(__file__).resolve().parents[1] / "model_zoo" / "recipes"
 
 
 @pytest.fixture(scope="module")
-def scenes() -> Iterator[ModuleType]:
-    """The recipe's renderer, imported by path: recipes are no part of the package."""
-    spec = importlib.util.spec_from_file_location("zoo_scenes", RECIPES / "scenes.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def scenes() -> ModuleType:
+    """The recipe's renderer."""
+    return recipe("scenes")
 
 
 @pytest.fixture
@@ -77,24 +68,38 @@ def test_index_matches_the_file(name: str) -> None:
     height, width = stated.input_size
     assert path.stat().st_size == stated.bytes < 1_000_000
     assert model.opset_import[0].version == stated.opset
-    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:] == [3, height, width]
-    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
-    assert model.graph.output[0].type.tensor_type.shape.dim[1].dim_value == len(stated.labels)
-    assert tuple(json.loads(metadata["onnxcam/labels"])) == stated.labels
-    assert json.loads(metadata["onnxcam/preprocess"]) == stated.preprocess
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][2:] == [height, width]
+    assert all(v.type.tensor_type.shape.dim[0].dim_param for v in (*model.graph.input, *model.graph.output))
+    assert tuple(json.loads(metadata.get("onnxcam/labels", "[]"))) == stated.labels
+    assert tuple(json.loads(metadata.get("onnxcam/vocabulary", "[]"))) == stated.vocabulary
+    assert json.loads(metadata.get("onnxcam/preprocess", "{}")) == stated.preprocess
+    assert (RECIPES / Path(stated.recipe).name).is_file()
+
+
+@pytest.mark.parametrize("name", [m.name for m in zoo.models().values() if m.labels or m.vocabulary])
+def test_output_is_as_wide_as_what_the_index_names(name: str) -> None:
+    stated, model = zoo.model(name), onnx.load(zoo.locate(name))
+    assert model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value == len(stated.labels or stated.vocabulary)
+
+
+def test_companions_name_each_other() -> None:
+    stated = zoo.models()
+    for one in stated.values():
+        assert all(one.name in stated[other].companions for other in one.companions)
 
 
 def test_index_names_the_shapes_that_the_recipe_draws(scenes: ModuleType) -> None:
     stated = zoo.models()[NAME]
     assert stated.labels == scenes.CLASSES
     assert stated.input_size == (scenes.SIZE, scenes.SIZE)
-    assert (zoo.root() / stated.recipe).is_file()
 
 
-def test_model_keeps_nothing_of_the_machine_that_made_it() -> None:
-    model = onnx.load(zoo.locate(NAME))
+@pytest.mark.parametrize("name", zoo.models())
+def test_model_keeps_nothing_of_the_machine_that_made_it(name: str) -> None:
+    stated, model = zoo.model(name), onnx.load(zoo.locate(name))
     assert not any(n.doc_string or n.metadata_props for n in model.graph.node)
-    assert {p.key for p in model.metadata_props} == {"onnxcam/labels", "onnxcam/preprocess"}
+    told = {key for key in ("labels", "preprocess", "vocabulary") if getattr(stated, key)}
+    assert {p.key for p in model.metadata_props} == {f"onnxcam/{key}" for key in told}
 
 
 def test_stated_accuracy_holds_on_fresh_scenes(scenes: ModuleType) -> None:

@@ -1,6 +1,6 @@
 """Write the sample scenes: pictures, index masks (0 ground, i + 1 object i) and samples.json.
 
-    python make_samples.py [--out ../samples]
+    python make_samples.py [--out ..]        # OUT/samples and, with questions and captions, OUT/samples-words
 
 Twice the model's input size, so that enlarging a map to the picture has something to do. NumPy and cv2 only.
 """
@@ -14,10 +14,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import scenes
+import words
 
-OUT = Path(__file__).resolve().parents[1] / "samples"
+OUT = Path(__file__).resolve().parents[1]
 SIZE = 2 * scenes.SIZE
 SEEDS = tuple(scenes.SAMPLE_SEED + n for n in (0, 3, 7, 9, 15, 26, 28, 31))  # every shape and every ground
+WORDED_SEEDS = tuple(scenes.SAMPLE_SEED + n for n in (7, 17, 19, 22, 26, 31))  # every shape and colour, ends clear
 
 
 def index_mask(scene: scenes.Scene) -> np.ndarray:
@@ -38,13 +40,28 @@ def _write_png(path: Path, pixels: np.ndarray) -> None:
         raise OSError(f"cannot write {path}")
 
 
-def write_sample(folder: Path, number: int, seed: int) -> dict[str, object]:
+def write_sample(folder: Path, number: int, seed: int, scene: scenes.Scene) -> dict[str, object]:
     """One picture and its mask; returns their entry in samples.json."""
-    scene, name = scenes.render(seed, SIZE), f"scene-{number}"
+    name = f"scene-{number}"
     _write_png(folder / f"{name}.png", scene.image[..., ::-1])
     _write_png(folder / f"{name}.mask.png", index_mask(scene))
     objects = [described(shown) for shown in scene.objects]
     return {"file": f"{name}.png", "mask": f"{name}.mask.png", "seed": seed, "size": SIZE, "objects": objects}
+
+
+def write_plain(folder: Path, number: int, seed: int) -> dict[str, object]:
+    return write_sample(folder, number, seed, scenes.render(seed, SIZE))
+
+
+def write_worded(folder: Path, number: int, seed: int) -> dict[str, object]:
+    """As ``write_sample``; each object with its colour, the caption, and in ``named`` the two objects that it names."""
+    shown = words.render(seed, SIZE)
+    entry = write_sample(folder, number, seed, shown.scene)
+    for thing, colour in zip(entry["objects"], shown.colours, strict=True):  # type: ignore[call-overload]
+        thing["colour"] = words.COLOUR_NAMES[colour]
+    if (named := words.ends(shown)) is None:
+        raise ValueError(f"seed {seed}: the outermost objects are disputed; choose another")
+    return entry | {"caption": words.caption(shown, named), "named": named}
 
 
 def as_lines(entries: list[dict[str, object]]) -> str:
@@ -60,10 +77,12 @@ def as_lines(entries: list[dict[str, object]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
-    folder = parser.parse_args().out
-    folder.mkdir(parents=True, exist_ok=True)
-    entries = [write_sample(folder, number, seed) for number, seed in enumerate(SEEDS, start=1)]
-    (folder / "samples.json").write_text(as_lines(entries), encoding="utf-8")
+    out = parser.parse_args().out
+    for name, write, seeds in (("samples", write_plain, SEEDS), ("samples-words", write_worded, WORDED_SEEDS)):
+        folder = out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        entries = [write(folder, number, seed) for number, seed in enumerate(seeds, start=1)]
+        (folder / "samples.json").write_text(as_lines(entries), encoding="utf-8")
 
 
 if __name__ == "__main__":

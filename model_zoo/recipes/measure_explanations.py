@@ -36,8 +36,10 @@ def _pool(x: list[torch.Tensor], a: dict) -> torch.Tensor:
     return functional.max_pool2d(x[0], a["kernel_shape"], a["strides"], a["pads"][:2])
 
 
-OPERATORS: dict[str, Callable[[list[torch.Tensor], dict], torch.Tensor]] = {
+Operators = dict[str, Callable[[list[torch.Tensor], dict], torch.Tensor]]
+OPERATORS: Operators = {
     "Conv": _conv,
+    "Relu": lambda x, a: x[0].relu(),
     "MaxPool": _pool,
     "Add": lambda x, a: x[0] + x[1],
     "GlobalAveragePool": lambda x, a: x[0].mean((2, 3), keepdim=True),
@@ -61,16 +63,13 @@ class GuidedRelu(torch.autograd.Function):
         return dy.relu() * (x > 0)
 
 
-def replay(model: onnx.ModelProto, image: torch.Tensor, guided: bool) -> Tensors:
-    """Every value of the graph, by name, for ``image`` (N, 3, H, W)."""
-    values = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in model.graph.initializer}
-    values["image"] = image
-    relu = GuidedRelu.apply if guided else torch.relu
-    operators = OPERATORS | {"Relu": lambda x, a: relu(x[0])}
+def replay(model: onnx.ModelProto, inputs: Tensors, operators: Operators) -> Tensors:
+    """Every value of the graph, by name, for ``inputs``; of a node's outputs the first."""
+    values = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in model.graph.initializer} | inputs
     for node in model.graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        inputs = [values[name] for name in node.input]
-        values[node.output[0]] = operators[node.op_type](inputs, attributes)
+        given = [values[name] if name else None for name in node.input]
+        values[node.output[0]] = operators[node.op_type](given, attributes)
     return values
 
 
@@ -80,7 +79,7 @@ def last_map(model: onnx.ModelProto) -> str:
 
 def gradcam(model: onnx.ModelProto, image: torch.Tensor, classes: list[int]) -> np.ndarray:
     """ReLU(sum_k mean(dy_c/dA_k) A_k) per class, enlarged: (C, H, W)."""
-    values = replay(model, image, guided=False)
+    values = replay(model, {"image": image}, OPERATORS)
     maps, cams = values[last_map(model)], []
     for c in classes:
         (gradient,) = torch.autograd.grad(values["logits"][0, c], maps, retain_graph=True)
@@ -91,7 +90,8 @@ def gradcam(model: onnx.ModelProto, image: torch.Tensor, classes: list[int]) -> 
 
 def guided_backprop(model: onnx.ModelProto, image: torch.Tensor, classes: list[int]) -> np.ndarray:
     """Guided gradient of each class logit by the pixels: (C, 3, H, W), signed."""
-    score = replay(model, image, guided=True)["logits"]
+    guided = OPERATORS | {"Relu": lambda x, a: GuidedRelu.apply(x[0])}
+    score = replay(model, {"image": image}, guided)["logits"]
     grads = [torch.autograd.grad(score[0, c], image, retain_graph=True)[0] for c in classes]
     return torch.cat(grads).numpy()
 

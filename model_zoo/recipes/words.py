@@ -31,8 +31,8 @@ VOCABULARY = (*SPECIAL, "a", "and", "is", "there", *COLOUR_NAMES, *scenes.CLASSE
 ID = {word: number for number, word in enumerate(VOCABULARY)}
 PAD, START, END = (ID[word] for word in SPECIAL)
 ANSWERS = ("no", "yes")
-JITTER, GROUND_DISTANCE, CLEAR = 0.06, 0.40, 0.06
-COLOUR_STEPS, NOUN_STEPS = (1, 5), (2, 6)  # of a caption's words; also the steps whose logits foretell them
+JITTER, GROUND_DISTANCE, CLEAR = 0.06, 0.40, 0.04
+COLOUR_STEPS, NOUN_STEPS = (1, 5), (2, 6)  # the steps whose logits foretell a caption's colours and nouns
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,15 @@ def magnitude(xp: Any, gradient: Array) -> Array:
     return xp.max(xp.abs(gradient), axis=1)
 
 
+def input_x_gradient(xp: Any, gradient: Array, x: Array) -> Array:
+    """x * dy/dx, both (N, C, H, W): the share of the score that each value carries if the model is linear.
+
+    Shrikumar et al., "Not Just a Black Box: Learning Important Features Through Propagating Activation Differences",
+    2016, https://arxiv.org/abs/1605.01713.
+    """
+    return x * gradient
+
+
 def guided_gradcam(xp: Any, gradient: Array, heatmap: Array) -> Array:
     """Guided gradient times Grad-CAM heatmap, pixel by pixel: (N, C, H, W) and (N, H, W) -> (N, C, H, W).
 

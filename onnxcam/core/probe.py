@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ModelError
+
 Array = NDArray[Any]
 
 
@@ -49,6 +51,12 @@ class Probe(Protocol):
     def head(self, A: Array) -> Array:
         """(B, K, h, w) -> (B,): the score when the target layer is A instead; only what lies behind it is run."""
 
+    def bias_gradients(self, x: Array) -> list[tuple[Array, Array]]:
+        """(B, C, H, W) -> for each bias of the feature maps the score's gradient there, (B, K, h, w), and the bias.
+
+        The bias is (K, 1, 1); an axis along which a gradient is the same may have length 1.
+        """
+
     def advance(self, done: int, total: int) -> None:
         """Tell of progress, in score calls."""
 
@@ -63,4 +71,19 @@ def chunks(probe: Probe, total: int) -> Iterator[slice]:
 
 def scores(probe: Probe, total: int, images: Callable[[slice], Array]) -> Array:
     """(total,): the scores of images that are made as they are needed, ``images(slice)`` -> (B, C, H, W)."""
-    return np.concatenate([probe.score(images(part)) for part in chunks(probe, total)])
+    return finite(np.concatenate([probe.score(images(part)) for part in chunks(probe, total)]))
+
+
+def finite(scores: Array) -> Array:
+    """Scores, all of which are numbers.
+
+    Raises:
+        ModelError: some are NaN or infinite.
+    """
+    if len(bad := np.flatnonzero(~np.isfinite(scores))):
+        raise ModelError(
+            f"{len(bad)} of the {len(scores)} scores that the method asked for are NaN or infinite, such as "
+            f"{scores[bad[0]]}: the model cannot cope with edited images or features. Check the preprocessing and, for "
+            "a float16 model, its range; take another target or method"
+        )
+    return scores

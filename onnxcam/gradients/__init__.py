@@ -170,6 +170,13 @@ def _choose(model: Model, path: Sequence[ir.Node]) -> str:
     return "training" if missing and not training.why_not(path, model) else "portable"
 
 
+def is_differentiable(model: Model, of: ir.Value, wrt: ir.Value) -> bool:
+    """Whether an engine has every operator between two values; a rule may still refuse one of its attributes."""
+    path = float_path(of, [wrt], stopping(False))
+    covered = all(is_covered(n, model.opset) for n in path) or not training.why_not(path, model)
+    return bool(path) and covered and not doubtful_pools(model.graph)
+
+
 def named_value(model: Model, name: str) -> ir.Value:
     """A value by name, or by its role, ``logits`` or ``input``; of an integer image, its first float value."""
     try:
@@ -182,4 +189,4 @@ def named_value(model: Model, name: str) -> ir.Value:
     return first_float(value) if value.is_graph_input() else value
 
 
-__all__ = ["ENGINES", "POLICIES", "Backward", "GradientError", "add_gradients", "backward", "named_value"]
+__all__ = ["ENGINES", "POLICIES", "Backward", "GradientError", "add_gradients", "backward", "is_differentiable", "named_value"]

@@ -146,4 +146,4 @@ def splice(model: Model, name: str, given: str) -> Model:
     ir.convenience.replace_all_uses_with(value, entry, replace_graph_outputs=True)
     edited.graph.inputs.append(entry)
     passes.RemoveUnusedNodesPass()(edited.ir_model)
-    return edited
+    return replace(edited)  # looked up before the graph had its new input

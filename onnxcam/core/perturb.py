@@ -1,0 +1,285 @@
+"""Black-box methods that hide places of a picture: occlusion, RISE and AISE.
+
+They ask for scores alone. Pictures are float (B, C, H, W) as the model gets them, masks (B, H, W) from 0, hidden, to 1,
+as it is. Every map is (H, W), of the input's size, signed; it is all zero where nothing that was hidden changed the
+score by more than float32's rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from onnxcam.core.baselines import baseline
+from onnxcam.core.maps import resize_matrix
+from onnxcam.core.probe import Array, Probe, chunks, finite, scores
+from onnxcam.errors import OptionError
+
+Window = tuple[slice, slice]
+Fill = str | float | Array
+_ROUNDING = 16 * float(np.finfo(np.float32).eps)
+
+# ---- what all black-box methods share ----
+
+
+def filled(x: Array, kind: Fill) -> Array:
+    """What stands where ``x`` (1, C, H, W) is hidden: :func:`~onnxcam.core.baselines.baseline`, one of them.
+
+    Raises:
+        UnknownNameError, OptionError: no such baseline, or several.
+    """
+    hidden = baseline(x, kind)
+    if len(hidden) != 1:
+        raise OptionError(f"fill: {len(hidden)} pictures are given; one stands where parts are hidden")
+    return hidden
+
+
+def blend(x: Array, hidden: Array, masks: Array) -> Array:
+    """``x * m + hidden * (1 - m)``: (1, C, H, W) and (B, H, W) -> (B, C, H, W)."""
+    m = masks[:, None].astype(x.dtype)
+    return np.asarray(x * m + hidden * (1 - m))
+
+
+def steady(found: Array) -> bool:
+    """Whether scores differ by no more than rounding: constant, or saturated."""
+    return bool(np.ptp(found) <= _ROUNDING * np.abs(found).max())
+
+
+def at_least(least: int, **options: int) -> None:
+    """Check whole numbers.
+
+    Raises:
+        OptionError: one is smaller, or no whole number.
+    """
+    for name, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise OptionError(f"{name}={value!r}: give a whole number, at least {least}")
+
+
+# ---- occlusion ----
+
+
+def windows(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> list[Window]:
+    """Where the window stands, row by row; the last ones are cut off at the border, so that every pixel is met.
+
+    Raises:
+        OptionError: a window larger than the picture, or steps that leave pixels out.
+    """
+    for n, w, s in zip(size, window, stride, strict=True):
+        at_least(1, window=w, stride=s)
+        if w > n:
+            raise OptionError(f"window={w}: the model's input is {size[0]} x {size[1]} pixels; give a smaller one")
+        if s > w < n:
+            raise OptionError(f"stride={s} steps over pixels with window={w}: give a stride of at most {w}")
+    rows, columns = (
+        [slice(k, min(k + w, n)) for k in range(0, math.ceil((n - w) / s) * s + 1, s)]
+        for n, w, s in zip(size, window, stride, strict=True)
+    )
+    return [(row, column) for row in rows for column in columns]
+
+
+def mean_over_windows(places: Sequence[Window], values: Array, size: tuple[int, int]) -> Array:
+    """(H, W): at each pixel the mean of the values of all windows over it."""
+    total, count = np.zeros(size), np.zeros(size)
+    for place, value in zip(places, values, strict=True):
+        total[place] += value
+        count[place] += 1
+    return (total / count).astype(np.float32)
+
+
+def _pair(value: int | tuple[int, int] | None, default: int) -> tuple[int, int]:
+    both = np.atleast_1d(default if value is None else value).tolist()
+    if len(both) > 2:
+        raise OptionError(f"{value!r}: give one number, or height and width")
+    return both[0], both[-1]
+
+
+def occlusion(
+    probe: Probe,
+    *,
+    window: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
+    fill: Fill = "zero",
+) -> Array:
+    """Occlusion sensitivity: how far the score falls when a window is hidden.
+
+    Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014,
+    https://arxiv.org/abs/1311.2901, section 4.2 (a grey square, moved over the picture).
+
+    ``S(p) = mean over the windows W over p of f(x) - f(x without W)``: Captum's rule. MATLAB's map has one such
+    difference per window instead; its window of a fifth of the side and its stride of a tenth are the defaults here.
+
+    Args:
+        probe: the model.
+        window: side in pixels, or (height, width); None: a fifth of the shorter side.
+        stride: step in pixels, or (down, right); None: half the default window.
+        fill: what hides; :func:`~onnxcam.core.baselines.baseline`.
+
+    Returns:
+        (H, W), in units of the score.
+
+    Raises:
+        OptionError, UnknownNameError: window, stride or fill do not fit.
+        ModelError: scores that are no numbers.
+    """
+    height, width = size = (int(probe.x.shape[2]), int(probe.x.shape[3]))
+    fifth, tenth = (max(1, round(min(height, width) / n)) for n in (5, 10))
+    asked = _pair(window, fifth)
+    places = windows(size, asked, _pair(stride, min(tenth, *asked)))
+    hidden = filled(probe.x, fill)
+
+    def images(part: slice) -> Array:
+        batch = np.repeat(probe.x, part.stop - part.start, axis=0)
+        for image, (rows, columns) in zip(batch, places[part], strict=True):
+            image[:, rows, columns] = hidden[0, :, rows, columns]
+        return batch
+
+    whole, found = finite(probe.score(probe.x)), scores(probe, len(places), images)
+    drops = np.zeros_like(found) if steady(np.append(whole, found)) else whole - found
+    return mean_over_windows(places, drops, size)
+
+
+# ---- RISE ----
+
+
+def upsampled(grids: Array, shifts: Array, size: tuple[int, int]) -> Array:
+    """Grids (B, s, s) -> masks (B, H, W): one cell larger than the picture, and cut out at a shift (B, 2).
+
+    A cell is ``ceil(side / s)`` pixels; the grid is stretched bilinearly to ``(s + 1) * cell`` pixels.
+    """
+    cells = grids.shape[1]
+    rows, columns = (
+        resize_matrix(cells, (cells + 1) * math.ceil(n / cells))[shifts[:, axis, None] + np.arange(n)]
+        for axis, n in enumerate(size)
+    )
+    return np.asarray(rows @ grids.astype(np.float32) @ columns.transpose(0, 2, 1))
+
+
+def rise(
+    probe: Probe,
+    *,
+    samples: int = 2000,
+    cells: int = 7,
+    keep: float = 0.5,
+    fill: Fill = "zero",
+    seed: int | np.random.Generator = 0,
+) -> Array:
+    """RISE: the mean of random soft masks, weighted by the scores that they leave.
+
+    Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018,
+    https://arxiv.org/abs/1806.07421, equation 6.
+
+    ``S = 1 / (E[M] N) * sum_i f(x * M_i) M_i`` with ``E[M] = keep``. The paper takes 4000 masks for VGG16, 8000 for
+    ResNet50; the noise falls with the root of their number. Masks are made ``probe.batch`` at a time.
+
+    Args:
+        probe: the model.
+        samples: number of masks N.
+        cells: cells of a mask along a side.
+        keep: the share of cells that stay visible.
+        fill: what hides; :func:`~onnxcam.core.baselines.baseline`.
+        seed: of the random masks: first ``random((N, cells, cells)) < keep``, then shifts down and right.
+
+    Returns:
+        (H, W), in units of the score; all of one sign if the scores are.
+
+    Raises:
+        OptionError, UnknownNameError: options out of range.
+        ModelError: scores that are no numbers.
+    """
+    at_least(1, samples=samples, cells=cells)
+    if not 0 < keep < 1:
+        raise OptionError(f"keep={keep}: the share of visible cells is above 0 and below 1")
+    rng, size = np.random.default_rng(seed), (int(probe.x.shape[2]), int(probe.x.shape[3]))
+    grids = rng.random((samples, cells, cells)) < keep
+    shifts = np.stack([rng.integers(0, math.ceil(n / cells), samples) for n in size], axis=1)
+    hidden, found, total = filled(probe.x, fill), np.empty(samples), np.zeros(size)
+    for part in chunks(probe, samples):
+        masks = upsampled(grids[part], shifts[part], size)
+        found[part] = finite(probe.score(blend(probe.x, hidden, masks)))
+        total += np.tensordot(found[part], masks, axes=1)
+    return np.zeros(size, np.float32) if steady(found) else (total / (samples * keep)).astype(np.float32)
+
+
+# ---- AISE ----
+
+
+def bump(size: tuple[int, int], place: Sequence[float] | Array, width: float) -> Array:
+    """A Gaussian (H, W) with peak 1 at ``place`` (right, down), from 0 to 1; ``width`` is in sides."""
+    down, right = (np.linspace(0, 1, n) for n in size)
+    return np.asarray(np.exp(-((right - place[0]) ** 2 + (down[:, None] - place[1]) ** 2) / (2 * width**2)))
+
+
+def aise(
+    probe: Probe, *, samples: int = 150, widths: Sequence[float] = (0.1, 0.175, 0.25), fill: Fill = "zero"
+) -> Array:
+    """AISE: soft round windows, sent where they keep the score and their absence destroys it.
+
+    Adaptive Input Sampling for Explanation of Black-box Models, part of OpenVINO XAI since 2024,
+    https://github.com/openvinotoolkit/openvino_xai (no paper has been published).
+
+    For each width the DIRECT optimiser (Jones et al., 1993) looks for the place k of the largest
+    ``g(k) = f(x * k) - f(x * (1 - k))``; all places that it tries are summed, ``S_width = sum_i g(k_i) k_i``. Each
+    width's map is divided by its maximum, if that is positive, and the maps are added. Nothing is random.
+
+    Args:
+        probe: the model.
+        samples: places to try, of all widths together; each takes two runs.
+        widths: standard deviations of the windows, in sides of the picture.
+        fill: what hides; :func:`~onnxcam.core.baselines.baseline`.
+
+    Returns:
+        (H, W); its maximum is at most the number of widths.
+
+    Raises:
+        OptionError, UnknownNameError: options out of range, or SciPy is missing.
+        ModelError: scores that are no numbers.
+    """
+    widths = tuple(np.atleast_1d(widths).tolist())
+    at_least(max(1, len(widths)), samples=samples)
+    if not widths or min(widths) <= 0:
+        raise OptionError(f"widths={widths}: give numbers above 0, in sides of the picture")
+    search = _Search(probe, filled(probe.x, fill), samples)
+    parts = np.array_split(np.arange(samples), len(widths))
+    found = [search.of(width, len(part)) for width, part in zip(widths, parts, strict=True)]
+    return np.zeros_like(found[0]) if steady(np.array(search.scores)) else np.sum(found, axis=0)
+
+
+class _Search:
+    """The places that DIRECT tries, and what they score."""
+
+    def __init__(self, probe: Probe, hidden: Array, total: int) -> None:
+        self.probe, self.hidden, self.total = probe, hidden, total
+        self.size = (int(probe.x.shape[2]), int(probe.x.shape[3]))
+        self.scores: list[float] = []
+
+    def of(self, width: float, most: int) -> Array:
+        """(H, W): the map of one width."""
+        tried: list[tuple[Array, float]] = []
+
+        def loss(place: Array) -> float:
+            if len(tried) >= most:  # the optimiser ends after a round, not within one
+                return 0.0
+            mask = bump(self.size, place, width)
+            tried.append((place.copy(), self._gain(mask)))
+            return -tried[-1][1]
+
+        _optimiser()(loss, [(0, 1), (0, 1)], eps=0.1, maxfun=most, locally_biased=False)
+        total = np.sum([gain * bump(self.size, place, width) for place, gain in tried], axis=0)
+        return np.asarray(total / total.max() if total.max() > 0 else total, dtype=np.float32)
+
+    def _gain(self, mask: Array) -> float:
+        kept, left = finite(self.probe.score(blend(self.probe.x, self.hidden, np.stack([mask, 1 - mask]))))
+        self.scores += [float(kept), float(left)]
+        self.probe.advance(len(self.scores) // 2, self.total)
+        return float(kept - left)
+
+
+def _optimiser() -> Callable[..., object]:
+    try:
+        from scipy.optimize import direct
+    except ImportError as error:
+        raise OptionError(f"AISE needs SciPy ({error}): pip install 'onnxcam[methods]', or use method rise") from error
+    return direct  # type: ignore[no-any-return]
