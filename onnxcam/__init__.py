@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {  # public names and where they live; loaded at first use
+    "BlackBox": "onnxcam.blackbox",
+    "Endpoint": "onnxcam.endpoint",
     "Explainer": "onnxcam.explainer",
     "Explanation": "onnxcam.explanation",
     "Model": "onnxcam.model",
@@ -22,6 +24,8 @@ _HOMES = {  # public names and where they live; loaded at first use
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from onnxcam.blackbox import BlackBox as BlackBox
+    from onnxcam.endpoint import Endpoint as Endpoint
     from onnxcam.errors import OnnxcamError as OnnxcamError
     from onnxcam.explainer import Explainer as Explainer
     from onnxcam.explanation import Explanation as Explanation

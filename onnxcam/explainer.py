@@ -17,6 +17,7 @@ from onnxcam.errors import GradientError, OptionError, UnknownNameError
 from onnxcam.explanation import Explanation
 from onnxcam.gradients import ENGINES
 from onnxcam.graph.inspect import Logits, find_logits, input_convention
+from onnxcam.graph.paths import first_float
 from onnxcam.image import InputSpec, Preprocess, as_image
 from onnxcam.labels import find_labels
 from onnxcam.layers import TargetLayer, best_layer, classifier_layer, named_layer
@@ -30,7 +31,8 @@ from onnxcam.runtime import Array, Session
 from onnxcam.targets import Target, as_target
 
 TargetLike = int | str | Target | None
-NORMALIZATIONS = ("max", "minmax")  # a heatmap lies in [0, 1]
+SMOOTHINGS = ("aug", "eigen")
+_BRIGHTNESS = (1.0, 0.9, 1.1)
 
 
 class Explainer:
@@ -53,7 +55,10 @@ class Explainer:
         batch: pictures of one run, for methods of many runs.
         progress: called with (done, total) score calls by methods of many runs.
         fuse: ``"max"`` or ``"mean"`` of several layers' heatmaps; None keeps them apart.
-        normalize: ``"max"`` (ReLU, then divide by the maximum) or ``"minmax"``.
+        smooth: ``"aug"``: the mean over mirrored and brighter or darker views; ``"eigen"``: the evidence per channel
+            projected onto its first principal component instead of summed.
+        normalize: ``"max"`` (ReLU, then divide by the maximum), ``"minmax"``, ``"percentile"`` or ``"none"`` (raw);
+            None: what suits the method.
         straight_through: let gradients pass signs, roundings and thresholds, for binarised networks.
 
     Raises:
@@ -81,7 +86,8 @@ class Explainer:
         batch: int = 16,
         progress: Progress | None = None,
         fuse: str | None = None,
-        normalize: str = "max",
+        smooth: str | Sequence[str] = (),
+        normalize: str | None = None,
         straight_through: bool = False,
     ) -> None:
         self.model = model if isinstance(model, Model) else load_model(locate(model))
@@ -90,7 +96,10 @@ class Explainer:
         self.inputs = given_inputs(self.model, inputs or {})
         self.batch, self.progress = batch, progress
         fusion = None if fuse is None else _one_of("fusion", fuse, maps.FUSIONS)
-        self.shaping = Shaping(_one_of("normalization", normalize, NORMALIZATIONS), fusion)
+        self.shaping = Shaping(
+            _one_of("normalization", normalize or self.method.normalize, maps.NORMALIZATIONS), fusion
+        )
+        self.smooth = _smoothings(smooth, self.method)
         self.labels = find_labels(labels, self.model.meta)
         self.spec = input_spec(self.model)
         self.preprocess, self.preprocess_reason = choose_preprocess(self.model, preprocess)
@@ -162,14 +171,36 @@ class Explainer:
         self._check_tensor(x)
         others = self.inputs if inputs is None else given_inputs(self.model, {**self.inputs, **inputs})
         chosen = as_target(target, self.labels, self.logits.classes, self.method.target)
-        find = self._by_procedure if self.method.procedure else self._at_once
         try:
-            raw = find(x, chosen, others)
+            raw = self._find(x, chosen, others)
+            if "aug" in self.smooth:
+                raw = self._averaged(raw, x, chosen, others)
         except GradientError as error:
             raise GradientError(f"{error}\n{offered(self.model, self.logits)}") from error
         whence = provenance(self.model, self.logits.name)
         recorder = Recorder(self.model.label, self.logits, self.method, self.layers, self.labels, self.shaping, whence)
         return recorder.explanations(chosen, raw, self._input_size(x))
+
+    def _find(self, x: Array, target: Target, others: Mapping[str, Array]) -> Raw:
+        return (self._by_procedure if self.method.procedure else self._at_once)(x, target, others)
+
+    def _averaged(self, raw: Raw, x: Array, target: Target, others: Mapping[str, Array]) -> Raw:
+        """With the maps of further views, mirrored back: pytorch-grad-cam's test-time augmentation."""
+        rest, views, pixels = repeated(others, len(x)), list[list[Array]](), list[list[Array]]()
+        across = 2 if self.model.image_input.layout == "NHWC" else 3
+        for flipped, factor in [(f, b) for f in (False, True) for b in _BRIGHTNESS][1:]:
+            seen = _scaled(np.flip(x, across) if flipped else x, factor)
+            each = [
+                self._find(seen[k : k + 1], target.fixed(int(c)), {n: a[k : k + 1] for n, a in rest.items()})
+                for k, c in enumerate(raw.answers["class_index"])
+            ]
+            step = -1 if flipped else 1
+            cams = [np.concatenate(cam)[..., ::step] for cam in zip(*(r.cams for r in each), strict=True)]
+            pixels.append([r.signed[..., ::step] for r in each if r.signed is not None])
+            views.append(cams)
+        if raw.signed is None:
+            return replace(raw, more=views)
+        return replace(raw, signed=np.mean([raw.signed, *map(np.concatenate, pixels)], axis=0), more=views)
 
     # Methods of one run
 
@@ -177,11 +208,14 @@ class Explainer:
         values = tuple(dict.fromkeys(layer.value for layer in self.layers))
         wrt = tuple(dict.fromkeys(layer.pooled or layer.value for layer in self.layers))
         needs = self.method.needs
-        plan = Plan(values, wrt if "gradient" in needs else (), wrt if "curvature" in needs else (), self.method.relu)
+        pixels = first_float(self.model.values[self.model.image_input.name]) if self.method.pixels else None
+        read = values if pixels is None or pixels.is_graph_input() else (*values, str(pixels.name))
+        plan = Plan(read, wrt if "gradient" in needs else (), wrt if "curvature" in needs else (), self.method.relu)
         answers, program = self._run(x, target, others, plan)
         answers = {k: v if v.dtype.kind == "i" else _float32(v) for k, v in answers.items()}
         cams = [self._cam(answers, layer) for layer in self.layers]
-        signed = self._signed(answers["pixels"], x) if self.method.relu is not None else None
+        image = x if read == values else answers[f"A/{read[-1]}"]
+        signed = self._signed(answers["pixels"], image) if self.method.relu is not None else None
         return Raw(answers, cams, signed, program.walk, program.untouched is not None)
 
     def _run(
@@ -211,7 +245,10 @@ class Explainer:
             extra = [np.broadcast_to(e, (len(A), *e.shape[1:])).reshape(len(A), -1, 1, 1) for e in extra]
         else:
             extra = [layer.fold(np.broadcast_to(e, answers[f"A/{layer.value}"].shape)) for e in extra]
-        return _float32(eigen.join(self.method.terms(np, A, *extra), self.method.join))
+        return _float32(eigen.join(self.method.terms(np, A, *extra), self._join()))
+
+    def _join(self) -> str:
+        return "eigen" if "eigen" in self.smooth else self.method.join
 
     def _wants(self, kind: str) -> bool:
         return {"G": "gradient", "H": "curvature"}[kind] in self.method.needs
@@ -355,6 +392,25 @@ def _as_input(value: Any, given: npt.ArrayLike) -> Array:
     if rank is not None and array.ndim != rank:
         raise OptionError(f"input {value.name} is {value.dtype} {value.shape}; given an array of shape {array.shape}")
     return array.astype(value.dtype.numpy())
+
+
+def _smoothings(given: str | Sequence[str], method: Method) -> tuple[str, ...]:
+    names = tuple(part for g in ([given] if isinstance(given, str) else given) for part in g.split(",") if part)
+    for name in names:
+        _one_of("smoothing", name, SMOOTHINGS)
+    if "eigen" in names and (method.terms is None or method.join != "sum"):
+        raise OptionError(
+            f"eigen smoothing needs evidence per channel, which {method.title} does not sum; leave it out"
+        )
+    return names
+
+
+def _scaled(x: Array, factor: float) -> Array:
+    """Brighter or darker, in the input's own type."""
+    if x.dtype.kind == "f":
+        return np.asarray(x * factor, x.dtype)
+    limits = np.iinfo(x.dtype)
+    return np.clip(np.rint(x * factor), limits.min, limits.max).astype(x.dtype)
 
 
 def _one_of(kind: str, given: str, known: Sequence[str]) -> str:

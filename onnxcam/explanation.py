@@ -62,6 +62,7 @@ class Explanation:
         image: uint8 (H0, W0, 3), the original picture, or None.
         source: its path, or "".
         fuse: how the maps of several layers were joined to ``heatmap``; None where they were not.
+        normalize: how raw maps became heatmaps; ``"none"``: not at all, they are signed and of any scale.
     """
 
     heatmap: Float
@@ -82,6 +83,7 @@ class Explanation:
     image: Pixels | None = field(default=None, repr=False)
     source: str = ""
     fuse: str | None = None
+    normalize: str = "max"
 
     @property
     def cam(self) -> Float:
@@ -114,7 +116,8 @@ class Explanation:
         """(H0, W0) float32 in [0, 1] in pixels of the original picture; 0 where the model did not look."""
         if self.placement is None:
             return self.heatmap
-        return np.clip(self.placement.to_image(self.heatmap, kind), 0.0, 1.0).astype(np.float32)
+        whole = self.placement.to_image(self.heatmap, kind)
+        return whole if self.normalize == "none" else np.clip(whole, 0.0, 1.0).astype(np.float32)
 
     def overlay(
         self,
@@ -122,7 +125,7 @@ class Explanation:
         *,
         style: str = "blend",
         blend: float = 0.5,
-        colormap: str = "jet",
+        colormap: str | None = None,
         title: str | bool | None = None,
     ) -> Pixels:
         """The heatmap over the original picture: uint8 (H0, W0, 3) RGB, taller by a head line if it has a title.
@@ -131,20 +134,54 @@ class Explanation:
             image: another picture of the heatmap's size; needed where tensors were explained.
             style: ``"blend"``, ``"add"`` or ``"mask"``.
             blend: share of the colours, 0 to 1.
-            colormap: a name of :data:`onnxcam.core.overlay.COLORMAPS`.
+            colormap: a name of :data:`onnxcam.core.overlay.COLORMAPS`, or ``"diverging"`` for signed maps; None takes
+                ``"jet"``, for maps that were not normalised ``"diverging"``.
             title: a head line; True for class and score.
 
         Raises:
             OptionError: no picture is known.
         """
-        from onnxcam.core.overlay import overlay
+        from onnxcam.core.overlay import DIVERGING, overlay
 
         picture = self.image if image is None else image
         if picture is None:
             raise OptionError("there is no picture to lay the map over; give one: e.overlay(image)")
         heatmap = self.heatmap_on_image() if image is None else self.heatmap
         text = self.title if title is True else (title or None)
-        return overlay(picture, heatmap, style=style, blend=blend, colormap=colormap, title=text)
+        colours = colormap or (DIVERGING if self.normalize == "none" else "jet")
+        return overlay(picture, heatmap, style=style, blend=blend, colormap=colours, title=text)
+
+    def signed_overlay(self, blend: float = 0.7) -> Pixels:
+        """The raw map over the picture, red for the score and blue against it: uint8 (H0, W0, 3) RGB."""
+        from onnxcam.core.maps import resize
+
+        raw = np.asarray(resize(np, self.cam, (self.heatmap.shape[0], self.heatmap.shape[1])), np.float32)
+        return replace(self, heatmap=raw, normalize="none").overlay(blend=blend)
+
+    def recipe(self, name: str) -> Pixels:
+        """The picture that a well-known kind of script would have made of this map: uint8 (H, W, 3) RGB.
+
+        Args:
+            name: a name of :data:`onnxcam.core.recipes.RECIPES`.
+
+        Raises:
+            UnknownNameError: no such recipe.
+            OptionError: no picture is known, the map is constant, or the model did not see the whole photo.
+        """
+        from onnxcam.core.recipes import find_recipe
+
+        chosen = find_recipe(name)
+        if self.image is None or self.placement is None:
+            raise OptionError("there is no picture to draw on; explain a picture, not a tensor")
+        seen = self.placement
+        if not chosen.whole:
+            return chosen.draw(self.cam, seen.to_input(self.image))
+        if (seen.offset, seen.resized) != ((0, 0), seen.size):
+            raise OptionError(
+                f"recipe {name!r} lays the map over the whole photo, but the model saw a part of it or a margin; "
+                "give the preprocessing fit=stretch"
+            )
+        return chosen.draw(self.cam, self.image)
 
     def attribution_image(self) -> Pixels:
         """Pixel methods: the signed gradient as a grey-centred picture, uint8 (H, W, 3) RGB.
@@ -179,6 +216,7 @@ class Explanation:
             "method": self.method,
             "engine": self.engine,
             "fuse": self.fuse,
+            "normalize": self.normalize,
             "layers": [{"name": m.layer, "reason": m.reason, "shape": list(m.cam.shape)} for m in self.maps],
             "blank": self.is_blank,
             "notes": list(self.notes),
@@ -288,7 +326,7 @@ _OWN: tuple[str, ...] = (
     "method",
     "engine",
 )
-_OWN += ("layers", "blank", "notes", "preprocess", "placement", "files", "fuse")
+_OWN += ("layers", "blank", "notes", "preprocess", "placement", "files", "fuse", "normalize")
 
 
 def _load(path: Path) -> Explanation:
@@ -303,7 +341,7 @@ def _load(path: Path) -> Explanation:
 def _assembled(record: dict[str, Any], arrays: dict[str, Any]) -> Explanation:
     layers: Sequence[dict[str, Any]] = record["layers"]
     maps = [LayerMap(m["name"], m["reason"], arrays[f"cam_{i}"], arrays[f"heatmap_{i}"]) for i, m in enumerate(layers)]
-    place = record["placement"]
+    place, plain = record["placement"], {"normalize": "max", **record}
     return Explanation(
         heatmap=arrays["heatmap"],
         maps=tuple(maps),
@@ -314,8 +352,19 @@ def _assembled(record: dict[str, Any], arrays: dict[str, Any]) -> Explanation:
         preprocess=None if record["preprocess"] is None else Preprocess.from_dict(record["preprocess"]),
         placement=None if place is None else Placement(**{k: _tuple(v) for k, v in place.items()}),
         **{
-            k: record[k]
-            for k in ("score", "class_index", "label", "probability", "target", "method", "engine", "source", "fuse")
+            k: plain[k]
+            for k in (
+                "score",
+                "class_index",
+                "label",
+                "probability",
+                "target",
+                "method",
+                "engine",
+                "source",
+                "fuse",
+                "normalize",
+            )
         },
     )
 

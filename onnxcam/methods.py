@@ -7,7 +7,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from onnxcam.core import factorize, fullgrad, guided, integrate, scorecam, smooth, tail, weights
+from onnxcam.core import (
+    factorize,
+    fullgrad,
+    guided,
+    integrate,
+    perturb,
+    perturb_segments,
+    scorecam,
+    smooth,
+    tail,
+    weights,
+)
 from onnxcam.errors import OptionError, UnknownNameError
 from onnxcam.papers import PAPERS, Paper
 
@@ -45,6 +56,7 @@ class Method:
         runs: inference runs per image, in words.
         budget: the option that sets how many runs there are, where one does.
         target: the kind of score that is explained unless the caller says otherwise.
+        normalize: how its map becomes a heatmap unless the caller says otherwise.
         aliases: further names, as other tools have them.
     """
 
@@ -62,6 +74,7 @@ class Method:
     runs: str = "1"
     budget: str | None = None
     target: str = "logit"
+    normalize: str = "max"
     aliases: tuple[str, ...] = ()
 
     @property
@@ -107,6 +120,37 @@ def _papers(*keys: str) -> tuple[Paper, ...]:
 
 _GRADCAM = _papers("selvaraju2017gradcam")
 _AT_LAYER = ("layer", "gradient")
+
+_BLACK_BOX = (
+    Method(
+        "occlusion", "Occlusion sensitivity", "mean over the windows W at a pixel of y(x) - y(x without W)",
+        _papers("zeiler2014visualizing"), procedure=perturb.occlusion, gives="map", runs="about 100",
+        target="probability", aliases=("occlusion_sensitivity", "occlusion_map"),
+    ),
+    Method(
+        "rise", "RISE", "1 / (E[M] N) sum_i y(x * M_i) M_i, M_i random soft masks", _papers("petsiuk2018rise"),
+        procedure=perturb.rise, gives="map", runs="2000", budget="samples", target="probability", normalize="minmax",
+    ),
+    Method(
+        "aise", "AISE", "sum_i (g_i - min g) K_i, g_i = y(x * K_i) - y(x * (1 - K_i)), K_i Gaussians where DIRECT looks",
+        _papers("openvino2024aise"), procedure=perturb.aise, gives="map", runs="300", budget="samples",
+        target="probability", normalize="minmax",
+    ),
+    Method(
+        "feature_ablation", "Feature ablation", "y(x) - y(x without segment k)", _papers("zeiler2014visualizing"),
+        procedure=perturb_segments.feature_ablation, gives="map", runs="1 per segment (64)", target="probability",
+    ),
+    Method(
+        "lime", "LIME", "b of the weighted linear fit y(x of z) = a + z b, z random coalitions of segments",
+        _papers("ribeiro2016why"), procedure=perturb_segments.lime, gives="map", runs="1000", budget="samples",
+        target="probability",
+    ),
+    Method(
+        "kernelshap", "Kernel SHAP", "Shapley values of segments by a linear fit with Shapley's kernel",
+        _papers("lundberg2017unified", "covert2021improving"), procedure=perturb_segments.kernelshap, gives="map",
+        runs="1002", budget="samples", target="probability", aliases=("kernel_shap", "shap"),
+    ),
+)  # fmt: skip
 
 METHODS: dict[str, Method] = {
     m.name: m
@@ -441,6 +485,7 @@ METHODS: dict[str, Method] = {
             gives="map",
             runs="2",
         ),
+        *_BLACK_BOX,
     )
 }
 

@@ -32,14 +32,16 @@ class Paper:
 
     @property
     def bibtex(self) -> str:
-        """An ``@article`` or ``@inproceedings`` entry."""
+        """An ``@article``, ``@inproceedings`` or, for software, ``@misc`` entry."""
         kind, place = ("article", "journal") if self.venue in _JOURNALS else ("inproceedings", "booktitle")
+        kind, place = ("misc", "howpublished") if self.venue in _SOFTWARE else (kind, place)
         rows = {
             "author": self.authors, "title": f"{{{self.title}}}", place: self.venue, "year": self.year, "url": self.url,
         }  # fmt: skip
         return f"@{kind}{{{self.key},\n" + ",\n".join(f"  {k} = {{{v}}}" for k, v in rows.items()) + "\n}"
 
 
+_SOFTWARE = ("OpenVINO XAI",)
 _JOURNALS = (
     "arXiv",
     "Nature Machine Intelligence",
@@ -294,6 +296,38 @@ PAPERS: dict[str, Paper] = {
             "NeurIPS",
             2019,
             "https://arxiv.org/abs/1905.00780",
+        ),
+        Paper(
+            "petsiuk2018rise",
+            "Vitali Petsiuk and Abir Das and Kate Saenko",
+            "RISE: Randomized Input Sampling for Explanation of Black-box Models",
+            "BMVC",
+            2018,
+            "https://arxiv.org/abs/1806.07421",
+        ),
+        Paper(
+            "openvino2024aise",
+            "OpenVINO",
+            "AISE: Adaptive Input Sampling for Explanation of Black-box Models",
+            "OpenVINO XAI",
+            2024,
+            "https://github.com/openvinotoolkit/openvino_xai",
+        ),
+        Paper(
+            "ribeiro2016why",
+            "Marco Tulio Ribeiro and Sameer Singh and Carlos Guestrin",
+            '"Why Should I Trust You?": Explaining the Predictions of Any Classifier',
+            "KDD",
+            2016,
+            "https://arxiv.org/abs/1602.04938",
+        ),
+        Paper(
+            "covert2021improving",
+            "Ian Covert and Su-In Lee",
+            "Improving KernelSHAP: Practical Shapley Value Estimation via Linear Regression",
+            "AISTATS",
+            2021,
+            "https://arxiv.org/abs/2012.01536",
         ),
     )
 }

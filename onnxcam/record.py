@@ -37,7 +37,7 @@ class Shaping:
 
     def heat(self, cam: Array, size: tuple[int, int]) -> Array:
         """(N, h, w) raw -> (N, H, W). Grad-CAM's ReLU comes before upsampling; "minmax" shows both signs."""
-        rectified = maps.relu(np, cam) if self.normalize == "max" else cam
+        rectified = maps.relu(np, cam) if self.normalize in ("max", "percentile") else cam
         return np.asarray(maps.normalize(np, maps.resize(np, rectified, size), self.normalize))
 
 
@@ -51,6 +51,7 @@ class Raw:
         signed: (N, C, H, W) of pixel methods.
         walk: the reverse walk, where there was one.
         quantised: prediction and score come from the untouched model.
+        more: the ``cams`` of further views of the same images, whose heatmaps are averaged with these.
     """
 
     answers: Mapping[str, Array]
@@ -58,6 +59,7 @@ class Raw:
     signed: Array | None = None
     walk: Backward | None = None
     quantised: bool = False
+    more: Sequence[Sequence[Array]] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Recorder:
 
     def explanations(self, target: Target, raw: Raw, size: tuple[int, int]) -> list[Explanation]:
         """One per sample; ``size`` is the model's input (H, W)."""
-        heats = [self.shaping.heat(cam, size) for cam in raw.cams]
+        heats = [self._heat(views, size) for views in zip(raw.cams, *raw.more, strict=True)]
         fuse = self.shaping.fuse
         whole = maps.fuse(np, heats, fuse) if fuse and heats else (heats[0] if heats else None)
         signed = raw.signed
@@ -94,6 +96,10 @@ class Recorder:
         assert whole is not None
         parts = [self._maps(k, raw.cams, heats, whole, signed) for k in range(len(whole))]
         return [self._one(k, target, raw, whole[k], parts[k], signed) for k in range(len(whole))]
+
+    def _heat(self, views: Sequence[Array], size: tuple[int, int]) -> Array:
+        """Of several views, the mean of their heatmaps."""
+        return np.asarray(np.mean([self.shaping.heat(cam, size) for cam in views], axis=0))
 
     def _maps(
         self, k: int, cams: Sequence[Array], heats: Sequence[Array], whole: Array, signed: Array | None
@@ -133,6 +139,7 @@ class Recorder:
             notes=(*self._notes(target, logits, heatmap, raw), *self._ties(target, answers, k)),
             provenance=dict(self.provenance),
             fuse=self.shaping.fuse,
+            normalize=self.shaping.normalize,
         )
 
     def _name(self, index: int) -> str | None:

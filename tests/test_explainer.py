@@ -256,7 +256,7 @@ def test_a_weight_is_no_layer(gradcam):
         ({"fuse": "max"}, "joins the maps of several layers"),
         ({"method": "guided_gradcam", "target_layer": ["stage1", "stage2"]}, "multiplies one map"),
         ({"threads": 99999}, "give 1 to 1024"),
-        ({"normalize": "none"}, None),
+        ({"normalize": "nothing"}, "unknown normalization"),
     ],
 )
 def test_settings_without_effect_are_refused(scene, settings, say):

@@ -1,13 +1,14 @@
 """Train shapes-caption on rendered scenes and write it as ONNX (opset 17): one file, and encoder and decoder apart.
 
-    python train_shapes_caption.py [--out ..] [--scenes 30000] [--epochs 8] [--threads 2]
+    python train_shapes_caption.py [--out ..] [--scenes 16000] [--epochs 5] [--threads 1]
 
 A captioner as in Show, Attend and Tell (Xu et al. 2015), with one glance for each word: a GRU reads the caption so
 far, each step's state looks at the places of the last feature map by softmax attention, and what it sees is read out
 together with the state as the next word's logits. The GRU sees words only, so that pictures enter by attention alone.
 
 An instrument as shapes-cnn is: beside the cross-entropy of the next word, the training asks that the attention of a
-colour and of a noun lies on the object that they name, and that the read-out finds each word on its objects only.
+colour and of a noun lies on the object that they name, and that the read-out finds each word on its objects only. The
+encoder starts from shapes-cnn's convolutions.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import torch
 import words
 from torch import nn
 from torch.nn import functional
-from train_shapes_cnn import STRIDE, ShapesCnn
-from train_shapes_vqa import finish
+from train_shapes_cnn import STRIDE
+from train_shapes_vqa import LEARNING_RATE, finish, pretrained_tower
 
 HERE = Path(__file__).resolve().parent
 WIDTH, STATE, GLANCE, CELLS = 64, 64, 32, scenes.SIZE // STRIDE
@@ -35,18 +36,6 @@ SEEN = slice(words.ID[words.COLOUR_NAMES[0]], len(words.VOCABULARY))  # the word
 OBJECT_STEPS = tuple((words.COLOUR_STEPS[i], words.NOUN_STEPS[i]) for i in (0, 1))
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-class Encoder(nn.Module):
-    """(N, 3, 112, 112) RGB in [0, 1] -> features (N, 64, 14, 14)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        tower = ShapesCnn(1)
-        self.stem, self.stage1, self.stage2 = tower.stem, tower.stage1, tower.stage2
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.stage2(self.stage1(self.stem(image)))
 
 
 class Decoder(nn.Module):
@@ -76,11 +65,11 @@ class Decoder(nn.Module):
 
 
 class ShapesCaption(nn.Module):
-    """Encoder and decoder as one: image and the caption so far (N, T) -> logits (N, T, V)."""
+    """Encoder, (N, 3, 112, 112) RGB in [0, 1] -> features (N, 64, 14, 14), and decoder as one: logits (N, T, V)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.decoder = Encoder(), Decoder()
+        self.encoder, self.decoder = pretrained_tower(), Decoder()
 
     def forward(self, image: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.encoder(image), tokens)
@@ -156,8 +145,9 @@ def loss_of(model: ShapesCaption, data: Batch) -> torch.Tensor:
 
 def train(model: ShapesCaption, data: Batch, epochs: int, batch: int = 64) -> None:
     count = len(data[0]) // batch * batch
-    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=epochs * count // batch, pct_start=0.15)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
+    steps = epochs * (count // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.15)
     for epoch in range(epochs):
         started, total = time.time(), 0.0
         for rows in torch.randperm(len(data[0]))[:count].split(batch):
@@ -198,9 +188,9 @@ def write(model: nn.Module, example: tuple, inputs: list[str], output: str, path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE.parent)
-    parser.add_argument("--scenes", type=int, default=30_000)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--scenes", type=int, default=16_000)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

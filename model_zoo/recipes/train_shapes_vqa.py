@@ -1,13 +1,13 @@
 """Train shapes-vqa on rendered scenes and write it as ONNX (opset 17).
 
-    python train_shapes_vqa.py [--out ../shapes-vqa.onnx] [--scenes 20000] [--epochs 6] [--threads 2]
+    python train_shapes_vqa.py [--out ../shapes-vqa.onnx] [--scenes 12000] [--epochs 4] [--threads 1]
 
 Visual question answering: "is there a red star?" Every place of the image tower's last map is compared with the
 question on its own (scale and shift of the channels by the question, FiLM: Perez et al. 2018), then all are averaged.
 The question is the sum of its words' vectors: ``<pad>``, whose vector is zero, changes nothing.
 
 An instrument as shapes-cnn is: beside the cross-entropy, the training asks that the evidence for "yes" lies on the
-object that is asked about, and that there is none where no object fits.
+object that is asked about, and that there is none where no object fits. The image tower starts from shapes-cnn's.
 """
 
 from __future__ import annotations
@@ -23,16 +23,28 @@ import onnx
 import scenes
 import torch
 import words
+from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
 from train_shapes_cnn import EVIDENCE, HEAD_SCALE, ShapesCnn, coverage
 
 HERE = Path(__file__).resolve().parent
-WIDTH, QUESTION_WIDTH, QUESTIONS = 64, 32, 6  # QUESTIONS: asked about each picture of a batch
-EVIDENCE_WEIGHT = 20.0
+WIDTH, QUESTION_WIDTH, QUESTIONS = 64, 32, 4  # QUESTIONS: asked about each picture of a batch
+EVIDENCE_WEIGHT, LEARNING_RATE = 20.0, 2e-3
 ANY_COLOUR = len(words.COLOURS)  # a question that names no colour
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def pretrained_tower(path: Path = HERE.parent / "shapes-cnn.onnx") -> nn.Sequential:
+    """shapes-cnn up to its last map, its convolutions with their normalisation folded in, as the file has them."""
+    stored, tower = onnx.load(path).graph, ShapesCnn(1)
+    arrays = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in stored.initializer}
+    blocks = [m for m in tower.modules() if isinstance(m, nn.Sequential) and isinstance(m[-1], nn.BatchNorm2d)]
+    for block, node in zip(blocks, [n for n in stored.node if n.op_type == "Conv"], strict=True):
+        block[0].weight.data, block[0].bias = arrays[node.input[1]], nn.Parameter(arrays[node.input[2]])
+        block[1] = nn.Identity()
+    return nn.Sequential(tower.stem, tower.stage1, tower.stage2)
 
 
 class ShapesVqa(nn.Module):
@@ -40,25 +52,21 @@ class ShapesVqa(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        tower = ShapesCnn(1)
-        self.stem, self.stage1, self.stage2 = tower.stem, tower.stage1, tower.stage2
+        self.tower = pretrained_tower()
         self.word = nn.Embedding(len(words.VOCABULARY), QUESTION_WIDTH, padding_idx=words.PAD)
         self.scale, self.shift = nn.Linear(QUESTION_WIDTH, WIDTH), nn.Linear(QUESTION_WIDTH, WIDTH)
         self.compare = nn.Conv2d(WIDTH, WIDTH, 1)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(WIDTH, len(words.ANSWERS))
 
-    def tower(self, image: torch.Tensor) -> torch.Tensor:
-        return self.stage2(self.stage1(self.stem(image)))
-
-    def fused(self, features: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
-        """How well each place fits the question: (N, C, 14, 14)."""
+    def fused(self, places: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
+        """How well each place (N, C, 14, 14) fits the question: same shape."""
         asked = self.word(question).sum(1)
         scale, shift = self.scale(asked)[:, :, None, None], self.shift(asked)[:, :, None, None]
-        return functional.relu(self.compare(features) * scale + shift)
+        return functional.relu(places * scale + shift)
 
     def forward(self, image: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.flatten(self.pool(self.fused(self.tower(image), question)), 1))
+        return self.head(torch.flatten(self.pool(self.fused(self.compare(self.tower(image)), question)), 1))
 
 
 def _rendered(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,8 +119,7 @@ def loss_of(model: ShapesVqa, x: torch.Tensor, cover: torch.Tensor, colours: tor
     shape, colour, answer = drawn_questions(colours[row])
     wanted = cover[row, shape] * answer[:, None, None]
     with torch.autocast("cpu", torch.bfloat16):
-        features = model.tower(x)
-        fused = model.fused(features[row], table[colour, shape])
+        fused = model.fused(model.compare(model.tower(x))[row], table[colour, shape])
     maps, weight = fused.float(), model.head.weight
     logits = functional.linear(HEAD_SCALE * maps.mean((2, 3)), weight, model.head.bias)
     error = torch.einsum("nchw,c->nhw", maps, weight[1]) * HEAD_SCALE / EVIDENCE - wanted
@@ -123,8 +130,8 @@ def loss_of(model: ShapesVqa, x: torch.Tensor, cover: torch.Tensor, colours: tor
 def train(model: ShapesVqa, data: Batch, epochs: int, batch: int = 64) -> None:
     images, covers, colours = data
     steps, table = epochs * (len(images) // batch), question_table()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps, pct_start=0.15)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.15)
     for epoch in range(epochs):
         started, total = time.time(), 0.0
         for rows in torch.randperm(len(images))[: len(images) // batch * batch].split(batch):
@@ -165,9 +172,9 @@ def export(model: nn.Module, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE.parent / "shapes-vqa.onnx")
-    parser.add_argument("--scenes", type=int, default=20_000)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--scenes", type=int, default=12_000)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

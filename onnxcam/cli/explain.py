@@ -43,7 +43,7 @@ def command(
     colormap: Annotated[str, typer.Option(help="jet, turbo, viridis, ...")] = "jet",
     blend: Annotated[float, typer.Option(help="Share of the colours, 0 to 1.")] = 0.5,
     style: Annotated[str, typer.Option(help="blend, add or mask.")] = "blend",
-    normalize: Annotated[str, typer.Option(help="max or minmax.")] = "max",
+    normalize: Annotated[str | None, typer.Option(help="max or minmax; by default what suits the method.")] = None,
     straight_through: Annotated[bool, _STRAIGHT] = False,
     title: Annotated[bool, typer.Option(help="Write class and score above the picture.")] = True,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,

@@ -221,7 +221,17 @@ def _as_it_is(xp: Any, maps: Array) -> Array:
     return maps
 
 
-_NORMALIZERS = {"max": _by_maximum, "minmax": _by_range, "none": _as_it_is}
+def _by_percentile(xp: Any, maps: Array) -> Array:
+    positive = np.maximum(maps, 0)
+    top = np.percentile(positive, _PERCENTILE, axis=(-2, -1), keepdims=True)
+    top = np.where(top > _TINY, top, positive.max(axis=(-2, -1), keepdims=True))
+    return np.where(
+        top > _TINY, np.minimum(positive / np.where(top > _TINY, top, 1), 1), np.where(top == top, 0.0, top)
+    )
+
+
+_PERCENTILE = 99  # as saliency maps are shown: Smilkov et al., SmoothGrad, https://arxiv.org/abs/1706.03825, section 3
+_NORMALIZERS = {"max": _by_maximum, "minmax": _by_range, "percentile": _by_percentile, "none": _as_it_is}
 NORMALIZATIONS = tuple(_NORMALIZERS)
 
 
@@ -229,7 +239,8 @@ def normalize(xp: Any, maps: Array, kind: str = "max") -> Array:
     """Bring each map to [0, 1], sample by sample over its last two axes.
 
     ``"max"``: ``relu(x) / max(x)``, so 0 stays "no evidence". ``"minmax"``: ``(x - min) / (max - min)``.
-    ``"none"``: unchanged. There is no epsilon: a map that peaks at 1e-9 is stretched like any other. A map
+    ``"percentile"``: ``relu(x) / p``, at most 1, with p the 99th percentile of ``relu(x)`` (its maximum where that is 0),
+    so that a few bright pixels do not darken the rest; NumPy alone. ``"none"``: unchanged. There is no epsilon: a map that peaks at 1e-9 is stretched like any other. A map
     that holds nothing but rounding gives zeros, never noise: no value above float32's smallest normal number
     for ``"max"``, no spread beyond 4 float32 epsilons of its largest value for ``"minmax"``. So a constant
     positive map is 1 everywhere by ``"max"`` and 0 by ``"minmax"``. A NaN makes its sample's whole map NaN.
@@ -237,7 +248,7 @@ def normalize(xp: Any, maps: Array, kind: str = "max") -> Array:
     Args:
         xp: The array namespace.
         maps: (..., h, w), float.
-        kind: ``"max"``, ``"minmax"`` or ``"none"``.
+        kind: ``"max"``, ``"minmax"``, ``"percentile"`` or ``"none"``.
 
     Returns:
         The same shape.

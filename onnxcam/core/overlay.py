@@ -21,6 +21,8 @@ COLORMAPS = (
     "deepgreen",
 )
 """OpenCV's colour maps."""
+DIVERGING = "diverging"
+"""For signed maps: blue (against), white (0), red (for); see `diverging`."""
 
 _GAP, _WHITE, _BLACK = 4, 255, 0
 
@@ -167,7 +169,7 @@ def overlay(
         style: ``"blend"``: ``(1 - blend) * image + blend * colour``. ``"add"``: ``image + colour``, divided by its
             maximum, as in most Grad-CAM examples. ``"mask"``: ``image * heatmap``, only the evidence stays bright.
         blend: The share of the colour, 0 to 1.
-        colormap: One of `COLORMAPS`.
+        colormap: One of `COLORMAPS`; or `DIVERGING`, for a signed heatmap of any scale.
         title: Text for a strip above the picture. What is not ASCII is replaced, what is too long shortened.
 
     Returns:
@@ -185,7 +187,9 @@ def overlay(
         raise OptionError(
             f"the heatmap is {heatmap.shape}, the picture {image.shape[:2]}: bring it to the picture's size first"
         )
-    values, colour = _heatmap(heatmap), colorize(heatmap, colormap)
+    signed = colormap == DIVERGING
+    values = np.abs(heatmap) / (np.abs(heatmap).max(initial=0) or 1.0) if signed else _heatmap(heatmap)
+    colour = diverging(heatmap) if signed else colorize(heatmap, colormap)
     result = _STYLES[style](image.astype(np.float32), values, colour, blend)
     return result if title is None else _with_strip(result, title)
 

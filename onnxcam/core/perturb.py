@@ -221,8 +221,10 @@ def aise(
     https://github.com/openvinotoolkit/openvino_xai (no paper has been published).
 
     For each width the DIRECT optimiser (Jones et al., 1993) looks for the place k of the largest
-    ``g(k) = f(x * k) - f(x * (1 - k))``; all places that it tries are summed, ``S_width = sum_i g(k_i) k_i``. Each
-    width's map is divided by its maximum, if that is positive, and the maps are added. Nothing is random.
+    ``g(k) = f(x * k) - f(x * (1 - k))``; all places that it tries are summed,
+    ``S_width = sum_i (g(k_i) - min g) k_i``. Each width's map is divided by its maximum, and the maps are added.
+    Nothing is random. OpenVINO's code sums g itself: where no window keeps more of the score than it takes, all g are
+    negative and its map is lowest where the search looked most, at the best place. So the lowest g is the zero here.
 
     Args:
         probe: the model.
@@ -231,7 +233,7 @@ def aise(
         fill: what hides; :func:`~onnxcam.core.baselines.baseline`.
 
     Returns:
-        (H, W); its maximum is at most the number of widths.
+        (H, W), from 0 to at most the number of widths.
 
     Raises:
         OptionError, UnknownNameError: options out of range, or SciPy is missing.
@@ -267,8 +269,9 @@ class _Search:
             return -tried[-1][1]
 
         _optimiser()(loss, [(0, 1), (0, 1)], eps=0.1, maxfun=most, locally_biased=False)
-        total = np.sum([gain * bump(self.size, place, width) for place, gain in tried], axis=0)
-        return np.asarray(total / total.max() if total.max() > 0 else total, dtype=np.float32)
+        least = min(gain for _, gain in tried)
+        total = np.sum([(gain - least) * bump(self.size, place, width) for place, gain in tried], axis=0)
+        return np.asarray(total / max(total.max(), np.finfo(np.float32).tiny), dtype=np.float32)
 
     def _gain(self, mask: Array) -> float:
         kept, left = finite(self.probe.score(blend(self.probe.x, self.hidden, np.stack([mask, 1 - mask]))))

@@ -59,7 +59,7 @@ def hook(cam: NDArray[Any], picture: Pixels) -> Pixels:
     grey = (255 * _unit(cam)).astype(np.uint8)
     grown = cv2.resize(grey, (picture.shape[1], picture.shape[0]))
     mixed = 0.3 * colormap_table("jet")[grown] + 0.7 * picture
-    return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(mixed, 0, 255)), np.uint8)
 
 
 def additive(cam: NDArray[Any], picture: Pixels) -> Pixels:

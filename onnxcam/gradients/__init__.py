@@ -189,4 +189,13 @@ def named_value(model: Model, name: str) -> ir.Value:
     return first_float(value) if value.is_graph_input() else value
 
 
-__all__ = ["ENGINES", "POLICIES", "Backward", "GradientError", "add_gradients", "backward", "is_differentiable", "named_value"]
+__all__ = [
+    "ENGINES",
+    "POLICIES",
+    "Backward",
+    "GradientError",
+    "add_gradients",
+    "backward",
+    "is_differentiable",
+    "named_value",
+]

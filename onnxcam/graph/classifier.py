@@ -36,8 +36,9 @@ class Classifier:
 
 def find_classifier(model: Model, logits: Logits) -> Classifier | str:
     """The head, or in words why there is none of this kind."""
-    value, linear = model.values[logits.name], []
-    computed = {id(v) for n in float_path(value, [first_float(model.values[model.image_input.name])]) for v in n.outputs}
+    value, linear = model.values[logits.name], list[str]()
+    image = first_float(model.values[model.image_input.name])
+    computed = {id(v) for n in float_path(value, [image]) for v in n.outputs}
     while (node := value.producer()) is not None:
         if (layout := _pools_all(node)) and node.inputs[0] is not None:
             between = " and ".join(linear[::-1]) or "nothing: the maps are the classes"

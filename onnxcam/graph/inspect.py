@@ -9,10 +9,11 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxcam.errors import ModelError, UnknownNameError
+from onnxcam.graph.detector import Detector, class_convs, find_detector, find_suppression, width_of
 from onnxcam.graph.paths import FLOATS, PASSING, TO_NCHW, cuts, first_float, float_path, map_layouts, reads
 from onnxcam.model import Dim, Layout, Model, dims_of
 
-Kind = Literal["classes", "dense", "boxes"]
+Kind = Literal["classes", "dense", "boxes", "tokens"]
 
 _PROBABILITY = {"Softmax", "LogSoftmax", "Sigmoid"}
 _QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
@@ -29,12 +30,14 @@ class Logits:
 
     Attributes:
         name: the value.
-        kind: ``"classes"`` (N, C), ``"dense"`` (a score per class and pixel) or ``"boxes"`` (a row per box).
+        kind: ``"classes"`` (N, C), ``"dense"`` (a score per class and pixel), ``"boxes"`` (a row per box) or
+            ``"tokens"`` (N, T, V), a score per step and word.
         class_axis: which axis counts the classes.
         classes: how many, or None where the axis is free.
         output: the model output they lead to.
         stepped_over: operators between the logits and that output, from the logits on.
         reason: how this is known.
+        detector: of boxes, how they are to be read.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Logits:
     output: str
     stepped_over: tuple[str, ...]
     reason: str
+    detector: Detector | None = None
 
     @property
     def rounded(self) -> bool:
@@ -110,6 +114,8 @@ def find_logits(model: Model, output: str | None = None) -> Logits:
         UnknownNameError: no output of that name.
         ModelError: no float output.
     """
+    if output is None and (found := find_suppression(model)) is not None:
+        return _suppressed(model, found)
     floats = [v for v in model.outputs if v.dtype in FLOATS or v.dtype in (ir.DataType.UINT8, ir.DataType.INT8)]
     if output is not None:
         floats = [v for v in floats if v.name == output]
@@ -122,7 +128,20 @@ def find_logits(model: Model, output: str | None = None) -> Logits:
             f"{model.label}: no output holds scores of classes; its outputs are integers, single numbers or unknown "
             "types. Give a model whose scores come out as an array"
         )
-    return max((_logits_of(model, v) for v in floats), key=_plausibility)
+    return max((_logits_of(model, v) for v in _without_coordinates(floats)), key=_plausibility)
+
+
+def _suppressed(model: Model, found: Detector) -> Logits:
+    """The scores that a NonMaxSuppression selects from."""
+    return Logits(
+        found.scores, "boxes", found.class_axis, width_of(model, found), found.selection, (), found.reason, found
+    )
+
+
+def _without_coordinates(values: list[ir.Value]) -> list[ir.Value]:
+    """Leave out four coordinates per box, where there is more."""
+    others = [v for v in values if len(dims_of(v)) != 3 or 4 not in dims_of(v)[1:]]
+    return others or values
 
 
 def _is_chosen(value: ir.Value) -> bool:
@@ -155,10 +174,19 @@ def _logits_of(model: Model, output: ir.Value) -> Logits:
     names = tuple(n.op_type for n in reversed(stepped))
     axis = next((n.attributes.get_int("axis", -1) for n in stepped if n.op_type in _PROBABILITY - {"Sigmoid"}), None)
     kind, axis = _kind(model, logits, axis)
-    classes = dims_of(logits)[axis]
     why = f"before {', '.join(names)}" if names else "the output itself: no Softmax, Sigmoid or quantiser behind it"
+    if kind == "boxes":
+        boxes = find_detector(model, logits, names)
+        why, count = f"{why}; {boxes.reason}", width_of(model, boxes)
+        return Logits(str(logits.name), kind, boxes.class_axis, count, str(output.name), names, why, boxes)
+    classes = 1 if _is_one_score(logits) else dims_of(logits)[axis]
     count = classes if isinstance(classes, int) else None
     return Logits(str(logits.name), kind, axis, count, str(output.name), names, why)
+
+
+def _is_one_score(value: ir.Value) -> bool:
+    """(N,): one number per picture."""
+    return len(dims_of(value)) == 1 and not isinstance(dims_of(value)[0], int)
 
 
 def _only_plain(nodes: list[ir.Node]) -> bool:
@@ -178,10 +206,29 @@ def _kind(model: Model, logits: ir.Value, axis: int | None) -> tuple[Kind, int]:
     if rank <= 2 or all(d == 1 for d in dims[2:]):
         return "classes", min(rank - 1, 1)
     if rank == 3:
-        return "boxes", rank - 1 if axis is None else axis % rank
+        return "tokens" if _is_worded(model, logits) else "boxes", rank - 1 if axis is None else axis % rank
     image = model.image_input
     last_is_pixels = dims[-1] == image.width and dims[-2] == image.height
     return "dense", axis % rank if axis is not None else (1 if last_is_pixels else _smallest(dims))
+
+
+def _is_worded(model: Model, logits: ir.Value) -> bool:
+    """Whether word ids, an integer input (N, T), lead to these scores: they are a score per step and word."""
+    texts = {
+        id(v)
+        for v in model.inputs
+        if v.dtype in (ir.DataType.INT64, ir.DataType.INT32) and v.shape is not None and len(v.shape) == 2
+    }
+    stack, seen = [logits], set[int]()
+    while stack and texts:
+        value = stack.pop()
+        if id(value) in texts:
+            return True
+        node = value.producer()
+        if node is not None and id(node) not in seen:
+            seen.add(id(node))
+            stack.extend(reads(node))
+    return False
 
 
 def _smallest(dims: tuple[Dim, ...]) -> int:
@@ -203,8 +250,8 @@ def target_layers(model: Model, logits: Logits) -> list[Layer]:
     of = model.values[logits.name]
     path = float_path(of, [image])
     layouts = map_layouts(path)
-    if logits.kind == "boxes":
-        return _levels(of, path, layouts)
+    if logits.detector is not None and (levels := _levels(of, logits.detector, path, layouts)):
+        return levels
     found: dict[str, Layer] = {}
     for value in reversed(cuts(path, image)):
         value = _before_class_conv(value, logits) if logits.kind == "dense" else value
@@ -268,21 +315,16 @@ def _reason(value: ir.Value, of: ir.Value, logits: Logits, first: bool) -> str:
     return f"{place} spatial map{maps} that every float path from image to {of.name} passes; made by {made}"
 
 
-def _levels(of: ir.Value, path: Sequence[ir.Node], layouts: Mapping[int, Layout]) -> list[Layer]:
-    """One layer per level of a detector: the map before the convolution with the most channels."""
+def _levels(
+    of: ir.Value, detector: Detector, path: Sequence[ir.Node], layouts: Mapping[int, Layout]
+) -> list[Layer]:
+    """One layer per level of a detector: the map before the class convolution."""
     leaves: dict[tuple[Dim, ...], ir.Node] = {}
-    stack, seen, members = [of], set[int](), set(map(id, path))
-    while stack:
-        node = stack.pop().producer()
-        if node is None or id(node) in seen or id(node) not in members:
-            continue
-        seen.add(id(node))
-        if node.op_type == "Conv":
-            size = dims_of(node.outputs[0])[2:]
-            if size not in leaves or _channels(node) > _channels(leaves[size]):
-                leaves[size] = node
-        elif node.op_type in _DECODING:
-            stack.extend(v for v in node.inputs if v is not None)
+    members = set(map(id, path))
+    for node in class_convs(of, detector):
+        size = dims_of(node.outputs[0])[2:]
+        if id(node) in members and (size not in leaves or _channels(node) > _channels(leaves[size])):
+            leaves[size] = node
     maps = [_before_pooling(v) for n in leaves.values() if (v := n.inputs[0]) is not None]
     maps = [v for v in maps if is_map(v, layouts)]
     maps.sort(key=lambda v: [d if isinstance(d, int) else 0 for d in dims_of(v)[2:]])

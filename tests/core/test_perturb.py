@@ -187,16 +187,24 @@ def test_aise_sums_the_places_that_the_optimiser_tries(monkeypatch):
     monkeypatch.setattr(perturb, "_optimiser", lambda: direct)
     x, expected = picture(), np.zeros((12, 15))
     for width in (0.1, 0.3):
-        part = np.zeros((12, 15))
+        masks, gains = [], []
         for right, down in places[:3]:
             mask = np.empty((12, 15))
             for r, c in np.ndindex(12, 15):
                 mask[r, c] = math.exp(-((c / 14 - right) ** 2 + (r / 11 - down) ** 2) / (2 * width**2))
-            part += float(curved(x * mask)[0] - curved(x * (1 - mask))[0]) * mask
-        expected += part / part.max() if part.max() > 0 else part
+            masks.append(mask)
+            gains.append(float(curved(x * mask)[0] - curved(x * (1 - mask))[0]))
+        part = sum((gain - min(gains)) * mask for gain, mask in zip(gains, masks, strict=True))
+        expected += part / part.max()
     probe = Toy(curved, x)
     np.testing.assert_allclose(aise(probe, samples=6, widths=(0.1, 0.3)), expected, rtol=1e-4, atol=1e-5)
     assert probe.calls == [2] * 6
+
+
+def test_aise_finds_a_part_that_no_window_can_keep_whole():
+    x = np.ones((1, 3, 12, 15))  # every window takes more of the left half than it keeps: all gains are negative
+    found = aise(Toy(lambda images: images[:, :, :, :7].mean(axis=(1, 2, 3)), x), samples=90, widths=(0.1, 0.15))
+    assert found[:, :7].mean() > 2 * found[:, 8:].mean()
 
 
 def test_aise_refuses_what_it_cannot_do(monkeypatch):

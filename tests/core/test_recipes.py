@@ -75,7 +75,13 @@ def test_matlab_s_jet():
     """Entries of jet(256) as MATLAB prints them."""
     table = matlab_jet()
     assert table.shape == (256, 3)
-    for row, want in {0: (0, 0, 0.515625), 31: (0, 0, 1), 32: (0, 0.015625, 1), 95: (0, 1, 1), 255: (0.5, 0, 0)}.items():
+    for row, want in {
+        0: (0, 0, 0.515625),
+        31: (0, 0, 1),
+        32: (0, 0.015625, 1),
+        95: (0, 1, 1),
+        255: (0.5, 0, 0),
+    }.items():
         np.testing.assert_array_equal(table[row], want)
     np.testing.assert_array_equal(table[127], (0.5, 1, 0.5))
 

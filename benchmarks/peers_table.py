@@ -1,0 +1,266 @@
+"""Which of onnxcam's methods answers which question to a peer, and with which options; for ``benchmarks.peers``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxcam.core import factorize, perturb_segments
+from onnxcam.targets import Target
+
+Array = Any
+Arrays = Mapping[str, Array]
+
+
+class Replay(np.random.Generator):
+    """Gives numbers that were drawn before, in the order in which they were."""
+
+    def __init__(self, **streams: Array) -> None:
+        super().__init__(np.random.PCG64(0))
+        self._left = {kind: np.asarray(values).reshape(-1) for kind, values in streams.items()}
+
+    def _next(self, kind: str, size: Any) -> Array:
+        count = int(np.prod(size))
+        found, self._left[kind] = self._left[kind][:count], self._left[kind][count:]
+        if len(found) < count:
+            raise LookupError(f"{count} numbers of {kind} are asked for, {len(found)} are left")
+        return found.reshape(size)
+
+    def standard_normal(self, size: Any = None, *_: Any, **__: Any) -> Array:
+        return self._next("normal", size)
+
+    def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: Any = None) -> Array:
+        return loc + scale * self._next("normal", size)
+
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Array:
+        return self._next("uniform", size)
+
+    def integers(self, *_: Any, size: Any = None, **__: Any) -> Array:
+        return self._next("choice", size)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question to a peer, as ``benchmarks.peers_torch`` wrote it down."""
+
+    about: Mapping[str, Any]
+    draws: Arrays
+    image: Array
+    activation: Array
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return self.about["options"]
+
+    @property
+    def spread(self) -> float:
+        return float(self.image.max()) - float(self.image.min())
+
+    def normals(self, std: float) -> Array:
+        """Noise in standard deviations."""
+        return np.asarray(self.draws["noise"], np.float64) / std
+
+    def grid(self) -> Array:
+        """captum's features: GRID x GRID squares."""
+        size, n = self.image.shape[-1], 4
+        rows = np.arange(size) * n // size
+        return rows[:, None] * n + rows
+
+
+Options = Callable[[Asked], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """What onnxcam is asked instead.
+
+    Attributes:
+        method: of onnxcam's catalogue.
+        options: its own, from the question.
+        target: of the class; None for the method's default, given the class.
+        relation: "equal", "sign" (equal but for the sign) or "scale" (but for a positive factor).
+        direct: (probe, question) -> map, instead of the Explainer: for draws that options do not reach.
+        settings: of the Explainer.
+        departs: the paper's line, where the peer departs from it in every network.
+    """
+
+    method: str
+    options: Options = lambda q: {}
+    target: Callable[[int], int | str | Target] = lambda c: c
+    relation: str = "equal"
+    direct: Callable[[Any, Asked], Array] | None = None
+    settings: Mapping[str, Any] | None = None
+    departs: str = ""
+
+
+def _logit(c: int) -> str:
+    return f"logit:{c}"
+
+
+def _smooth(q: Asked) -> dict[str, Any]:
+    """Smooth Grad-CAM++ and the like: so many copies with noise of so many standard deviations."""
+    count = q.options.get("nt_samples", q.options.get("num_samples"))
+    std = q.options.get("stdevs", q.options.get("std"))
+    return {"samples": count, "noise": std / q.spread, "seed": Replay(normal=q.normals(std))}
+
+
+def _tunnel(base: str) -> Options:
+    def options(q: Asked) -> dict[str, Any]:
+        steps = {"steps": q.options["n_steps"]} if "n_steps" in q.options else {}
+        return {**_smooth(q), "base": base, **steps}
+
+    return options
+
+
+def _sscam(q: Asked) -> dict[str, Any]:
+    count, std = q.options["num_samples"], q.options["std"]
+    return {"samples": count, "sigma": std, "seed": Replay(normal=q.normals(std))}
+
+
+def _integrated(q: Asked) -> dict[str, Any]:
+    return {"steps": q.options["n_steps"], "rule": q.options.get("method", "riemann_trapezoid")}
+
+
+def _gradient_shap(q: Asked) -> dict[str, Any]:
+    std = q.options["stdevs"]
+    seed = Replay(uniform=q.draws["coefficients"], choice=q.draws["choices"], normal=q.normals(std))
+    return {"samples": q.options["n_samples"], "noise": std / q.spread, "baseline": q.draws["baselines"], "seed": seed}
+
+
+def _occlusion(q: Asked) -> dict[str, Any]:
+    window, stride = q.draws["window"].tolist()
+    return {"window": window, "stride": stride}
+
+
+def _segments(q: Asked) -> dict[str, Any]:
+    return {"segments": q.grid()}
+
+
+def _asked(probe: Any, q: Asked) -> tuple[Array, Array]:
+    """captum's coalitions, and onnxcam's scores of them."""
+    rows = q.draws["samples"].astype(int)
+    return rows, perturb_segments._asked(probe, q.grid(), rows, "zero")
+
+
+def _lime(probe: Any, q: Asked) -> Array:
+    """captum's samples and similarities, which are those of pixels."""
+    rows, found = _asked(probe, q)
+    return perturb_segments.lasso(rows, found, q.draws["weights"], 0.01)[q.grid()]
+
+
+def _kernelshap(probe: Any, q: Asked) -> Array:
+    """captum's coalitions; its first two are the whole and the empty one."""
+    rows, found = _asked(probe, q)
+    values = perturb_segments.shapley(rows[2:], found[2:], np.ones(len(rows) - 2), found[1], found[0])
+    return values[q.grid()]
+
+
+class _Start(np.random.Generator):
+    """The start that scikit-learn's factorisation takes for ``random_state=0``."""
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+        self._state = np.random.RandomState(0)
+
+    def standard_normal(self, size: Any = None, *_: Any, **__: Any) -> Array:
+        return self._state.standard_normal(size=size)
+
+
+def _factors(probe: Any, q: Asked) -> Array:
+    """From the peer's own start; each concept's map has 1 as its largest value."""
+    return factorize.factorize(probe.activations(probe.x), q.options["n_components"], seed=_Start()).maps[0]
+
+
+def _scaled(method: str, **more: Any) -> Counterpart:
+    return Counterpart(method, relation="scale", **more)
+
+
+_EPS = "a constant in the denominator; "
+_ALIGN = "upsamples with aligned corners"
+_EARLY = "normalises before it upsamples; algorithm 1: upsample, then normalise"
+_MODULES = "nn.ReLU modules alone; the rule is for every rectifier"
+
+COUNTERPARTS: dict[str, Counterpart] = {
+    "pytorch_grad_cam/GradCAM": Counterpart("gradcam"),
+    "pytorch_grad_cam/HiResCAM": Counterpart("hirescam"),
+    "pytorch_grad_cam/GradCAMElementWise": Counterpart("elementwise"),
+    "pytorch_grad_cam/GradCAMPlusPlus": Counterpart(
+        "gradcampp", departs="adds 1e-6 to the denominator; eq. 19: alpha = G^2 / (2 G^2 + sum(A) G^3)"
+    ),
+    "pytorch_grad_cam/XGradCAM": Counterpart("xgradcam"),
+    "pytorch_grad_cam/LayerCAM": Counterpart("layercam"),
+    "pytorch_grad_cam/EigenGradCAM": Counterpart("eigengradcam", relation="sign"),
+    "pytorch_grad_cam/EigenCAM": Counterpart("eigencam", relation="sign"),
+    "pytorch_grad_cam/KPCA_CAM": Counterpart("kpcacam", relation="sign"),
+    "pytorch_grad_cam/FEM": Counterpart(
+        "fem", departs="weighs A by the mean of its binary map; section III: the binary maps, weighted by the mean of A"
+    ),
+    "pytorch_grad_cam/RandomCAM": Counterpart("randomcam", lambda q: {"seed": Replay(uniform=q.draws["weights"])}),
+    "pytorch_grad_cam/ShapleyCAM": Counterpart("shapleycam", target=_logit),
+    "pytorch_grad_cam/ShapleyCAM ReST": Counterpart("shapleycam"),
+    "pytorch_grad_cam/AblationCAM": Counterpart("ablationcam"),
+    "pytorch_grad_cam/ScoreCAM": Counterpart("scorecam", departs=f"{_ALIGN}; the authors' code does not"),
+    "pytorch_grad_cam/FullGrad": Counterpart("fullgrad"),
+    "pytorch_grad_cam/DeepFeatureFactorization": _scaled("dff", direct=_factors),
+    "pytorch_grad_cam/GuidedBackpropReLUModel": Counterpart("guided_backprop"),
+    "torchcam/CAM": Counterpart("cam"),
+    "torchcam/GradCAM": Counterpart("gradcam"),
+    "torchcam/GradCAMpp": Counterpart(
+        "gradcampp", departs="its division is lost, alpha = G^2; eq. 19: alpha = G^2 / (2 G^2 + sum(A) G^3)"
+    ),
+    "torchcam/XGradCAM": Counterpart("xgradcam"),
+    "torchcam/LayerCAM": Counterpart("layercam"),
+    "torchcam/SmoothGradCAMpp": Counterpart(
+        "smooth_gradcampp",
+        _smooth,
+        departs="D2 as numerator, gradient and A of the last noisy copy; section 3: D1, its mean, A of the image",
+    ),
+    "torchcam/ScoreCAM": Counterpart("scorecam", departs=_EARLY),
+    "torchcam/SSCAM": Counterpart("sscam", _sscam, departs=_EARLY),
+    "torchcam/ISCAM": Counterpart("iscam", lambda q: {"steps": q.options["num_samples"]}, departs=_EARLY),
+    "captum/Saliency": Counterpart("saliency"),
+    "captum/Saliency signed": Counterpart("saliency"),
+    "captum/InputXGradient": Counterpart("input_x_gradient"),
+    "captum/IntegratedGradients": Counterpart("integrated_gradients", _integrated),
+    "captum/IntegratedGradients middle": Counterpart("integrated_gradients", _integrated),
+    "captum/IntegratedGradients trapezoid": Counterpart(
+        "integrated_gradients",
+        _integrated,
+        departs="weights 1/n, which sum to 1 - 1/n; the rule's are 1/(n - 1) and sum to 1",
+    ),
+    **{
+        f"captum/NoiseTunnel {kind} of {their}": Counterpart(name, _tunnel(base))
+        for kind, name in (("smoothgrad", "smoothgrad"), ("smoothgrad_sq", "smoothgrad_sq"), ("vargrad", "vargrad"))
+        for their, base in (("Saliency", "saliency"), ("IntegratedGradients", "integrated_gradients"))
+    },
+    "captum/NoiseTunnel smoothgrad of Saliency abs": Counterpart(
+        "smoothgrad", _tunnel("saliency"), departs="averages absolute values; section 3: the mean of the maps M_c"
+    ),
+    "captum/GradientShap": Counterpart("gradient_shap", _gradient_shap),
+    "captum/GuidedBackprop": Counterpart("guided_backprop"),
+    "captum/Deconvolution": Counterpart("deconvnet"),
+    "captum/GuidedGradCam": _scaled("guided_gradcam", departs="upsamples to the nearest pixel; section 3.2: bilinearly"),
+    "captum/GuidedGradCam bilinear": _scaled("guided_gradcam"),
+    "captum/LayerGradCam": Counterpart("gradcam"),
+    "captum/Occlusion": Counterpart("occlusion", _occlusion, _logit),
+    "captum/FeatureAblation": Counterpart("feature_ablation", _segments, _logit),
+    "captum/Lime": Counterpart("lime", target=_logit, direct=_lime),
+    "captum/KernelShap": Counterpart("kernelshap", target=_logit, direct=_kernelshap),
+    "paper/Grad-CAM++": Counterpart("gradcampp"),
+    "paper/XGrad-CAM": Counterpart("xgradcam"),
+    "paper/FEM": Counterpart("fem"),
+    "paper/Smooth Grad-CAM++": Counterpart("smooth_gradcampp", _smooth),
+    "paper/Shapley-CAM": Counterpart("shapleycam"),
+    "paper/Score-CAM": Counterpart("scorecam"),
+    "paper/SS-CAM": Counterpart("sscam", _sscam),
+    "paper/IS-CAM": Counterpart("iscam", lambda q: {"steps": q.options["num_samples"]}),
+    "paper/Ablation-CAM": Counterpart("ablationcam"),
+    "paper/FullGrad": Counterpart("fullgrad"),
+    "paper/Integrated Gradients trapezoid": Counterpart("integrated_gradients", _integrated),
+    "paper/Guided Backpropagation": Counterpart("guided_backprop"),
+    "paper/Deconvnet": Counterpart("deconvnet"),
+    "paper/Guided Grad-CAM": Counterpart("guided_gradcam"),
+}
