@@ -36,10 +36,10 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(given, made, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(made)
-        self.conv2 = nn.Conv2d(made, made, 3, 1, 1)
+        self.conv2 = nn.Conv2d(made, made, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(made)
         self.relu = nn.ReLU()
-        self.shortcut = nn.Conv2d(given, made, 1, stride, bias=False) if stride > 1 else nn.Identity()
+        self.shortcut = nn.Conv2d(given, made, 1, stride) if stride > 1 else nn.Identity()
 
     def forward(self, x: Any) -> Any:
         y = self.relu(self.bn1(self.conv1(x)))
@@ -49,7 +49,7 @@ class Block(nn.Module):
 class TinyCNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 1, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2))
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 1, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2))
         self.block1, self.block2 = Block(6, 6, 1), Block(6, 8, 2)
         self.fc = nn.Linear(8, 7)
 

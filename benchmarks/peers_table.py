@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxcam.core import factorize, perturb_segments
-from onnxcam.targets import Target
+from onnxcam.targets import Custom, Finer, Target
 
 Array = Any
 Arrays = Mapping[str, Array]
@@ -84,7 +84,8 @@ class Counterpart:
         relation: "equal", "sign" (equal but for the sign) or "scale" (but for a positive factor).
         direct: (probe, question) -> map, instead of the Explainer: for draws that options do not reach.
         settings: of the Explainer.
-        departs: the paper's line, where the peer departs from it in every network.
+        departs: what the peer does; and what the paper says.
+        where: the networks in which that shows, beside the tiny ones; none: in all.
     """
 
     method: str
@@ -94,10 +95,27 @@ class Counterpart:
     direct: Callable[[Any, Asked], Array] | None = None
     settings: Mapping[str, Any] | None = None
     departs: str = ""
+    where: tuple[str, ...] = ()
+
+    def departs_on(self, network: str) -> bool:
+        return bool(self.departs) and (not self.where or network in self.where)
 
 
 def _logit(c: int) -> str:
     return f"logit:{c}"
+
+
+def _rest(c: int) -> Target:
+    """ReST, the residual softmax target: z_c + log p_c."""
+
+    def score(xp: Any, out: Any) -> Any:
+        z = out["logits"]
+        most = xp.max(z, axis=1, keepdims=True)
+        total = xp.log(xp.sum(xp.exp(z - most), axis=1, keepdims=True)) + most
+        own = np.eye(z.shape[1], dtype=np.float32)[c : c + 1]
+        return 2.0 * xp.sum(z * own, axis=1, keepdims=True) - total
+
+    return Custom(score, f"ReST of {c}")
 
 
 def _smooth(q: Asked) -> dict[str, Any]:
@@ -178,7 +196,6 @@ def _scaled(method: str, **more: Any) -> Counterpart:
     return Counterpart(method, relation="scale", **more)
 
 
-_EPS = "a constant in the denominator; "
 _ALIGN = "upsamples with aligned corners"
 _EARLY = "normalises before it upsamples; algorithm 1: upsample, then normalise"
 _MODULES = "nn.ReLU modules alone; the rule is for every rectifier"
@@ -200,11 +217,24 @@ COUNTERPARTS: dict[str, Counterpart] = {
     ),
     "pytorch_grad_cam/RandomCAM": Counterpart("randomcam", lambda q: {"seed": Replay(uniform=q.draws["weights"])}),
     "pytorch_grad_cam/ShapleyCAM": Counterpart("shapleycam", target=_logit),
-    "pytorch_grad_cam/ShapleyCAM ReST": Counterpart("shapleycam"),
-    "pytorch_grad_cam/AblationCAM": Counterpart("ablationcam"),
+    "pytorch_grad_cam/ShapleyCAM ReST": Counterpart("shapleycam", target=_rest),
+    "pytorch_grad_cam/GradCAM eigen_smooth": Counterpart("gradcam", settings={"smooth": "eigen"}, relation="sign"),
+    "pytorch_grad_cam/GradCAM aug_smooth": Counterpart("gradcam", settings={"smooth": "aug"}),
+    "pytorch_grad_cam/FinerCAM": Counterpart(
+        "gradcam",
+        target=lambda c: Finer((c,), strength=1.0),
+        departs="weighs similar classes by their probability, through which the gradient goes too; eq. 6: the mean",
+    ),
+    "pytorch_grad_cam/AblationCAM": Counterpart(
+        "ablationcam",
+        departs="sets a channel to 1e7 below the layer's smallest value where that is not 0; section 3.1: to 0",
+        where=("mobilenet_v2", "densenet121"),
+    ),
     "pytorch_grad_cam/ScoreCAM": Counterpart("scorecam", departs=f"{_ALIGN}; the authors' code does not"),
     "pytorch_grad_cam/FullGrad": Counterpart("fullgrad"),
-    "pytorch_grad_cam/DeepFeatureFactorization": _scaled("dff", direct=_factors),
+    "pytorch_grad_cam/DeepFeatureFactorization": _scaled(
+        "dff", direct=_factors, departs="subtracts each channel's smallest value; section 3.2: A itself is factorised"
+    ),
     "pytorch_grad_cam/GuidedBackpropReLUModel": Counterpart("guided_backprop"),
     "torchcam/CAM": Counterpart("cam"),
     "torchcam/GradCAM": Counterpart("gradcam"),
@@ -213,6 +243,8 @@ COUNTERPARTS: dict[str, Counterpart] = {
     ),
     "torchcam/XGradCAM": Counterpart("xgradcam"),
     "torchcam/LayerCAM": Counterpart("layercam"),
+    "torchcam/FinerCAM": Counterpart("gradcam", target=lambda c: Finer((c,))),
+    "torchcam/LeGrad": Counterpart("legrad", lambda q: {"layers": q.options["blocks"]}),
     "torchcam/SmoothGradCAMpp": Counterpart(
         "smooth_gradcampp",
         _smooth,
@@ -242,7 +274,9 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "captum/GradientShap": Counterpart("gradient_shap", _gradient_shap),
     "captum/GuidedBackprop": Counterpart("guided_backprop"),
     "captum/Deconvolution": Counterpart("deconvnet"),
-    "captum/GuidedGradCam": _scaled("guided_gradcam", departs="upsamples to the nearest pixel; section 3.2: bilinearly"),
+    "captum/GuidedGradCam": _scaled(
+        "guided_gradcam", departs="upsamples to the nearest pixel; section 3.2: bilinearly"
+    ),
     "captum/GuidedGradCam bilinear": _scaled("guided_gradcam"),
     "captum/LayerGradCam": Counterpart("gradcam"),
     "captum/Occlusion": Counterpart("occlusion", _occlusion, _logit),
@@ -253,7 +287,8 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "paper/XGrad-CAM": Counterpart("xgradcam"),
     "paper/FEM": Counterpart("fem"),
     "paper/Smooth Grad-CAM++": Counterpart("smooth_gradcampp", _smooth),
-    "paper/Shapley-CAM": Counterpart("shapleycam"),
+    "paper/Shapley-CAM": Counterpart("shapleycam", target=_rest),
+    "paper/Deep Feature Factorization": _scaled("dff", direct=_factors),
     "paper/Score-CAM": Counterpart("scorecam"),
     "paper/SS-CAM": Counterpart("sscam", _sscam),
     "paper/IS-CAM": Counterpart("iscam", lambda q: {"steps": q.options["num_samples"]}),

@@ -2,6 +2,7 @@
 
     python -m benchmarks.peers_torch NETWORK FOLDER [PART OF A KEY...]
 
+With parts of keys, those are asked alone and what the file holds of others is kept.
 ``benchmarks.peers`` compares onnxcam with them. Needs torch, torchvision, grad-cam 1.5.7, torchcam 0.5.0 and captum
 0.9.0; of onnxcam it needs nothing.
 
@@ -11,7 +12,8 @@ double precision, in float64. A question's key is ``PEER/METHOD/LAYER/class=C``;
 ``KEY|float32``, ``KEY|float64`` and ``KEY|DRAW`` for each of its random draws. ``meta`` is JSON, by key:
 
     peer, method, layer, target: as in the key
-    kind: "cam" (h, w), raw and signed | "heatmap" (H, W), as the peer returns it | "attribution" (C, H, W)
+    kind: "cam" (h, w), raw and signed | "heatmap" (H, W), as the peer returns it | "attribution" (C, H, W) |
+          "factors" (n, h, w)
     options: what the method was called with
     free_sign: true where the sign is the linear algebra library's
     draws: by name of the draw: null, the array is here; or {"seed", "shape", "count"} of normal numbers too many to
@@ -196,13 +198,15 @@ def write(name: str, network: Network, model: Any, image: Any, folder: Path, par
     double = copy.deepcopy(model).double()
     with torch.no_grad():
         logits = double(image.double()).numpy()
-    arrays = {"image": image.numpy(), "logits": logits, **activations(network, model, image)}
-    meta = {}
+    path = folder / f"{name}.npz"
+    arrays = dict(np.load(path)) if parts and path.exists() else {}
+    meta = json.loads(str(arrays.pop("meta", "{}")))
+    arrays |= {"image": image.numpy(), "logits": logits, **activations(network, model, image)}
     for key, method, question in questions(name, network, model, image, logits):
         if any(p in key for p in parts) or not parts:
             meta[key] = answer(key, method, question, double, arrays)
             print(key, f"{meta[key]['seconds']:.1f} s, float32 off by {meta[key]['noise']:.1e}", flush=True)
-    np.savez(folder / f"{name}.npz", meta=json.dumps(meta), **arrays)
+    np.savez(path, meta=json.dumps(meta), **arrays)
 
 
 def export(model: Any, image: Any, path: Path) -> None:
@@ -270,7 +274,7 @@ def ask(method: Method, question: Question, options: dict[str, Any]) -> Any:
     own = replace(question, model=copy.deepcopy(question.model), x=question.x.clone())
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second derivative
         found = np.asarray(method.ask(own, **options))
-    return np.asarray(found[0] if found.ndim == (4 if method.kind == "attribution" else 3) else found)
+    return np.asarray(found[0] if found.ndim == (3 if method.kind in ("cam", "heatmap") else 4) else found)
 
 
 def keep(key: str, question: Question, arrays: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.decomposition import NMF
 from torch.nn import functional
 
 from benchmarks.peers_torch import Method, Question
@@ -83,6 +84,14 @@ def shapley(q: Question) -> Any:
     curved = torch.autograd.grad(G, kept[0], kept[0].detach())[0]
     A, G, HA = (q.fold(t) if q.fold else t for t in (kept[0], G, curved))
     return detached(((G - HA / 2).mean(PIXELS, keepdim=True) * A).sum(1))
+
+
+def factors(q: Question, n_components: int) -> Any:
+    """H of the activations' factorisation, from scikit-learn's start."""
+    A = detached(at_layer(q)[0])[0]
+    nmf = NMF(n_components, init="random", random_state=0)
+    nmf.fit(A.reshape(len(A), -1))
+    return nmf.components_.reshape(1, n_components, *A.shape[1:])
 
 
 # ---- of many scores ----
@@ -243,6 +252,9 @@ METHODS = {
     "paper/FEM": Method(fem, classes=False),
     "paper/Smooth Grad-CAM++": Method(smooth_plus_plus, {"num_samples": 3, "std": 0.3}),
     "paper/Shapley-CAM": Method(shapley),
+    "paper/Deep Feature Factorization": Method(
+        factors, {"n_components": 4}, "last", "factors", classes=False, never=(*TRANSFORMERS, "densenet121")
+    ),
     "paper/Score-CAM": Method(score, {}, "few", classes=False),
     "paper/SS-CAM": Method(smoothed_score, {"num_samples": 2, "std": 2.0}, "few", classes=False, slow=True),
     "paper/IS-CAM": Method(integrated_score, {"num_samples": 4}, "few", classes=False, slow=True),

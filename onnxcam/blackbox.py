@@ -11,21 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcam import __version__
-from onnxcam.errors import ModelError, OptionError
+from onnxcam.core import maps
+from onnxcam.errors import ModelError, OptionError, UnknownNameError
 from onnxcam.explanation import Explanation
 from onnxcam.graph.inspect import Logits
 from onnxcam.image import InputSpec, Preprocess, as_image
 from onnxcam.labels import find_labels
 from onnxcam.methods import NEEDS, Method, find_method, possible
 from onnxcam.record import Raw, Recorder, Shaping
-from onnxcam.targets import TARGETS, Margin, Target, as_target
+from onnxcam.targets import Logit, Margin, Target, as_target
 
 Array = npt.NDArray[Any]
 Predict = Callable[[Array], Any]
 Progress = Callable[[int, int], None]
 
 
-class Score(Target):
+class Score(Logit):
     """A class's score as the function gives it: its scale is the function's own."""
 
     name = "score"
@@ -46,7 +47,7 @@ class BlackBox:
         budget: how many runs, for methods where that can be chosen.
         batch: most pictures of one call.
         progress: called with (done, total).
-        normalize: ``"max"`` or ``"minmax"``; None: what the method's maps are made for.
+        normalize: ``"max"``, ``"minmax"``, ...; None: what the method's maps are made for.
         spec: layout, size and element type of what the function gets, where it is neither of the two.
 
     Raises:
@@ -76,6 +77,8 @@ class BlackBox:
     ) -> None:
         if batch < 1:
             raise OptionError(f"batch={batch}: give a number above 0")
+        if normalize is not None and normalize not in maps.NORMALIZATIONS:
+            raise UnknownNameError.of("normalization", normalize, maps.NORMALIZATIONS)
         self.predict, self.batch, self.progress = predict, batch, progress
         self.method = _by_scores(find_method(method))
         self.options = self.method.checked(options or {}, budget)
@@ -141,9 +144,9 @@ class BlackBox:
 
     def _target(self, given: int | str | Target | None, classes: int) -> Target:
         chosen = as_target(given, self.labels, classes)
-        if type(chosen) is TARGETS["logit"] and not str(given).startswith("logit"):
+        if isinstance(chosen, Logit):
             return Score(chosen.classes)
-        if isinstance(chosen, Score | Margin):
+        if isinstance(chosen, Margin):
             return chosen
         raise OptionError(
             f"target {given!r}: a function's scores are explained as they are. Give a class index or a label, or "

@@ -29,6 +29,7 @@ Array = npt.NDArray[Any]
 _TYPES = {f"{k}{n}": f"{k.lower()}{n}" for k in ("INT", "UINT") for n in (8, 16, 32, 64)}
 _TYPES |= {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BOOL": "bool"}
 _MODEL = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?$")
+_PAUSE = 0.2  # seconds before the second try; doubled before each further one
 _SHORT = 300  # characters of a server's message that are shown
 
 
@@ -186,7 +187,7 @@ class Endpoint:
                 raise ModelError(
                     f"{url} answers something that is no JSON ({error}); is it a model's address?"
                 ) from error
-            time.sleep(0.2 * 2 ** (self.retries - left))
+            time.sleep(_PAUSE * 2 ** (self.retries - left))
         raise AssertionError("the last try returns or raises")
 
     def _unreached(self, url: str, error: Exception) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,22 +13,26 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcam.core import eigen, maps
+from onnxcam.core.localize import Placement
 from onnxcam.errors import GradientError, OptionError, UnknownNameError
 from onnxcam.explanation import Explanation
 from onnxcam.gradients import ENGINES
-from onnxcam.graph.inspect import Logits, find_logits, input_convention
+from onnxcam.graph.inspect import Logits, find_logits
 from onnxcam.graph.paths import first_float
-from onnxcam.image import InputSpec, Preprocess, as_image
+from onnxcam.image import Preprocess, as_image
+from onnxcam.inputs import Given, given_inputs, vocabulary
 from onnxcam.labels import find_labels
-from onnxcam.layers import TargetLayer, best_layer, classifier_layer, named_layer
+from onnxcam.layers import TargetLayer, best_layer, classifier_layer, levels, named_layer
+from onnxcam.looks import Looks
 from onnxcam.methods import Method, find_method
-from onnxcam.model import Model, load_model
+from onnxcam.model import Model
 from onnxcam.offers import offered
+from onnxcam.opening import choose_preprocess, input_spec, opened
 from onnxcam.probe import ModelProbe, Progress
 from onnxcam.programs import Plan, Program, Programs, repeated
 from onnxcam.record import Raw, Recorder, Shaping, provenance
 from onnxcam.runtime import Array, Session
-from onnxcam.targets import Target, as_target
+from onnxcam.targets import Box, Region, Target, as_target
 
 TargetLike = int | str | Target | None
 SMOOTHINGS = ("aug", "eigen")
@@ -39,11 +43,12 @@ class Explainer:
     """Explains the answers of one model.
 
     Args:
-        model: a path, ``zoo:NAME``, or a loaded :class:`~onnxcam.model.Model`.
+        model: a path, ``zoo:NAME``, or a loaded :class:`~onnxcam.model.Model`; several are joined one behind the
+            other, such as encoder and decoder.
         preprocess: a preset (``"imagenet"``, ``"caffe,mean=104/117/123"``), a
             :class:`~onnxcam.image.Preprocess`, or ``"auto"``: what the graph or its metadata decide, else ``imagenet``.
         target_layer: ``"auto"``, or one or more names of values, nodes or modules.
-        method: a name of the catalogue.
+        method: a name of the catalogue, or a :class:`~onnxcam.methods.Method` of your own.
         engine: ``"auto"``, ``"portable"`` or ``"training"``.
         labels: class names or a file of them; None takes the model's metadata.
         providers: onnxruntime's execution providers.
@@ -70,10 +75,10 @@ class Explainer:
 
     def __init__(
         self,
-        model: str | Path | Model,
+        model: str | Path | Model | Sequence[str | Path | Model],
         preprocess: str | Preprocess = "auto",
         target_layer: str | Sequence[str] = "auto",
-        method: str = "gradcam",
+        method: str | Method = "gradcam",
         engine: str = "auto",
         labels: str | Path | Sequence[str] | None = None,
         providers: Sequence[str] | None = None,
@@ -82,7 +87,7 @@ class Explainer:
         output: str | None = None,
         options: Mapping[str, Any] | None = None,
         budget: int | None = None,
-        inputs: Mapping[str, npt.ArrayLike] | None = None,
+        inputs: Mapping[str, Given] | None = None,
         batch: int = 16,
         progress: Progress | None = None,
         fuse: str | None = None,
@@ -90,8 +95,8 @@ class Explainer:
         normalize: str | None = None,
         straight_through: bool = False,
     ) -> None:
-        self.model = model if isinstance(model, Model) else load_model(locate(model))
-        self.method: Method = find_method(method)
+        self.model = opened(model)
+        self.method = method if isinstance(method, Method) else find_method(method)
         self.options = self.method.checked(options or {}, budget)
         self.inputs = given_inputs(self.model, inputs or {})
         self.batch, self.progress = batch, progress
@@ -108,6 +113,33 @@ class Explainer:
         new_session = partial(Session, providers=providers, threads=threads)
         engine = _one_of("engine", engine, ENGINES)
         self.programs = Programs(self.model, self.logits, new_session, engine, straight_through)
+        self.levels = levels(self.model, self.logits) if target_layer == "auto" and self.layers else ()
+        self.vocabulary = vocabulary(self.model)
+        self._looks = Looks(self.programs, self.preprocess, self.spec, self.labels, self.vocabulary)
+
+    @classmethod
+    def from_torch(cls, module: Any, example_input: Any, **options: Any) -> Explainer:
+        """An explainer of a ``torch.nn.Module``, exported in memory; ``options`` as for the class itself.
+
+        Raises:
+            OptionError: torch is not installed.
+            ModelError: torch cannot export the module.
+        """
+        from onnxcam.frameworks import torch_to_model
+
+        return cls(torch_to_model(module, example_input), **options)
+
+    @classmethod
+    def from_keras(cls, model: Any, **options: Any) -> Explainer:
+        """An explainer of a Keras model, exported in memory by tf2onnx; ``options`` as for the class itself.
+
+        Raises:
+            OptionError: TensorFlow or tf2onnx is not installed.
+            ModelError: tf2onnx cannot export the model.
+        """
+        from onnxcam.frameworks import keras_to_model
+
+        return cls(keras_to_model(model), **options)
 
     # Explaining
 
@@ -115,13 +147,14 @@ class Explainer:
         self,
         image: str | Path | npt.NDArray[Any],
         target: TargetLike = None,
-        inputs: Mapping[str, npt.ArrayLike] | None = None,
+        inputs: Mapping[str, Given] | None = None,
     ) -> Explanation:
         """Explain one picture.
 
         Args:
             image: a path, or uint8 (H, W, 3) RGB.
-            target: class index, label, ``"margin:A,B"``, ``"probability:A"``, a Target, or None for the top-1 class.
+            target: class index, label, a text of :data:`onnxcam.targets.FORMS` (``"margin:A,B"``, ``"box:dog@120,64"``),
+                a Target, or None for the top-1 class.
             inputs: what the model takes beside the picture, where it is not the Explainer's own.
 
         Raises:
@@ -134,19 +167,19 @@ class Explainer:
         self,
         images: Sequence[str | Path | npt.NDArray[Any]],
         target: TargetLike = None,
-        inputs: Mapping[str, npt.ArrayLike] | None = None,
+        inputs: Mapping[str, Given] | None = None,
     ) -> list[Explanation]:
         """Explain several pictures, in one run where the model's batch axis and their sizes allow it."""
-        others = self.inputs if inputs is None else given_inputs(self.model, {**self.inputs, **inputs})
+        others = self._others(inputs)
         pictures = [as_image(i) for i in images]
         prepared = [self.preprocess.apply(p, self.spec) for p in pictures]
         tensors = [x for x, _ in prepared]
         together = self.model.image_input.batch is None and len({x.shape for x in tensors}) == 1
         if together and tensors:
-            found = self.explain_tensor(np.concatenate(tensors), target, others)
+            found = self._explain(np.concatenate(tensors), target, others, [p for _, p in prepared])
         else:
             each = [{n: a[k : k + 1] for n, a in repeated(others, len(tensors)).items()} for k in range(len(tensors))]
-            found = [e for x, o in zip(tensors, each, strict=True) for e in self.explain_tensor(x, target, o)]
+            found = [e for (x, p), o in zip(prepared, each, strict=True) for e in self._explain(x, target, o, [p])]
         notes = (self.preprocess_reason,) if self.preprocess_reason else ()
         return [
             replace(
@@ -161,7 +194,7 @@ class Explainer:
         ]
 
     def explain_tensor(
-        self, x: npt.NDArray[Any], target: TargetLike = None, inputs: Mapping[str, npt.ArrayLike] | None = None
+        self, x: npt.NDArray[Any], target: TargetLike = None, inputs: Mapping[str, Given] | None = None
     ) -> list[Explanation]:
         """Explain an input that is already preprocessed: (N, C, H, W) or (N, H, W, C), in the model's own dtype.
 
@@ -169,8 +202,46 @@ class Explainer:
             OptionError: shape or dtype do not fit the model.
         """
         self._check_tensor(x)
-        others = self.inputs if inputs is None else given_inputs(self.model, {**self.inputs, **inputs})
-        chosen = as_target(target, self.labels, self.logits.classes, self.method.target)
+        return self._explain(x, target, self._others(inputs))
+
+    def _others(self, inputs: Mapping[str, Given] | None) -> dict[str, Array]:
+        given = {**self.inputs, **(inputs or {})}
+        return given_inputs(self.model, given)
+
+    def _explain(
+        self, x: Array, target: TargetLike, others: Mapping[str, Array], places: Sequence[Placement] = ()
+    ) -> list[Explanation]:
+        """Of targets that look at the sample, and of detectors, each sample on its own."""
+        chosen = as_target(target, self.labels, self.logits.classes, self.method.target, self.logits.kind)
+        if not chosen.looks and len(self.levels) < 2:
+            return self._recorded(x, chosen, others)
+        if "aug" in self.smooth and isinstance(chosen, Box | Region):
+            raise OptionError("test-time augmentation mirrors the picture, but not a box or a point of it: leave it out")
+        rest = repeated(others, len(x))
+        found = []
+        for k in range(len(x)):
+            one, own = x[k : k + 1], {n: a[k : k + 1] for n, a in rest.items()}
+            settled = chosen.settled(self._looks.view(one, own, places[k] if places else None))
+            found += self._at_level(one, settled, own)._recorded(one, settled, own)
+        return found
+
+    def _at_level(self, x: Array, target: Target, others: Mapping[str, Array]) -> Explainer:
+        """This explainer, at the level of a detector that the explained box came from: its map has a gradient."""
+        if len(self.levels) < 2:
+            return self
+        try:
+            answers, _ = self._run(x, target, others, Plan(wrt=tuple(layer.value for layer in self.levels)))
+        except GradientError:
+            return self
+        own = [layer for layer in self.levels if np.any(answers[f"G/{layer.value}"])]
+        if not own:
+            return self
+        one = copy(self)
+        why = f"chosen: the level that the explained box came from, of {len(self.levels)}; {own[0].reason}"
+        one.layers, one.levels = (replace(own[0], reason=why),), ()
+        return one
+
+    def _recorded(self, x: Array, chosen: Target, others: Mapping[str, Array]) -> list[Explanation]:
         try:
             raw = self._find(x, chosen, others)
             if "aug" in self.smooth:
@@ -178,8 +249,28 @@ class Explainer:
         except GradientError as error:
             raise GradientError(f"{error}\n{offered(self.model, self.logits)}") from error
         whence = provenance(self.model, self.logits.name)
-        recorder = Recorder(self.model.label, self.logits, self.method, self.layers, self.labels, self.shaping, whence)
+        names = self.vocabulary if self.logits.kind == "tokens" else self.labels
+        recorder = Recorder(self.model.label, self.logits, self.method, self.layers, names, self.shaping, whence)
         return recorder.explanations(chosen, raw, self._input_size(x))
+
+    def attributions(
+        self, x: npt.NDArray[Any], targets: Sequence[TargetLike] | npt.NDArray[Any] | None = None
+    ) -> Array:
+        """What other tools take: one attribution per sample, as an array.
+
+        Args:
+            x: as for :meth:`explain_tensor`.
+            targets: one per sample; None for the top classes.
+
+        Returns:
+            float32 (N, C, H, W), signed, of pixel methods; (N, 1, H, W), the heatmaps, of all others.
+        """
+        each = [None] * len(x) if targets is None else [t.item() if isinstance(t, np.generic) else t for t in targets]
+        if len(each) != len(x):
+            raise OptionError(f"{len(each)} targets for {len(x)} samples: give one each")
+        together = self.explain_tensor(x) if targets is None else None
+        found = together or [self.explain_tensor(x[k : k + 1], t)[0] for k, t in enumerate(each)]
+        return np.stack([e.heatmap[None] if e.attribution is None else e.attribution for e in found])
 
     def _find(self, x: Array, target: Target, others: Mapping[str, Array]) -> Raw:
         return (self._by_procedure if self.method.procedure else self._at_once)(x, target, others)
@@ -331,67 +422,6 @@ class Explainer:
     def _input_size(self, x: Array) -> tuple[int, int]:
         height, width = x.shape[2:] if self.model.image_input.layout == "NCHW" else x.shape[1:3]
         return int(height), int(width)
-
-
-def locate(model: str | Path) -> Path:
-    """The file of a path or of ``zoo:NAME``."""
-    if str(model).startswith("zoo:"):
-        from onnxcam import zoo
-
-        return zoo.locate(str(model))
-    return Path(model)
-
-
-def input_spec(model: Model) -> InputSpec:
-    """What the image module needs to know of the model's input."""
-    image = model.image_input
-    return InputSpec(image.layout, image.channels, image.height, image.width, image.dtype.numpy())
-
-
-def choose_preprocess(model: Model, given: str | Preprocess) -> tuple[Preprocess, str]:
-    """The preprocessing, and a notice where it was chosen for the caller.
-
-    ``"auto"`` takes the model's own metadata, else what its graph decides, else ``imagenet``.
-    """
-    if isinstance(given, Preprocess):
-        return given, ""
-    if given != "auto":
-        return Preprocess.parse(given), ""
-    if (own := model.meta.get("onnxcam/preprocess")) is not None:
-        return Preprocess.from_dict(json.loads(own)), "preprocessing from the model's metadata"
-    if (found := input_convention(model)) is not None:
-        return Preprocess.parse(found.preset), f"preprocessing {found.preset}: {found.reason}"
-    preset = "imagenet" if model.image_input.channels == 3 else "unit"
-    return Preprocess.parse(preset), f"preprocessing {preset} is assumed: nothing in the model tells; check it"
-
-
-def given_inputs(model: Model, given: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
-    """What the model takes beside the picture, as arrays of its types.
-
-    Raises:
-        OptionError: one is missing, unknown, or of another rank.
-    """
-    image = model.image_input.name
-    wanted = {str(v.name): v for v in model.inputs if v not in model.unread_inputs and v.name != image}
-    text = ", ".join(f"{v.name} {v.dtype} {v.shape}" for v in wanted.values()) or "none"
-    if unknown := [n for n in given if n not in wanted]:
-        raise OptionError(f"{model.label} has no further input {unknown[0]!r}; its inputs beside the picture: {text}")
-    if missing := [n for n in wanted if n not in given]:
-        raise OptionError(
-            f"{model.label} takes more than a picture: {text}. Give {', '.join(missing)}: inputs={{name: array}}, or "
-            "--input NAME=FILE.npy|VALUE"
-        )
-    return {n: _as_input(wanted[n], a) for n, a in given.items()}
-
-
-def _as_input(value: Any, given: npt.ArrayLike) -> Array:
-    array = np.asarray(given)
-    rank = None if value.shape is None else len(value.shape)
-    if rank is not None and array.ndim == rank - 1:
-        array = array[None]
-    if rank is not None and array.ndim != rank:
-        raise OptionError(f"input {value.name} is {value.dtype} {value.shape}; given an array of shape {array.shape}")
-    return array.astype(value.dtype.numpy())
 
 
 def _smoothings(given: str | Sequence[str], method: Method) -> tuple[str, ...]:

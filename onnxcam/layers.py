@@ -12,8 +12,8 @@ from onnxcam.errors import OptionError
 from onnxcam.graph.classifier import find_classifier
 from onnxcam.graph.inspect import Logits, is_map, target_layers
 from onnxcam.graph.names import find_value
-from onnxcam.graph.paths import first_float, float_path, map_layouts
-from onnxcam.graph.tokens import Tokens
+from onnxcam.graph.paths import first_float, float_path
+from onnxcam.graph.tokens import Tokens, find_grids
 from onnxcam.model import Layout, Model
 
 Array = npt.NDArray[Any]
@@ -41,16 +41,14 @@ class TargetLayer:
         """The layer's own form -> (N, C, h, w)."""
         if isinstance(self.layout, Tokens):
             grid = self.layout
-            patches = a[:, grid.before : a.shape[1] - grid.after]
-            return np.moveaxis(patches, 2, 1).reshape(len(a), a.shape[2], grid.height, grid.width)
+            return np.moveaxis(a[:, grid.index], 2, 1).reshape(len(a), a.shape[2], grid.height, grid.width)
         return np.moveaxis(a, 3, 1) if self.layout == "NHWC" else a
 
     def unfold(self, a: Array, like: Array) -> Array:
         """(B, C, h, w) -> the layer's own form; class and register tokens come from ``like`` (1, T, D)."""
         if isinstance(self.layout, Tokens):
-            grid, patches = self.layout, np.moveaxis(a.reshape(*a.shape[:2], -1), 1, 2)
             whole = np.repeat(like, len(a), axis=0)
-            whole[:, grid.before : like.shape[1] - grid.after] = patches
+            whole[:, self.layout.index] = np.moveaxis(a.reshape(*a.shape[:2], -1), 1, 2)
             return whole
         return np.ascontiguousarray(np.moveaxis(a, 1, 3)) if self.layout == "NHWC" else a
 
@@ -71,6 +69,13 @@ def best_layer(model: Model, logits: Logits, method: str) -> TargetLayer:
     return TargetLayer(best.name, best.name, best.layout, f"chosen: {best.reason}")
 
 
+def levels(model: Model, logits: Logits) -> tuple[TargetLayer, ...]:
+    """The layers of a detector's levels, coarsest first; empty for what is no detector."""
+    if logits.kind != "boxes":
+        return ()
+    return tuple(TargetLayer(v.name, v.name, v.layout, f"chosen: {v.reason}") for v in target_layers(model, logits))
+
+
 def named_layer(model: Model, logits: Logits, name: str) -> TargetLayer:
     """The layer that a caller names: a value, a node or a module.
 
@@ -80,13 +85,21 @@ def named_layer(model: Model, logits: Logits, name: str) -> TargetLayer:
     """
     value = find_value(model, name)
     image, of = first_float(model.values[model.image_input.name]), model.values[logits.name]
-    layouts = map_layouts(float_path(of, [image]))
-    if value is of or not is_map(value, layouts):
+    grids = find_grids(model, float_path(of, [image]), image)
+    if value is of or not is_map(value, grids):
         raise OptionError(
             f"layer {name!r} is {value.dtype} {value.shape}; a CAM needs a float map (N, C, H, W) of more than one "
-            f"pixel, between the first convolution and {of.name}. `onnxcam inspect MODEL` lists the candidates"
+            f"pixel, or a whole grid of tokens (N, T, D), between the first convolution and {of.name}. "
+            "`onnxcam inspect MODEL` lists the candidates"
         )
-    return TargetLayer(name, str(value.name), layouts[id(value)], "named by the caller")
+    if not grids.reaches(value):
+        better = "".join(f" Take {layer.name}, the last that does, or one before it" for layer in
+                         target_layers(model, logits)[:1])  # fmt: skip
+        raise OptionError(
+            f"what the patches hold at layer {name!r} does not reach {of.name}: behind it only the class token is "
+            f"read, so that the map would be blank.{better}"
+        )
+    return TargetLayer(name, str(value.name), grids.layouts[id(value)], "named by the caller")
 
 
 def classifier_layer(model: Model, logits: Logits, name: str, method: str) -> TargetLayer:

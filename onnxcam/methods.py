@@ -132,7 +132,7 @@ _BLACK_BOX = (
         procedure=perturb.rise, gives="map", runs="2000", budget="samples", target="probability", normalize="minmax",
     ),
     Method(
-        "aise", "AISE", "sum_i (g_i - min g) K_i, g_i = y(x * K_i) - y(x * (1 - K_i)), K_i Gaussians where DIRECT looks",
+        "aise", "AISE", "sum_i (g_i - min g) K_i, g_i = y(x * K_i) - y(x * (1 - K_i)), Gaussians K_i found by DIRECT",
         _papers("openvino2024aise"), procedure=perturb.aise, gives="map", runs="300", budget="samples",
         target="probability", normalize="minmax",
     ),

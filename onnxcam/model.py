@@ -171,17 +171,17 @@ def _save(model: ir.Model, target: Path, weights: Path | None) -> None:
         os.replace(partial, target)
 
 
-def load_model(path: str | Path) -> Model:
+def load_model(path: str | Path | bytes) -> Model:
     """Open an ONNX image model; the file itself is only ever read.
 
     Args:
-        path: the ``.onnx`` file. External data must lie in its folder (a hub cache's symbolic links are followed).
+        path: the ``.onnx`` file, or its bytes. External data must lie in its folder (a hub cache's symbolic links are followed).
 
     Raises:
         ModelError: missing, damaged, no opset, unknown operators, or conversion to opset 18 failed.
     """
-    file = Path(path)
-    data = integrity.read(file)
+    file = Path("the model") if isinstance(path, bytes) else Path(path)
+    data = path if isinstance(path, bytes) else integrity.read(file)
     proto = integrity.parse(file, data)
     lowering.set_aside(proto)
     source_opset = integrity.check_operators(file, proto)
@@ -193,7 +193,7 @@ def load_model(path: str | Path) -> Model:
     digest = hashlib.sha256(data).hexdigest()
     if not isinstance(data, bytes):
         data.close()
-    return Model(model, file, digest, source_opset, tuple(notes), meta)
+    return Model(model, None if isinstance(path, bytes) else file, digest, source_opset, tuple(notes), meta)
 
 
 def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> ir.Model:

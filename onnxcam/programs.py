@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -15,7 +15,7 @@ from onnxcam.gradients.trial import trial
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.inspect import Logits
 from onnxcam.graph.paths import FLOATS, first_float, float_path
-from onnxcam.graph.surgery import make_batch_dynamic, splice
+from onnxcam.graph.surgery import expose, make_batch_dynamic, splice
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.model import Model
 from onnxcam.runtime import Array, Session
@@ -57,7 +57,8 @@ class Program:
         if self.untouched is None:
             return dict(zip(self.outputs, self.session.run(feeds, list(self.outputs.values())), strict=True))
         answer = self.untouched.run(feeds)  # where reading inner values would change the model's own answer
-        inner = replace(self, untouched=None).run({**feeds, f"{PREFIX}{CLASS}": answer["class_index"]})
+        own = {f"{PREFIX}{CLASS}": answer["class_index"]} if f"{PREFIX}{CLASS}" in feeds else {}
+        inner = replace(self, untouched=None).run({**feeds, **own})
         return inner | answer
 
 
@@ -86,6 +87,7 @@ class Programs:
         self.model, self.logits, self._new_session = model, logits, new_session
         self.engine, self.straight_through = engine, straight_through
         self.built: dict[tuple[Hashable, Plan], Program] = {}
+        self._peeks: dict[tuple[str, ...], Session] = {}
 
     @cached_property
     def free(self) -> Programs:
@@ -103,6 +105,13 @@ class Programs:
         if model is self.model:
             return self
         return Programs(model, self.logits, self._new_session, self.engine, self.straight_through)
+
+    def peek(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """Values of the model by name, from a plain run."""
+        key = tuple(names)
+        if key not in self._peeks:
+            self._peeks[key] = self._new_session(expose(self.model, key))
+        return self._peeks[key].run(feeds, key)
 
     def get(self, target: Target, plan: Plan, feeds: Callable[[], Mapping[str, Array]]) -> Program:
         """The program of a kind of target and a plan; ``feeds`` is what it will run on first.
@@ -131,15 +140,11 @@ class Programs:
         self, edited: Model, writer: Writer, target: Target, plan: Plan
     ) -> tuple[dict[str, Tensor], Backward | None]:
         """Score head, gradients and what is read, by name."""
-        of, walk = edited.values[self.logits.name], None
-        head = target.write(Scene(writer, of, self.logits))
+        scene, walk = Scene(writer, edited.values[self.logits.name], self.logits), None
+        head = target.write(scene)
         named = head.answers
         if plan.wrt or plan.relu:
-            seed = backward(edited, writer, head.score.value, xp.ones_like(head.score), [of], engine="portable")
-            go = partial(
-                backward, edited, writer, of, seed.gradients[0],
-                engine=self.engine, straight_through=self.straight_through,
-            )  # fmt: skip
+            go = self._backward(edited, writer, head.score, scene.read)
         if plan.wrt:
             walk = go([edited.values[n] for n in plan.wrt])
             gradients = dict(zip(plan.wrt, walk.gradients, strict=True))
@@ -150,6 +155,21 @@ class Programs:
             named["pixels"] = walk.gradients[0]
         named |= {f"A/{n}": writer.tensor(edited.values[n]) for n in plan.read}
         return named, walk
+
+    def _backward(
+        self, edited: Model, writer: Writer, score: Tensor, roots: Sequence[ir.Value]
+    ) -> Callable[..., Backward]:
+        """The walk from a score on: the head by standard operators, and from the one value that it reads by the engine.
+
+        A score that reads several values is one walk, by standard operators throughout.
+        """
+        ones, through = xp.ones_like(score), self.straight_through
+        if not roots or not float_path(score.value, roots):
+            raise OptionError("the score does not depend on any value of the model, so nothing explains it")
+        if len(roots) > 1:
+            return partial(backward, edited, writer, score.value, ones, engine="portable", straight_through=through)
+        seed = backward(edited, writer, score.value, ones, roots, engine="portable").gradients[0]
+        return partial(backward, edited, writer, roots[0], seed, engine=self.engine, straight_through=through)
 
     def _pixels(self, edited: Model) -> ir.Value:
         image = edited.values[PIXELS] if PIXELS in edited.values else edited.values[self.model.image_input.name]

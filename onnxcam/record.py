@@ -18,7 +18,7 @@ from onnxcam.layers import TargetLayer
 from onnxcam.methods import Method
 from onnxcam.model import Model
 from onnxcam.runtime import Array, installed_builds, load_runtime
-from onnxcam.targets import Target
+from onnxcam.targets import TOP1, Target
 
 _TOP = 5
 
@@ -131,13 +131,18 @@ class Recorder:
             class_index=index,
             label=self._name(index),
             probability=_probability(answers, k, index),
-            top=tuple((int(i), self._name(int(i)), float(logits[i])) for i in best),
+            top=tuple((int(i), self._name(int(i)), float(logits[i])) for i in best) if index >= 0 else (),
             target=self._words(target, index),
             method=self.method.name,
             engine=raw.walk.engine if raw.walk else "portable",
             attribution=None if signed is None else signed[k],
-            notes=(*self._notes(target, logits, heatmap, raw), *self._ties(target, answers, k)),
-            provenance=dict(self.provenance),
+            notes=(
+                *target.notes,
+                *self._notes(target, logits, heatmap, raw),
+                *filter(None, [target.doubt(float(answers["score"][k, 0]))]),
+                *self._ties(target, answers, k),
+            ),
+            provenance={**self.provenance, **target.facts},
             fuse=self.shaping.fuse,
             normalize=self.shaping.normalize,
         )
@@ -147,15 +152,14 @@ class Recorder:
 
     def _words(self, target: Target, index: int) -> str:
         names = [index, *target.classes[1:]]
-        return target.words.format(
-            *(f"class {i}" if self._name(i) is None else f"{self._name(i)} ({i})" for i in names)
-        )
+        said = [f"class {i}" if self._name(i) is None else f"{self._name(i)} ({i})" for i in names]
+        return target.describe(said)
 
     def _notes(self, target: Target, logits: Array, heatmap: Array, raw: Raw) -> list[str]:
         notes, walk = [], raw.walk
         if self.logits.stepped_over:
             notes.append(f"explained at {self.logits.name}, {self.logits.reason}")
-        if target.classes[0] < 0 and (tied := int(np.sum(logits == logits.max()))) > 1:
+        if target.classes[:1] == (TOP1,) and (tied := int(np.sum(logits == logits.max()))) > 1:
             notes.append(f"the top class is a tie of {tied} classes; the first was explained")
         if self.method.relu not in (None, "plain") and walk is not None:
             notes.append(f"ReLU policy {self.method.relu} changed {walk.changed} of {walk.sites} activations")
@@ -173,7 +177,7 @@ class Recorder:
     def _ties(self, target: Target, answers: Mapping[str, Array], k: int) -> list[str]:
         """What quantisers at the end make equal, though the scores before them differ."""
         own = answers.get("own", answers.get("probabilities")) if self.logits.rounded else None
-        tied = 0 if own is None or target.classes[0] >= 0 else int(np.sum(own[k] == own[k].max()))
+        tied = 0 if own is None or target.classes[:1] != (TOP1,) else int(np.sum(own[k] == own[k].max()))
         return [f"the model's own output is rounded to a tie of {tied} classes at the top"] if tied > 1 else []
 
     def _why_blank(self) -> str:
@@ -188,7 +192,8 @@ class Recorder:
 
 
 def _probability(answers: Mapping[str, Array], k: int, index: int) -> float | None:
-    return float(answers["probabilities"][k].reshape(-1)[index]) if "probabilities" in answers else None
+    there = index >= 0 and "probabilities" in answers
+    return float(answers["probabilities"][k].reshape(-1)[index]) if there else None
 
 
 def provenance(model: Model, logits: str) -> dict[str, Any]:

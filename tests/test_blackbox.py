@@ -36,12 +36,12 @@ def test_the_map_lies_where_the_function_looks(picture, method, target, where):
     options = {k: v for k, v in GRID.items() if method in ("lime", "kernelshap", "feature_ablation")}
     if method == "feature_ablation":
         del options["samples"]
-    budget = 300 if method in ("rise", "aise") else None
+    budget = {"rise": 1000, "aise": 150}.get(method)
     box = BlackBox(corners, (40, 60), labels=LABELS, method=method, options=options, budget=budget)
     found = box.explain(picture, target)
     quarters = found.heatmap.reshape(2, 20, 2, 30).mean(axis=(1, 3))
     assert np.unravel_index(quarters.argmax(), (2, 2)) == where
-    assert quarters[where] > 1.5 * np.sort(quarters.ravel())[-2]
+    assert quarters[where] > 1.3 * np.sort(quarters.ravel())[-2]
     assert not found.is_blank
 
 
@@ -211,6 +211,7 @@ def test_a_function_that_ignores_the_picture_gets_a_blank_map_that_says_so(pictu
         ({"method": "occlusion", "budget": 9}, OptionError, "no budget"),
         ({"method": "ris"}, UnknownNameError, "rise"),
         ({"batch": 0}, OptionError, "batch=0"),
+        ({"normalize": "mean"}, UnknownNameError, "minmax"),
         ({"preprocess": "imagnet"}, UnknownNameError, "imagenet"),
         ({"size": (8, 8), "spec": InputSpec("NHWC", 3, 9, 9, np.uint8)}, OptionError, r"\(9, 9\)"),
     ],

@@ -23,7 +23,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show inputs, logits, candidate layers, activations, engines and preprocessing, each with its reason."""
-    from onnxcam.explainer import locate
+    from onnxcam.opening import locate
     from onnxcam.model import load_model
 
     facts = describe(load_model(locate(model)), output)
@@ -35,7 +35,7 @@ def command(
 
 def describe(model: Model, output: str | None = None) -> dict[str, Any]:
     """Everything that the graph tells, as JSON values."""
-    from onnxcam.explainer import choose_preprocess
+    from onnxcam.opening import choose_preprocess
     from onnxcam.graph.activations import activation_sites
     from onnxcam.graph.inspect import find_logits, target_layers
     from onnxcam.graph.paths import first_float, float_path

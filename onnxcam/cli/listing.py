@@ -5,28 +5,42 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from onnxcam.methods import Method
 
 _JSON = typer.Option("--json", help="As JSON.")
 
 
-def methods(as_json: Annotated[bool, _JSON] = False) -> None:
+def methods(
+    as_json: Annotated[bool, _JSON] = False,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="The papers, as BibTeX.")] = False,
+) -> None:
     """List the methods: what each needs, what it costs, where it comes from."""
     from onnxcam.methods import METHODS
 
-    if as_json:
-        rows = [
-            {"name": m.name, "title": m.title, "formula": m.formula, "needs": m.needs, "runs": m.runs, "paper": m.paper}
-            for m in METHODS.values()
-        ]
-        print(json.dumps(rows))
-        return
-    table(
-        ("method", "formula", "needs", "runs", "paper"),
-        [(m.name, m.formula, ", ".join(m.needs), str(m.runs), m.paper) for m in METHODS.values()],
-    )
+    if bibtex:
+        print("\n\n".join({p.key: p.bibtex for m in METHODS.values() for p in m.papers}.values()))
+    elif as_json:
+        print(json.dumps([_described(m) for m in METHODS.values()]))
+    else:
+        table(
+            ("method", "formula", "needs", "runs", "options", "paper"),
+            [(m.name, m.formula, ", ".join(m.needs), m.runs, _options(m), m.paper) for m in METHODS.values()],
+        )
+
+
+def _described(method: Method) -> dict[str, Any]:
+    names = ("name", "title", "formula", "needs", "runs", "budget", "target", "aliases", "paper")
+    options = {k: v if isinstance(v, int | float | str | None) else str(v) for k, v in method.options.items()}
+    return {**{n: getattr(method, n) for n in names}, "options": options, "papers": [p.key for p in method.papers]}
+
+
+def _options(method: Method) -> str:
+    return " ".join(f"{k}={v}" for k, v in method.options.items())
 
 
 def zoo(as_json: Annotated[bool, _JSON] = False) -> None:

@@ -23,8 +23,8 @@ _NOISE = 4 * float(np.finfo(np.float32).eps)
 def eigen(terms: Array) -> Array:
     """The first principal component of the pixels: X v, X the centred terms (pixels, C), v its first singular vector.
 
-    Muhammad and Yeasin, Eigen-CAM, 2020, https://arxiv.org/abs/2008.00299 (of the activations). Principal components
-    are those of centred points; without centring the map would be close to the mean activation.
+    Muhammad and Yeasin, Eigen-CAM, 2020, https://arxiv.org/abs/2008.00299 (of the activations). The pixels are
+    centred, as principal components are.
 
     A singular vector has no sign of its own. The one taken makes the map grow where the sum of the terms grows (a
     positive covariance with it); where the two are unrelated, the pixel that stands out most is positive. Peers take

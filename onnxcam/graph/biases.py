@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ Array = npt.NDArray[Any]
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _MAPS = _CONVOLUTIONS | {"BatchNormalization"}
 # What may lie between a convolution and its bias, where it is added by a node of its own.
-_BETWEEN = {"Identity", "Cast", "Transpose", "Mul", "Div", "Add", "Sub", "QuantizeLinear", "DequantizeLinear"}
+_BETWEEN = {"Identity", "Cast", "Transpose", "Mul", "Div", "Add", "Sub", "Sum", "QuantizeLinear", "DequantizeLinear"}
+_HOLDING = {"DequantizeLinear", "Identity", "Cast"}
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,7 @@ def _batch_normalization(node: ir.Node) -> tuple[Array, str] | None:
 def _sum(node: ir.Node) -> tuple[Array, str] | None:
     held = [_constant(node, k) for k in range(len(node.inputs))]
     known = [a for a in held if a is not None]
-    if not known or len(known) == len(held):
-        return None
-    whole = known[0]
-    for array in known[1:]:
-        whole = whole + array
-    return whole, "the constant"
+    return (np.asarray(reduce(np.add, known)), "the constant") if known else None
 
 
 def _difference(node: ir.Node) -> tuple[Array, str] | None:
@@ -130,15 +127,21 @@ def _constant(node: ir.Node, index: int) -> Array | None:
     if value.const_value is not None:
         return np.asarray(value.const_value.numpy()).astype(np.float64)
     maker = value.producer()
-    if maker is None or maker.op_type not in ("DequantizeLinear", "Identity", "Cast"):
+    if maker is None or maker.op_type not in _HOLDING:
         return None
-    levels = _constant(maker, 0)
-    if levels is None or maker.op_type != "DequantizeLinear":
-        return levels
-    scale, point = _constant(maker, 1), _constant(maker, 2)
-    if scale is None or scale.ndim > 1 or (scale.size > 1 and levels.ndim != 1):
+    return _dequantised(maker) if maker.op_type == "DequantizeLinear" else _constant(maker, 0)
+
+
+def _dequantised(node: ir.Node) -> Array | None:
+    """(levels - zero point) * scale, the two given once or along one axis."""
+    levels, scale, point = (_constant(node, k) for k in range(3))
+    if levels is None or scale is None or scale.ndim > 1:
         return None
-    return np.asarray((levels - (0.0 if point is None else point)) * scale)
+    along = [1] * levels.ndim
+    if scale.size > 1:
+        along[node.attributes.get_int("axis", 1) if levels.ndim > 1 else 0] = -1
+    zero = np.zeros(1) if point is None else point
+    return np.asarray((levels - zero.reshape(along)) * scale.reshape(along))
 
 
 def _shifts_a_map(node: ir.Node, bias: Array, layout: Layout | None) -> bool:
@@ -161,10 +164,10 @@ def _behind_a_convolution(node: ir.Node) -> bool:
 
 
 def _is_held(value: ir.Value) -> bool:
-    """A stored constant behind a DequantizeLinear, Identity or Cast."""
+    """A stored constant behind one of the nodes that hold one."""
     maker = value.producer()
     return (
         maker is not None
-        and maker.op_type in ("DequantizeLinear", "Identity", "Cast")
+        and maker.op_type in _HOLDING
         and all(v is None or v.const_value is not None for v in maker.inputs)
     )

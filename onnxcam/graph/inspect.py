@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from onnxcam.errors import ModelError, UnknownNameError
 from onnxcam.graph.detector import Detector, class_convs, find_detector, find_suppression, width_of
-from onnxcam.graph.paths import FLOATS, PASSING, TO_NCHW, cuts, first_float, float_path, map_layouts, reads
+from onnxcam.graph.paths import FLOATS, PASSING, TO_NCHW, cuts, first_float, float_path, reads
+from onnxcam.graph.tokens import Grids, Tokens, find_grids, past_normalization
 from onnxcam.model import Dim, Layout, Model, dims_of
 
 Kind = Literal["classes", "dense", "boxes", "tokens"]
@@ -63,14 +64,14 @@ class Layer:
         name: the value.
         op_type: the operator that makes it.
         shape: ints, names of free axes, or None.
-        layout: where its channels are: ``"NCHW"`` or ``"NHWC"``.
+        layout: where its channels are, ``"NCHW"`` or ``"NHWC"``, or how its tokens fold.
         reason: why it is a candidate, in words.
     """
 
     name: str
     op_type: str
     shape: tuple[Dim, ...]
-    layout: Layout
+    layout: Layout | Tokens
     reason: str
 
 
@@ -242,22 +243,28 @@ def _smallest(dims: tuple[Dim, ...]) -> int:
 def target_layers(model: Model, logits: Logits) -> list[Layer]:
     """Candidate layers, best first.
 
-    For a classifier: maps that every float path from image to logits passes, last first, each taken after its
-    normalisation, activation, residual Add or Concat and before pooling. For a dense output: the same, from the last
-    map before the class convolution on. For boxes: the map before the class convolution of each level.
+    For a classifier: maps and token grids that every float path from image to logits passes, last first, each taken
+    after its normalisation, activation, residual Add or Concat and before pooling, as long as their patches reach the
+    logits: where a class token is read, the last is the input of the last attention, after its normalisation. For a
+    dense output: the same, from the last map before the class convolution on. For boxes: the map before the class
+    convolution of each level.
     """
     image = first_float(model.values[model.image_input.name])
     of = model.values[logits.name]
     path = float_path(of, [image])
-    layouts = map_layouts(path)
-    if logits.detector is not None and (levels := _levels(of, logits.detector, path, layouts)):
-        return levels
+    grids = find_grids(model, path, image)
+    if logits.kind == "boxes":
+        return _levels(of, path, grids)
     found: dict[str, Layer] = {}
     for value in reversed(cuts(path, image)):
         value = _before_class_conv(value, logits) if logits.kind == "dense" else value
-        value = _before_pooling(value)
-        if is_map(value, layouts) and value is not of and not _mixes_tokens(path, value):
-            found.setdefault(str(value.name), _layer(value, layouts, _reason(value, of, logits, not found)))
+        back = _before_pooling(value)
+        value = back if is_map(back, grids) else value
+        if not is_map(value, grids) or value is of or not grids.reaches(value):
+            continue
+        value = value if found else past_normalization(path, value, grids)
+        if grids.places is not None or not _mixes_tokens(path, value):
+            found.setdefault(str(value.name), _layer(value, grids, _reason(value, of, logits, grids, not found)))
     return list(found.values())
 
 
@@ -272,11 +279,13 @@ def _mixes_tokens(path: Sequence[ir.Node], value: ir.Value) -> bool:
     return False
 
 
-def is_map(value: ir.Value, layouts: Mapping[int, Layout]) -> bool:
-    """A float tensor with channels and more than one pixel, computed by a convolution or matrix product."""
-    layout = layouts.get(id(value))
+def is_map(value: ir.Value, grids: Grids) -> bool:
+    """A float tensor with channels and more than one pixel or patch, computed by a convolution or matrix product."""
+    layout = grids.layouts.get(id(value))
     if value.dtype not in FLOATS or layout is None:
         return False
+    if isinstance(layout, Tokens):
+        return True
     height_width = dims_of(value)[2:] if layout == "NCHW" else dims_of(value)[1:3]
     return any(d != 1 for d in height_width)
 
@@ -300,17 +309,19 @@ def _before_class_conv(value: ir.Value, logits: Logits) -> ir.Value:
     return value
 
 
-def _layer(value: ir.Value, layouts: Mapping[int, Layout], reason: str) -> Layer:
+def _layer(value: ir.Value, grids: Grids, reason: str) -> Layer:
     node = value.producer()
-    return Layer(str(value.name), node.op_type if node else "input", dims_of(value), layouts[id(value)], reason)
+    return Layer(str(value.name), node.op_type if node else "input", dims_of(value), grids.layouts[id(value)], reason)
 
 
-def _reason(value: ir.Value, of: ir.Value, logits: Logits, first: bool) -> str:
+def _reason(value: ir.Value, of: ir.Value, logits: Logits, grids: Grids, first: bool) -> str:
     node = value.producer()
     made = f"{node.op_type} {node.name}" if node is not None and node.name != value.name else str(node and node.op_type)
     place = "the last" if first else "an earlier"
     if logits.kind == "dense":
         return f"{place} map before the class convolution; made by {made}"
+    if isinstance(layout := grids.layouts[id(value)], Tokens):
+        return f"{place} tokens whose patches all reach {of.name} ({layout}); made by {made}"
     maps = " (one channel per class)" if value.shape is not None and value.shape[1] == logits.classes else ""
     return f"{place} spatial map{maps} that every float path from image to {of.name} passes; made by {made}"
 
@@ -326,10 +337,10 @@ def _levels(
         if id(node) in members and (size not in leaves or _channels(node) > _channels(leaves[size])):
             leaves[size] = node
     maps = [_before_pooling(v) for n in leaves.values() if (v := n.inputs[0]) is not None]
-    maps = [v for v in maps if is_map(v, layouts)]
+    maps = [v for v in maps if is_map(v, grids)]
     maps.sort(key=lambda v: [d if isinstance(d, int) else 0 for d in dims_of(v)[2:]])
     why = f"detector: the map before the class convolution of one of {len(maps)} levels, coarsest first"
-    return [_layer(v, layouts, why) for v in maps]
+    return [_layer(v, grids, why) for v in maps]
 
 
 def _channels(node: ir.Node) -> int:

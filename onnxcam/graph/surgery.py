@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -147,3 +148,104 @@ def splice(model: Model, name: str, given: str) -> Model:
     edited.graph.inputs.append(entry)
     passes.RemoveUnusedNodesPass()(edited.ir_model)
     return replace(edited)  # looked up before the graph had its new input
+
+
+def join(first: Model, second: Model, names: Mapping[str, str] | None = None) -> Model:
+    """One model of two that follow each other, such as an encoder and a decoder.
+
+    The inputs of ``second`` that are fed by ``first`` are no inputs any more; its others stay, and so do its outputs.
+    Values of ``second`` whose names are taken get ``second/`` in front.
+
+    Args:
+        first: takes the picture.
+        second: takes what ``first`` gives.
+        names: output of ``first`` -> input of ``second``; None joins what has the same name, or else the one output
+            and the one input that fit.
+
+    Raises:
+        UnknownNameError: no such output or input.
+        OptionError: nothing fits, type or shape differ, or the opsets do.
+    """
+    pairs = dict(names) if names is not None else _fitting(first, second)
+    ahead, behind = first.clone(), second.clone()
+    given, taken = _named(ahead.outputs, "output"), _named(behind.inputs, "input")
+    for out, into in pairs.items():
+        _check_joint(given(out), taken(into))
+    if ahead.opset != behind.opset:
+        raise OptionError(f"{first.label} has opset {ahead.opset}, {second.label} {behind.opset}; export both with one")
+    for out, into in pairs.items():
+        value, entry = given(out), taken(into)
+        behind.graph.inputs.remove(entry)
+        ir.convenience.replace_all_uses_with(entry, value, replace_graph_outputs=True)
+    _take_over(ahead.graph, behind.graph)
+    ahead.ir_model.ir_version = max(ahead.ir_model.ir_version, behind.ir_model.ir_version)
+    digest = hashlib.sha256(f"{first.sha256}{second.sha256}".encode()).hexdigest()
+    notes = (*first.notes, *second.notes, f"{second.label} joined on: {', '.join(f'{a} -> {b}' for a, b in pairs.items())}")
+    whole = replace(ahead, sha256=digest, notes=notes, meta={**first.meta, **second.meta})
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(whole.ir_model)
+    return whole
+
+
+def _named(values: Sequence[ir.Value], kind: str) -> Callable[[str], ir.Value]:
+    held = {str(v.name): v for v in values}
+
+    def find(name: str) -> ir.Value:
+        if name not in held:
+            raise UnknownNameError.of(kind, name, held)
+        return held[name]
+
+    return find
+
+
+def _fitting(first: Model, second: Model) -> dict[str, str]:
+    """What has the same name; else the one pair of one type and rank."""
+    entries = {str(v.name): v for v in second.inputs}
+    same = {str(v.name): str(v.name) for v in first.outputs if v.name in entries}
+    alike = [(a, b) for a in first.outputs for b in second.inputs if not _difference(a, b)]
+    if same or len(alike) == 1:
+        return same or {str(a.name): str(b.name) for a, b in alike}
+    raise OptionError(
+        f"it is not clear how {second.label} follows {first.label}: outputs {', '.join(map(_told, first.outputs))}; "
+        f"inputs {', '.join(map(_told, second.inputs))}. Name the pairs: join(first, second, {{output: input}})"
+    )
+
+
+def _told(value: ir.Value) -> str:
+    return f"{value.name} {value.dtype} {value.shape}"
+
+
+def _difference(a: ir.Value, b: ir.Value) -> str:
+    """Why one value cannot stand for another, or ""."""
+    if a.dtype != b.dtype:
+        return "their types differ"
+    if a.shape is None or b.shape is None:
+        return ""
+    pairs = list(zip(dims_of(a), dims_of(b), strict=False))
+    differ = any(isinstance(x, int) and isinstance(y, int) and x != y for x, y in pairs)
+    return "their shapes differ" if differ or len(a.shape) != len(b.shape) else ""
+
+
+def _check_joint(a: ir.Value, b: ir.Value) -> None:
+    if why := _difference(a, b):
+        raise OptionError(f"output {_told(a)} cannot be input {_told(b)}: {why}")
+
+
+def _take_over(graph: ir.Graph, other: ir.Graph) -> None:
+    """Move all of another graph to the end of this one, whose outputs become the other's."""
+    own = [*graph.inputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs)]
+    taken, nodes = {v.name for v in own}, {n.name for n in graph}
+    inputs, weights, outputs = list(other.inputs), list(other.initializers.values()), list(other.outputs)
+    moved = list(other)
+    other.inputs.clear()
+    other.outputs.clear()
+    other.initializers.clear()
+    other.remove(moved)
+    for value in (*inputs, *weights, *(v for n in moved for v in n.outputs)):
+        value.name = f"second/{value.name}" if value.name in taken else value.name
+    for node in moved:
+        node.name = f"second/{node.name}" if node.name in nodes else node.name
+    graph.inputs.extend(inputs)
+    for weight in weights:
+        graph.register_initializer(weight)
+    graph.extend(moved)
+    graph.outputs[:] = outputs

@@ -151,6 +151,13 @@ def test_a_baseline_that_is_the_image_has_nothing_to_attribute(method):
             method(grey, baseline=same)
 
 
+def test_noise_around_the_image_is_something_to_attribute():
+    probe, noise = Cubic(), np.random.default_rng(9).normal(size=(1, *SHAPE))
+    step = 0.1 * (probe.x.max() - probe.x.min()) * noise[0]
+    found = gradient_shap(probe, samples=1, baseline=probe.x, noise=0.1, seed=Replay(noise))
+    np.testing.assert_allclose(found, step * probe.at(probe.x[0] + step / 2), rtol=1e-3, atol=1e-4)
+
+
 def test_noise_of_a_constant_image_is_refused():
     with pytest.raises(OptionError, match=r"constant \(0\.5 everywhere\)"):
         gradient_shap(Cubic(x=np.full((1, *SHAPE), 0.5, np.float32)), noise=0.1)

@@ -115,6 +115,16 @@ def test_smooth_gradcampp_of_one_gradient_by_hand():
     np.testing.assert_allclose(found, [[alpha * 0.5 * 1, alpha * 0.5 * 3]], rtol=1e-6)
 
 
+def test_smooth_gradcampp_divides_by_what_is_below_zero_as_well():
+    probe, slopes = Layered(), [0.6, 0.6, 0.6, -1.2]
+    probe.layer = lambda x: (None, np.array([slopes.pop(0) for _ in x]).reshape(-1, 1, 1, 1))
+    probe.activations = lambda x: np.full((1, 1, 1, 1), 20.0)
+    mean, second, third = 0.15, (3 * 0.36 + 1.44) / 4, (3 * 0.216 - 1.728) / 4
+    weight = mean / (2 * second + 20 * third) * mean
+    assert weight < 0
+    np.testing.assert_allclose(smooth_gradcampp(probe, samples=4), [[weight * 20]], rtol=1e-5)
+
+
 ALL = [smoothgrad, smoothgrad_sq, vargrad, smooth_gradcampp]
 
 

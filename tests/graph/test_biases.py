@@ -56,9 +56,11 @@ def rich():
         "mu": RNG.normal(size=4),
         "var": RNG.uniform(0.5, 2, size=4),
         "w2": RNG.normal(size=(4, 4, 1, 1)),
+        "zero": np.zeros(4),
         "b2": RNG.normal(size=4),
         "w3": RNG.normal(size=(4, 5, 2, 2)) / 2,
         "b3": RNG.normal(size=5),
+        "half": np.full(1, 0.5),
         "there": RNG.normal(size=(1, 1, 8, 8)),
         "away": RNG.normal(size=(1, 5, 1, 1)),
         "w4": RNG.normal(size=(5, 6)),
@@ -72,14 +74,14 @@ def rich():
         node("Conv", "centred w1 b1", "conv", pads=[1, 1, 1, 1]),
         node("BatchNormalization", "conv scale beta mu var", "normal", epsilon=1e-3),
         node("Relu", "normal", "relu"),
-        node("Conv", "relu w2", "bare"),
+        node("Conv", "relu w2 zero", "bare"),
         node("Transpose", "bare", "last", perm=[0, 2, 3, 1]),
         node("Add", "last b2", "added"),
         node("Transpose", "added", "first", perm=[0, 3, 1, 2]),
         node("Add", "first relu", "residual"),
         node("MaxPool", "residual", "pool", kernel_shape=[2, 2], strides=[2, 2]),
         node("ConvTranspose", "pool w3 b3", "up", strides=[2, 2]),
-        node("Sum", "up there", "placed"),
+        node("Sum", "there up half", "placed"),
         node("LeakyRelu", "placed", "leaky"),
         node("Sub", "leaky away", "less"),
         node("GlobalAveragePool", "less", "gap"),
@@ -104,7 +106,7 @@ EXPECTED = {
     "normal": ("NCHW", lambda a: a["beta"] - a["mu"] * a["scale"] / (a["var"] + 1e-3) ** 0.5),
     "added": ("NHWC", lambda a: a["b2"]),
     "up": ("NCHW", lambda a: a["b3"]),
-    "placed": (None, lambda a: a["there"].ravel()),
+    "placed": (None, lambda a: a["there"].ravel() + 0.5),
     "less": (None, lambda a: -a["away"].ravel()),
     "dense": (None, lambda a: a["b4"]),
     "turned": (None, lambda a: a["from"]),
@@ -140,18 +142,24 @@ def test_the_classifier_of_plain_loops_is_complete(tmp_path):
     assert [s.value for s in bias_sites(model, logits)] == ["conv1", "conv2", "logits"]
 
 
-def test_a_bias_stored_quantised_is_read_as_floats(tmp_path):
+@pytest.mark.parametrize(
+    ("shape", "axis", "point"), [((6,), 0, None), ((6,), 0, 2), ((1, 6, 1, 1), 1, 3), ((6, 1, 1), 0, None)]
+)
+def test_a_bias_stored_quantised_is_read_as_floats(tmp_path, shape, axis, point):
+    levels, scale = np.array([3, -2, 8, 1, 5, -7], np.int8), np.linspace(0.01, 0.06, 6).astype(np.float32)
+    held = {"q": levels.reshape(shape), "s": scale} | ({} if point is None else {"z": np.full(6, point, np.int8)})
     proto = builders.classifier()
-    levels, scale = np.array([3, -2, 8, 1, 5, -7], np.int32), np.linspace(0.01, 0.06, 6).astype(np.float32)
-    keep = [t for t in proto.graph.initializer if t.name != "b1"]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(keep)
-    held = {"q": levels, "s": scale}
     proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, k) for k, a in held.items())
-    proto.graph.node.insert(0, helper.make_node("DequantizeLinear", ["q", "s"], ["b1"], axis=0))
-    site = bias_sites(*opened(tmp_path, proto))[0]
-    np.testing.assert_allclose(site.bias.ravel(), levels * scale.astype(np.float64), rtol=1e-6)
-    assert site.layout == "NCHW"
+    proto.graph.node.insert(0, helper.make_node("DequantizeLinear", list(held), ["further"], axis=axis))
+    proto.graph.node[1].output[0] = "own"
+    of = ["own", "further"] if len(shape) > 1 else ["spread", "further"]
+    proto.graph.node.insert(2, helper.make_node("Add", of, ["conv1" if len(shape) > 1 else "shifted"]))
+    if len(shape) == 1:  # along the last axis: the map is NHWC there
+        proto.graph.node.insert(2, helper.make_node("Transpose", ["own"], ["spread"], perm=[0, 2, 3, 1]))
+        proto.graph.node.insert(4, helper.make_node("Transpose", ["shifted"], ["conv1"], perm=[0, 3, 1, 2]))
+    site = bias_sites(*opened(tmp_path, proto))[1]
+    np.testing.assert_allclose(site.bias.ravel(), (levels - float(point or 0)) * scale.astype(float), rtol=1e-6)
+    assert (site.bias.size, site.layout) == (6, "NCHW" if len(shape) > 1 else "NHWC")
 
 
 def test_what_saturates_leaves_a_remainder(tmp_path):

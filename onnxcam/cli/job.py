@@ -1,0 +1,245 @@
+"""What ``onnxcam explain`` does with its pictures: files, table, JSON, figures."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcam import Explainer, Explanation
+from onnxcam.cli.progress import Bar
+from onnxcam.errors import ImageError, ModelError, OnnxcamError, OptionError
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How overlays are drawn."""
+
+    colormap: str | None = None
+    blend: float = 0.5
+    style: str = "blend"
+    title: bool = True
+    recipe: str | None = None
+
+    def check(self) -> None:
+        """Refuse a bad colour map, style or recipe before anything is written."""
+        from onnxcam.core.overlay import overlay
+        from onnxcam.core.recipes import find_recipe
+
+        black, nothing = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.float32)
+        overlay(black, nothing, style=self.style, blend=self.blend, colormap=self.colormap or "jet")
+        if self.recipe is not None:
+            find_recipe(self.recipe)
+
+    @property
+    def target(self) -> str | None:
+        """The kind of score that a recipe explains."""
+        from onnxcam.core.recipes import find_recipe
+
+        return find_recipe(self.recipe).target if self.recipe else None
+
+    @property
+    def style_of_overlay(self) -> dict[str, Any]:
+        """As :meth:`onnxcam.Explanation.overlay` takes it."""
+        return {"style": self.style, "blend": self.blend, "colormap": self.colormap}
+
+    def draw(self, found: Explanation, title: bool = False) -> Pixels:
+        """The overlay."""
+        if self.recipe is not None:
+            return found.recipe(self.recipe)
+        return found.overlay(**self.style_of_overlay, title=title)
+
+
+def explainers(
+    model: str,
+    methods: Sequence[str],
+    layers: str | None,
+    layer: Sequence[str],
+    settings: Sequence[str],
+    target_kind: str | None,
+    **options: Any,
+) -> list[Explainer]:
+    """One explainer per method, on one model."""
+    from onnxcam.opening import locate
+    from onnxcam.methods import find_method
+    from onnxcam.model import load_model
+
+    opened = load_model(locate(model))
+    names = _every_layer(opened, layers, options["output"]) if layers else list(layer)
+    wanted = _settings(settings)
+    found = []
+    for name in methods:
+        method = find_method(name)
+        method = replace(method, target=target_kind) if target_kind else method
+        own = wanted if len(methods) == 1 else {k: v for k, v in wanted.items() if k in method.options}
+        budget = options["budget"] if len(methods) == 1 or method.budget else None
+        at = names if method.has_layer else "auto"
+        found.append(Explainer(opened, target_layer=at, method=method, **{**options, "options": own, "budget": budget}))
+    unused = [k for k in wanted if len(methods) > 1 and not any(k in e.method.options for e in found)]
+    if unused:
+        raise OptionError(f"none of {', '.join(methods)} has an option {unused[0]!r}; `onnxcam methods` lists them")
+    _check_labels(found[0])
+    return found
+
+
+def _every_layer(model: Any, layers: str, output: str | None) -> list[str]:
+    """The candidates, from the image on."""
+    from onnxcam.graph.inspect import find_logits, target_layers
+
+    if layers != "all":
+        raise OptionError(f"--layers {layers}: the choice is 'all'; name single layers with --layer")
+    names = [c.name for c in reversed(target_layers(model, find_logits(model, output)))]
+    return names or ["auto"]  # which says why there is none
+
+
+def _settings(given: Sequence[str]) -> dict[str, Any]:
+    """``samples=50`` -> {"samples": 50}; what is no JSON value is text."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise OptionError(f"--set {text}: write NAME=VALUE, such as samples=50")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _check_labels(explainer: Explainer) -> None:
+    """Names and classes that differ in number are often shifted by one (a background class)."""
+    names, classes = explainer.labels, explainer.logits.classes
+    if names is not None and classes is not None and len(names) != classes:
+        text = f"{len(names)} names for {classes} classes: names may be missing or shifted; check the label file"
+        print(f"onnxcam: {text}", file=sys.stderr)
+
+
+def stems(images: Sequence[Path]) -> list[str]:
+    """File names that do not collide when pictures of different folders share one."""
+    taken: set[str] = set()
+    found = []
+    for path in images:
+        names = (path.stem if k == 1 else f"{path.stem}-{k}" for k in count(1))
+        found.append(next(name for name in names if name.casefold() not in taken))
+        taken.add(found[-1].casefold())
+    return found
+
+
+@dataclass
+class Job:
+    """Pictures to explain: by each of ``explainers``, for each of ``targets``.
+
+    Attributes:
+        shape: ``"single"``: files for each explanation; ``"grid"``: methods x targets in one picture; ``"layers"``: the
+            layers of one explanation in one picture.
+    """
+
+    explainers: Sequence[Explainer]
+    targets: Sequence[str | None]
+    folder: Path
+    look: Look
+    shape: str = "single"
+    max_pixels: int | None = None
+    as_json: bool = False
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
+
+    def run(self, images: Sequence[Path]) -> int:
+        """Explain; the exit code."""
+        failures = 0
+        try:
+            for path, stem in zip(images, stems(images), strict=True):
+                try:
+                    self.one(path, stem)
+                except (ImageError, ModelError) as error:  # of this picture: NaN may come of one alone
+                    failures += 1
+                    self.fail(path, error)
+        finally:
+            if not self.as_json and self.rows:
+                _print_table(self.rows)
+        return 0 if not failures else (2 if failures == len(images) else 1)
+
+    def one(self, path: Path, stem: str) -> None:
+        """All explanations of one picture."""
+        from onnxcam.image import MAX_PIXELS, read_image
+
+        picture = read_image(path, max_pixels=self.max_pixels or MAX_PIXELS)
+        found = [
+            [replace(self.explain(e, picture, target), source=str(path)) for target in self.targets]
+            for e in self.explainers
+        ]
+        whole = self.figure(picture, found, stem) if self.shape != "single" else None
+        for row in found:
+            for e, target in zip(row, self.targets, strict=True):
+                self.record(e, path, {"figure": whole} if whole else self.save(e, stem, target))
+
+    def explain(self, explainer: Explainer, picture: Pixels, target: str | None) -> Explanation:
+        """One explanation, with a bar where it takes many runs."""
+        with self.bar(explainer) as progress:
+            explainer.progress = progress
+            return explainer.explain(picture, target)
+
+    def bar(self, explainer: Explainer) -> AbstractContextManager[Any]:
+        """A progress bar on stderr, for a terminal."""
+        return Bar(explainer.method.title)
+
+    def save(self, found: Explanation, stem: str, target: str | None) -> dict[str, Path]:
+        """The files of one explanation."""
+        asked = "" if target is None else "." + re.sub(r"[^\w-]+", "-", target)
+        name = f"{stem}.{found.method}{asked}"
+        files = found.save(self.folder, name, **self.look.style_of_overlay, title=self.look.title)
+        if self.look.recipe is not None:
+            from onnxcam.image import save_image
+
+            save_image(files["overlay"], self.look.draw(found))
+        return files
+
+    def figure(self, picture: Pixels, found: Sequence[Sequence[Explanation]], stem: str) -> Path:
+        """Everything of one picture in one."""
+        from onnxcam.cli import figure
+        from onnxcam.image import save_image
+
+        make = figure.grid if self.shape == "grid" else figure.layers
+        path = self.folder / f"{stem}.{self.shape}.png"
+        save_image(path, make(picture, found, self.look.draw))
+        return path
+
+    def record(self, found: Explanation, path: Path, files: Mapping[str, Path]) -> None:
+        """A line of JSON or a row of the table; notices."""
+        for note in found.notes:
+            self.say(note)
+        if self.as_json:
+            print(json.dumps({**found.to_dict(), "files": {k: str(p) for k, p in files.items()}}), flush=True)
+        score = f"{found.score:.4g}" + (f" ({found.probability:.3f})" if found.probability is not None else "")
+        name = found.label or f"class {found.class_index}"
+        layer = " + ".join(m.layer for m in found.maps[:3]) + (" + ..." if len(found.maps) > 3 else "") or "-"
+        self.rows.append((path.name, name, score, layer, found.method, str(next(iter(files.values())))))
+
+    def fail(self, path: Path, error: OnnxcamError) -> None:
+        """A picture that could not be explained."""
+        self.say(str(error))
+        if self.as_json:
+            print(json.dumps({"source": str(path), "error": str(error)}), flush=True)
+
+    def say(self, text: str) -> None:
+        """Each notice once."""
+        if text not in self.told:
+            self.told.add(text)
+            print(f"onnxcam: {text}", file=sys.stderr)
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    from onnxcam.cli.listing import table
+
+    table(("image", "class", "score", "layer", "method", "file"), rows)

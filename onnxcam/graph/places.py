@@ -1,0 +1,446 @@
+"""Where each element of a value comes from in the picture, followed through the graph.
+
+Transformers cut the picture into tokens, roll it, split it into windows and put class tokens in front; the graph says
+so in Reshapes, Transposes, Slices and Concats. They are run here, once, on *places* instead of features: an array of
+complex numbers of the value's shape (batch 1), ``row + 1j * column`` on the grid that the value belongs to. Two marks
+stand for elements that have no place: ``NOWHERE`` (class and register tokens, padding) and ``EVERYWHERE`` (what mixes
+the places of a whole picture or window: attention, global pooling).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from onnxcam.model import Model, dims_of
+from onnxcam.shapes import infer_node
+
+Array = npt.NDArray[Any]
+Complex = npt.NDArray[np.complex128]
+NOWHERE, EVERYWHERE = complex(np.nan, 0), complex(np.inf, 0)
+_SPATIAL = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "Resize", "DepthToSpace", "SpaceToDepth"}
+_PRODUCTS = {"MatMul", "Gemm"}
+_KEEPING = {"Identity", "Cast", "Dropout", "Clip", "Softmax", "LogSoftmax", "LayerNormalization", "BatchNormalization"}
+_KEEPING |= {"InstanceNormalization", "GroupNormalization", "RMSNormalization", "LpNormalization", "LRN"}
+_KEEPING |= {"QuantizeLinear", "DequantizeLinear"}
+_FOLDED = 2**20  # elements of an off-path array that is computed
+
+
+def places(model: Model, path: Sequence[ir.Node], source: ir.Value) -> dict[int, Complex]:
+    """The places of every value of ``path``, by ``id``; {} where the picture's size is free.
+
+    Args:
+        model: the model.
+        path: the nodes from ``source`` on that carry a gradient, in graph order.
+        source: the image, (N, C, H, W) or (N, H, W, C).
+    """
+    image = model.image_input
+    if image.height is None or image.width is None or source.shape is None or len(source.shape) != 4:
+        return {}
+    grid = raster(image.height, image.width)
+    start = grid[None, None] if image.layout == "NCHW" else grid[None, :, :, None]
+    shape = (1, image.channels, *grid.shape) if image.layout == "NCHW" else (1, *grid.shape, image.channels)
+    return _Walk(model, path, {id(source): np.broadcast_to(start, shape)}).places
+
+
+def raster(height: int, width: int) -> Complex:
+    """(height, width): the place of every pixel."""
+    return np.asarray(np.arange(height)[:, None] + 1j * np.arange(width)[None])
+
+
+def follow(model: Model, path: Sequence[ir.Node], start: ir.Value, marks: Complex) -> dict[int, Complex]:
+    """As :func:`places`, from an inner value on whose places are given."""
+    return _Walk(model, path, {id(start): marks}).places
+
+
+def thin(a: Complex) -> Complex:
+    """The same with length 1 along axes where nothing changes."""
+    return a[tuple(slice(0, 1) if step == 0 else slice(None) for step in a.strides)]
+
+
+def located(a: Complex) -> bool:
+    """Whether any element has a place."""
+    return bool(np.isfinite(thin(a)).any())
+
+
+class _Walk:
+    """One pass over the graph in its order: shapes at batch 1, integers, and places along the path."""
+
+    def __init__(self, model: Model, path: Sequence[ir.Node], start: dict[int, Complex]) -> None:
+        self.opset, self.places = model.opset, dict(start)
+        self.known: dict[int, Array] = {}
+        self.sizes: dict[int, tuple[int, ...]] = {k: a.shape for k, a in start.items()}
+        members = set(map(id, path))
+        for value in model.inputs:
+            self._size_of_input(value)
+        for node in model.graph:
+            if id(node) in members:
+                self._step(node)
+            else:
+                self._off_path(node)
+
+    # Shapes and integers
+
+    def _size_of_input(self, value: ir.Value) -> None:
+        if value.shape is not None and id(value) not in self.sizes:
+            dims = dims_of(value)
+            batch = [1, *dims[1:]] if dims and not isinstance(dims[0], int) else list(dims)
+            if all(isinstance(d, int) for d in batch):
+                self.sizes[id(value)] = tuple(d for d in batch if isinstance(d, int))
+
+    def size(self, value: ir.Value | None) -> tuple[int, ...] | None:
+        """The shape at batch 1; None where it is unknown."""
+        if value is None:
+            return None
+        if id(value) in self.sizes:
+            return self.sizes[id(value)]
+        static = value.shape is not None and all(isinstance(d, int) for d in value.shape)
+        return tuple(cast("list[int]", list(dims_of(value)))) if static else None
+
+    def data(self, value: ir.Value | None) -> Array | None:
+        """What a value is known to hold."""
+        if value is None:
+            return None
+        if id(value) in self.known:
+            return self.known[id(value)]
+        return value.const_value.numpy() if value.const_value is not None else None
+
+    def _off_path(self, node: ir.Node) -> None:
+        if node.op_type == "Shape" and (size := self.size(node.inputs[0])) is not None:
+            bounds = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(size)))
+            self._hold(node.outputs, [np.asarray(size[bounds], dtype=np.int64)])
+            return
+        missing = [v for v in node.outputs if v.const_value is None]
+        held = [self.data(v) if _is_small(v) or id(v) in self.known else None for v in node.inputs if v is not None]
+        if missing and held and all(a is not None and a.size <= _FOLDED for a in held):
+            self._evaluate(node)
+        if any(self.size(v) is None for v in node.outputs):
+            self._infer(node)
+
+    def _evaluate(self, node: ir.Node) -> None:
+        proto = ir.to_proto(node)
+        feeds = {str(v.name): self.data(v) for v in node.inputs if v is not None}
+        with suppress(Exception):  # what cannot be computed stays unknown
+            found = ReferenceEvaluator(proto, opsets={"": self.opset}).run(None, cast("dict[str, Any]", feeds))
+            self._hold(node.outputs, [np.asarray(a) for a in cast("list[Any]", found)])
+
+    def _hold(self, values: Sequence[ir.Value], arrays: Sequence[Array]) -> None:
+        for value, array in zip(values, arrays, strict=False):
+            self.known[id(value)], self.sizes[id(value)] = array, array.shape
+
+    def _infer(self, node: ir.Node) -> None:
+        """The shapes of a node's outputs, by ONNX's inference on those of its inputs."""
+        types, known = {}, {}
+        for value in node.inputs:
+            size = self.size(value)
+            if value is None or size is None or value.dtype is None:
+                continue
+            types[str(value.name)] = onnx.helper.make_tensor_type_proto(int(value.dtype), size)
+            if value.dtype == ir.DataType.INT64 and (held := self.data(value)) is not None:
+                known[str(value.name)] = held
+        with suppress(Exception):  # operators that inference does not know
+            found = infer_node(ir.to_proto(node), types, known, self.opset)
+            for value in node.outputs:
+                dims = found[str(value.name)].tensor_type.shape.dim
+                if all(d.HasField("dim_value") for d in dims):
+                    self.sizes[id(value)] = tuple(d.dim_value for d in dims)
+
+    # Places
+
+    def _step(self, node: ir.Node) -> None:
+        function = _MOVES.get(node.op_type)
+        found: list[Complex] | None = None
+        with suppress(ValueError, IndexError, _UnknownError):
+            found = function(self, node) if function is not None else [self._computed(node)]
+        if found is None:
+            self._infer(node)
+            found = [np.broadcast_to(EVERYWHERE, size) for v in node.outputs if (size := self.size(v)) is not None]
+        for value, array in zip(node.outputs, found, strict=False):
+            self.places[id(value)], self.sizes[id(value)] = array, array.shape
+
+    def at(self, value: ir.Value | None) -> Complex:
+        """The places of a value; elements that do not come from the picture have none.
+
+        Raises:
+            _UnknownError: its shape is unknown.
+        """
+        if value is not None and id(value) in self.places:
+            return self.places[id(value)]
+        if (size := self.size(value)) is None:
+            raise _UnknownError
+        return np.broadcast_to(NOWHERE, size)
+
+    def integers(self, node: ir.Node, index: int) -> list[int] | None:
+        """An integer input, flat; None where it is left out.
+
+        Raises:
+            _UnknownError: it is unknown.
+        """
+        value = node.inputs[index] if index < len(node.inputs) else None
+        if value is None:
+            return None
+        if (held := self.data(value)) is None:
+            raise _UnknownError
+        return [int(k) for k in held.reshape(-1)]
+
+    def _computed(self, node: ir.Node) -> Complex:
+        """What an operator that is no move makes of its inputs' places."""
+        first = node.inputs[0]
+        if node.op_type in _SPATIAL:
+            return self._spatial(node)
+        if node.op_type in _PRODUCTS:
+            return self._product(node)
+        if node.op_type.startswith("Reduce"):
+            return self._reduced(node)
+        if node.op_type in _KEEPING or len([v for v in node.inputs if v is not None]) == 1:
+            a = self.at(first)
+            self._infer(node)
+            if (self.size(node.outputs[0]) or a.shape) != a.shape:
+                raise _UnknownError
+            return a
+        if node.op_type not in _ELEMENTWISE:
+            raise _UnknownError
+        return overlaid([self.at(v) for v in node.inputs if v is not None and id(v) in self.places], self._shape(node))
+
+    def _shape(self, node: ir.Node) -> tuple[int, ...]:
+        sizes = [self.size(v) for v in node.inputs if v is not None]
+        if None in sizes:
+            raise _UnknownError
+        return np.broadcast_shapes(*cast("list[tuple[int, ...]]", sizes))
+
+    def _spatial(self, node: ir.Node) -> Complex:
+        """A convolution or pool of the whole picture starts a grid of its own."""
+        self._infer(node)
+        size, a = self.size(node.outputs[0]), self.at(node.inputs[0])
+        if size is None or len(size) != 4 or size[0] != 1 or not _whole(a):
+            raise _UnknownError
+        return np.broadcast_to(raster(*size[2:])[None, None] if math.prod(size[2:]) > 1 else EVERYWHERE, size)
+
+    def _product(self, node: ir.Node) -> Complex:
+        left, right = (id(v) in self.places for v in node.inputs[:2])
+        if left and right:
+            raise _UnknownError  # attention
+        a = self.at(node.inputs[0] if left else node.inputs[1])
+        weight = self.size(node.inputs[1] if left else node.inputs[0])
+        gemm = node.op_type == "Gemm"
+        axis = -1 if left else -2
+        if gemm and node.attributes.get_int("transA" if left else "transB", 0):
+            a = np.swapaxes(a, 0, 1)
+        if weight is None or len(weight) != 2 or (not left and not gemm):
+            self._infer(node)
+            size = self.size(node.outputs[0])
+        else:
+            flip = node.attributes.get_int("transB" if left else "transA", 0) if gemm else 0
+            width = weight[0 if bool(flip) == left else 1]
+            size = (*a.shape[:-1], width) if left else (width, a.shape[1])
+        if size is None:
+            raise _UnknownError
+        return np.broadcast_to(merged(a, (axis % a.ndim,)), size)
+
+    def _reduced(self, node: ir.Node) -> Complex:
+        a = self.at(node.inputs[0])
+        axes = self.integers(node, 1)
+        if axes is None:
+            axes = list(node.attributes.get_ints("axes", [])) or list(range(a.ndim))
+        found = merged(a, tuple(k % a.ndim for k in axes))
+        return found if node.attributes.get_int("keepdims", 1) else np.squeeze(found, tuple(k % a.ndim for k in axes))
+
+
+class _UnknownError(Exception):
+    """The places, or a shape, cannot be told."""
+
+
+_ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Sum", "Mean", "Max", "Min", "Where", "PRelu", "Mod"}
+
+
+def overlaid(arrays: Sequence[Complex], shape: tuple[int, ...]) -> Complex:
+    """Places of an elementwise combination: those of the operand that has one; two different ones are mixed."""
+    found: Complex | None = None
+    for a in map(thin, arrays):
+        if found is None:
+            found = a
+            continue
+        free, other = ~np.isfinite(found), ~np.isfinite(a)
+        mixed = ~free & ~other & (found != a)
+        lone = np.where(np.isinf(found) | np.isinf(a), EVERYWHERE, NOWHERE)
+        found = np.where(mixed, EVERYWHERE, np.where(~free, found, np.where(~other, a, lone)))
+    return np.broadcast_to(NOWHERE if found is None else found, shape)
+
+
+def merged(a: Complex, axes: tuple[int, ...]) -> Complex:
+    """Places of a sum over axes, which stay with length 1: the middle of what is summed, on a grid of its own.
+
+    Where all places of the value would meet in one, nothing is left of them.
+    """
+    small = thin(a)
+    if all(small.shape[k] == 1 for k in axes):
+        return np.broadcast_to(small, [1 if k in axes else n for k, n in enumerate(a.shape)])
+    finite = np.isfinite(small)
+    count = finite.sum(axis=axes, keepdims=True)
+    total = np.where(finite, small, 0).sum(axis=axes, keepdims=True)
+    anywhere = np.isinf(small).any(axis=axes, keepdims=True)
+    middle = np.where(count > 0, total / np.maximum(count, 1), np.where(anywhere, EVERYWHERE, NOWHERE))
+    places = np.unique(middle[np.isfinite(middle)])
+    if len(places) <= 1 and np.isfinite(middle).any():
+        middle = np.where(np.isfinite(middle), EVERYWHERE, middle)
+    return np.broadcast_to(_regridded(middle), [1 if k in axes else n for k, n in enumerate(a.shape)])
+
+
+def _regridded(a: Complex) -> Complex:
+    """Rows and columns numbered anew."""
+    finite = np.isfinite(a)
+    if not finite.any():
+        return a
+    found = a.copy()
+    rows, columns = (np.unique(np.round(part[finite], 6), return_inverse=True)[1] for part in (a.real, a.imag))
+    found[finite] = rows.reshape(-1) + 1j * columns.reshape(-1)
+    return found
+
+
+def _whole(a: Complex) -> bool:
+    """Whether (1, C, h, w) is a picture as it lies; one that is mixed counts as well."""
+    small = thin(a)
+    if a.ndim != 4 or a.shape[0] != 1:
+        return False
+    if not np.isfinite(small).any():
+        return True
+    return bool(np.all(small == raster(*a.shape[2:])[None, None]))
+
+
+def _is_small(value: ir.Value) -> bool:
+    return value.const_value is not None and value.const_value.size <= 4096
+
+
+# Moves
+
+
+def _named(op_type: str) -> Callable[[Callable[[_Walk, ir.Node], list[Complex]]], Callable[..., list[Complex]]]:
+    def register(function: Callable[[_Walk, ir.Node], list[Complex]]) -> Callable[..., list[Complex]]:
+        _MOVES[op_type] = function
+        return function
+
+    return register
+
+
+_MOVES: dict[str, Callable[[_Walk, ir.Node], list[Complex]]] = {}
+
+
+def is_move(node: ir.Node) -> bool:
+    """Whether a node only moves elements about."""
+    return node.op_type in _MOVES
+
+
+def _along(a: Complex, axes: Sequence[int]) -> Complex:
+    """Thin, but whole along some axes."""
+    keep = {k % a.ndim for k in axes}
+    return a[tuple(slice(0, 1) if s == 0 and k not in keep else slice(None) for k, s in enumerate(a.strides))]
+
+
+def _widened(small: Complex, like: Complex, axes: Sequence[int]) -> Complex:
+    """What was done to a thinned array, at the full length of the other axes."""
+    keep = {k % like.ndim for k in axes}
+    return np.broadcast_to(small, [small.shape[k] if k in keep else n for k, n in enumerate(like.shape)])
+
+
+@_named("Reshape")
+def _reshape(walk: _Walk, node: ir.Node) -> list[Complex]:
+    a, target = walk.at(node.inputs[0]), walk.integers(node, 1)
+    assert target is not None
+    copies = not node.attributes.get_int("allowzero", 0)
+    return [a.reshape([a.shape[k] if n == 0 and copies else n for k, n in enumerate(target)])]
+
+
+@_named("Flatten")
+def _flatten(walk: _Walk, node: ir.Node) -> list[Complex]:
+    a, axis = walk.at(node.inputs[0]), node.attributes.get_int("axis", 1)
+    return [a.reshape(math.prod(a.shape[:axis]), -1)]
+
+
+@_named("Squeeze")
+def _squeeze(walk: _Walk, node: ir.Node) -> list[Complex]:
+    axes = walk.integers(node, 1)
+    return [np.squeeze(walk.at(node.inputs[0]), None if axes is None else tuple(axes))]
+
+
+@_named("Unsqueeze")
+def _unsqueeze(walk: _Walk, node: ir.Node) -> list[Complex]:
+    return [np.expand_dims(walk.at(node.inputs[0]), tuple(walk.integers(node, 1) or ()))]
+
+
+@_named("Transpose")
+def _transpose(walk: _Walk, node: ir.Node) -> list[Complex]:
+    return [np.transpose(walk.at(node.inputs[0]), list(node.attributes.get_ints("perm", [])) or None)]
+
+
+@_named("Slice")
+def _slice(walk: _Walk, node: ir.Node) -> list[Complex]:
+    a, starts, ends = walk.at(node.inputs[0]), walk.integers(node, 1), walk.integers(node, 2)
+    assert starts is not None
+    assert ends is not None
+    axes = walk.integers(node, 3) or list(range(len(starts)))
+    steps = walk.integers(node, 4) or [1] * len(starts)
+    parts = [slice(None)] * a.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        parts[axis] = slice(start, None if step < 0 and end < -a.shape[axis] else end, step)
+    return [a[tuple(parts)]]
+
+
+@_named("Gather")
+def _gather(walk: _Walk, node: ir.Node) -> list[Complex]:
+    a, indices = walk.at(node.inputs[0]), walk.data(node.inputs[1])
+    if indices is None:
+        raise _UnknownError
+    axis = node.attributes.get_int("axis", 0) % a.ndim
+    found = np.take(_along(a, [axis]), indices.astype(np.int64), axis)
+    return [np.broadcast_to(found, (*a.shape[:axis], *indices.shape, *a.shape[axis + 1 :]))]
+
+
+@_named("Split")
+def _split(walk: _Walk, node: ir.Node) -> list[Complex]:
+    a, sizes = walk.at(node.inputs[0]), walk.integers(node, 1)
+    axis, count = node.attributes.get_int("axis", 0), len(node.outputs)
+    if sizes is None:
+        most = -(-a.shape[axis] // count)
+        sizes = [most] * (count - 1) + [a.shape[axis] - most * (count - 1)]
+    return list(np.split(a, np.cumsum(sizes)[:-1], axis))
+
+
+@_named("Concat")
+def _concat(walk: _Walk, node: ir.Node) -> list[Complex]:
+    arrays = [walk.at(v) for v in node.inputs]
+    axis = node.attributes.get_int("axis", 0) % arrays[0].ndim
+    changing = {k for a in arrays for k, step in enumerate(a.strides) if step} | {axis}
+    found = np.concatenate([_along(a, sorted(changing)) for a in arrays], axis)
+    return [_widened(found, arrays[0], sorted(changing))]
+
+
+@_named("Pad")
+def _pad(walk: _Walk, node: ir.Node) -> list[Complex]:
+    a, amounts = walk.at(node.inputs[0]), walk.integers(node, 1)
+    assert amounts is not None
+    axes = [k % a.ndim for k in walk.integers(node, 3) or range(a.ndim)]
+    widths = {k: (amounts[i], amounts[i + len(axes)]) for i, k in enumerate(axes) if any(amounts[i :: len(axes)])}
+    full = [widths.get(k, (0, 0)) for k in range(a.ndim)]
+    if any(n < 0 for pair in full for n in pair) or node.attributes.get_string("mode", "constant") != "constant":
+        raise _UnknownError
+    found = np.pad(_along(a, list(widths)), full, constant_values=NOWHERE)
+    return [_widened(found, a, list(widths))]
+
+
+@_named("Expand")
+def _expand(walk: _Walk, node: ir.Node) -> list[Complex]:
+    a, shape = walk.at(node.inputs[0]), walk.integers(node, 1)
+    return [np.broadcast_to(a, np.broadcast_shapes(a.shape, tuple(shape or ())))]
+
+
+@_named("Tile")
+def _tile(walk: _Walk, node: ir.Node) -> list[Complex]:
+    return [np.tile(walk.at(node.inputs[0]), walk.integers(node, 1) or [])]

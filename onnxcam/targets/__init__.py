@@ -1,0 +1,35 @@
+"""What is explained: each target writes one scalar per sample, the score, in front of the reverse walk."""
+
+from onnxcam.targets.base import CLASS, TOP1, Head, Scene, Target, View, class_index
+from onnxcam.targets.boxes import Box
+from onnxcam.targets.classes import Finer, LogProbability, Logit, Margin, Probability, Sum
+from onnxcam.targets.dense import Region
+from onnxcam.targets.parse import FORMS, TARGETS, as_target
+from onnxcam.targets.tokens import Token, Tokens
+from onnxcam.targets.values import Custom, Element, Similarity
+
+__all__ = [
+    "CLASS",
+    "FORMS",
+    "TARGETS",
+    "TOP1",
+    "Box",
+    "Custom",
+    "Element",
+    "Finer",
+    "Head",
+    "LogProbability",
+    "Logit",
+    "Margin",
+    "Probability",
+    "Region",
+    "Scene",
+    "Similarity",
+    "Sum",
+    "Target",
+    "Token",
+    "Tokens",
+    "View",
+    "as_target",
+    "class_index",
+]
