@@ -219,7 +219,11 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "pytorch_grad_cam/ShapleyCAM": Counterpart("shapleycam", target=_logit),
     "pytorch_grad_cam/ShapleyCAM ReST": Counterpart("shapleycam", target=_rest),
     "pytorch_grad_cam/GradCAM eigen_smooth": Counterpart("gradcam", settings={"smooth": "eigen"}, relation="sign"),
-    "pytorch_grad_cam/GradCAM aug_smooth": Counterpart("gradcam", settings={"smooth": "aug"}),
+    "pytorch_grad_cam/GradCAM aug_smooth": Counterpart(
+        "gradcam",
+        settings={"smooth": "aug"},
+        departs="subtracts the smallest value of each rectified map; section 3: after the ReLU, 0 is no evidence",
+    ),
     "pytorch_grad_cam/FinerCAM": Counterpart(
         "gradcam",
         target=lambda c: Finer((c,), strength=1.0),
@@ -288,6 +292,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "paper/FEM": Counterpart("fem"),
     "paper/Smooth Grad-CAM++": Counterpart("smooth_gradcampp", _smooth),
     "paper/Shapley-CAM": Counterpart("shapleycam", target=_rest),
+    "paper/Grad-CAM augmented": Counterpart("gradcam", settings={"smooth": "aug"}),
     "paper/Deep Feature Factorization": _scaled("dff", direct=_factors),
     "paper/Score-CAM": Counterpart("scorecam"),
     "paper/SS-CAM": Counterpart("sscam", _sscam),

@@ -86,6 +86,19 @@ def shapley(q: Question) -> Any:
     return detached(((G - HA / 2).mean(PIXELS, keepdim=True) * A).sum(1))
 
 
+def augmented(q: Question) -> Any:
+    """The mean of six heatmaps, each with 0 where nothing speaks for the class and 1 at its maximum."""
+    views = []
+    for flipped in (False, True):
+        for factor in (0.9, 1.0, 1.1):
+            x = (q.x.flip(3) if flipped else q.x) * factor
+            A, G = at_layer(q, x)
+            cam = (G.mean(PIXELS, keepdim=True) * A).sum(1, keepdim=True).relu()
+            cam = functional.interpolate(cam, q.x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+            views.append((cam.flip(2) if flipped else cam) / cam.max())
+    return detached(torch.stack(views).mean(0))
+
+
 def factors(q: Question, n_components: int) -> Any:
     """H of the activations' factorisation, from scikit-learn's start."""
     A = detached(at_layer(q)[0])[0]
@@ -252,6 +265,7 @@ METHODS = {
     "paper/FEM": Method(fem, classes=False),
     "paper/Smooth Grad-CAM++": Method(smooth_plus_plus, {"num_samples": 3, "std": 0.3}),
     "paper/Shapley-CAM": Method(shapley),
+    "paper/Grad-CAM augmented": Method(augmented, {}, "last", "heatmap"),
     "paper/Deep Feature Factorization": Method(
         factors, {"n_components": 4}, "last", "factors", classes=False, never=(*TRANSFORMERS, "densenet121")
     ),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from types import EllipsisType
 from typing import Any, cast
 
 import numpy as np
@@ -23,8 +22,6 @@ from onnxcam.shapes import infer_node
 
 PREFIX = "onnxcam/"
 Array = npt.NDArray[Any]
-Place = int | slice | EllipsisType | None
-_END = int(np.iinfo(np.int64).max)  # of an axis, to Slice
 _MAY_GROW = 4096  # bytes; an Expand is a node rather than a large constant
 _FOLD_BELOW = 2**26  # bytes; larger constants are computed at run time rather than held twice
 
@@ -399,55 +396,15 @@ class Tensor:
 
     __iter__ = None  # indexing alone would make it a sequence without an end
 
-    def __getitem__(self, places: Place | tuple[Place, ...]) -> Tensor:
-        """Basic indexing as NumPy's: whole numbers, slices, None and an ellipsis."""
-        given = places if isinstance(places, tuple) else (places,)
-        axes = sum(p is not None and p is not Ellipsis for p in given)
-        if bad := [p for p in given if not isinstance(p, int | np.integer | slice | EllipsisType | None)]:
-            raise TypeError(f"{bad[0]!r}: index with whole numbers, slices, None and ... ; for others take where or sum")
-        if axes > self.rank or sum(p is Ellipsis for p in given) > 1:
-            raise IndexError(f"{axes} places for a value of {self.rank} axes, {self.shape}")
-        at = next((k for k, p in enumerate(given) if p is Ellipsis), len(given))
-        whole = [slice(None)] * (self.rank - axes)
-        return _indexed(self, [*given[:at], *whole, *given[at + 1 :]])
+    def __getitem__(self, places: Any) -> Tensor:
+        """Basic indexing as NumPy's; :func:`onnxcam.graph.indexing.indexed`."""
+        from onnxcam.graph.indexing import indexed
+
+        return indexed(self, places)
 
     def __repr__(self) -> str:
         name = self._value.name if self._value is not None else f"pending {self.small.value.name}"
         return f"Tensor({name}, {self.dtype}, {self.shape})"
-
-
-def _indexed(x: Tensor, places: Sequence[Any]) -> Tensor:
-    """One place per axis, and None where an axis is to be inserted."""
-    cuts, taken, new, axis = [], [], [], 0
-    for position, place in enumerate(places):
-        if place is None:
-            new.append(position - len(taken))
-            continue
-        length = (x.shape or ())[axis]
-        if isinstance(place, slice):
-            if place != slice(None):
-                cuts.append((axis, *_bounds(place)))
-        else:
-            if isinstance(length, int) and not -length <= place < length:
-                raise IndexError(f"place {place} on axis {axis} of {x.shape}")
-            cuts.append((axis, int(place), int(place) + 1 if place != -1 else _END, 1))
-            taken.append(axis)
-        axis += 1
-    if cuts:
-        columns = [np.asarray(v, dtype=np.int64) for v in zip(*cuts, strict=True)]
-        which, start, stop, step = (x.writer.constant(v) for v in columns)
-        x = x.writer.op("Slice", x, start, stop, which, step)
-    if taken:
-        x = x.writer.op("Squeeze", x, x.writer.constant(np.asarray(taken, dtype=np.int64)))
-    return x.writer.op("Unsqueeze", x, x.writer.constant(np.asarray(new, dtype=np.int64))) if new else x
-
-
-def _bounds(place: slice) -> tuple[int, int, int]:
-    """Start, stop and step as Slice wants them."""
-    step = 1 if place.step is None else int(place.step)
-    start = (0 if step > 0 else _END) if place.start is None else int(place.start)
-    stop = (_END if step > 0 else -_END) if place.stop is None else int(place.stop)
-    return start, stop, step
 
 
 def shape_of(x: Tensor) -> Tensor:

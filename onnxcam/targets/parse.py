@@ -159,10 +159,9 @@ def _checked(target: Target, classes: int | None) -> Target:
     low, high = _COUNTS.get(target.name, (1, 1))
     given = target.classes
     if not low <= len(given) <= high or len(set(given)) != len(given):
-        what = {"margin": "two different classes, such as margin:281,285", "sum": "different classes, such as sum:1,4"}
+        what = {"margin": "two classes, different ones, such as margin:281,285", "sum": "different classes, such as sum:1,4"}
         need = what.get(target.name, f"one class, such as {target.name}:281")
-        verb = "takes" if high == 1 else "needs"
-        raise OptionError(f"a {target.name} {verb} {need}; given {', '.join(map(str, given))}")
+        raise OptionError(f"a {target.name} {'takes' if high == 1 else 'needs'} {need}; given {', '.join(map(str, given))}")
     for index in given:
         checked_index(index, classes)
     return target

@@ -1,0 +1,98 @@
+"""Class activation maps of many runs: masks, edited features, noise."""
+
+from __future__ import annotations
+
+from onnxcam.core import factorize, scorecam, smooth, tail, weights
+from onnxcam.methods.row import AT_LAYER, Method, papers
+
+CAMS_OF_MANY_RUNS = (
+    Method(
+        "dff",
+        "Deep Feature Factorization",
+        "one of the maps h_j >= 0 of A_k ~ sum_j h_j w_jk, w >= 0",
+        papers("collins2018deep"),
+        ("layer", "head"),
+        procedure=factorize.dff,
+        runs="1, and 1 of the head per concept",
+        aliases=("deep_feature_factorization",),
+    ),
+    Method(
+        "randomcam",
+        "RandomCAM",
+        "relu(sum_k u_k A_k), u_k drawn from [-1, 1]",
+        (),
+        ("layer",),
+        procedure=weights.randomcam,
+    ),
+    Method(
+        "scorecam",
+        "Score-CAM",
+        "relu(sum_k softmax_k(f(X * s(Up(A_k))) - f(0)) A_k)",
+        papers("wang2020scorecam"),
+        ("layer",),
+        procedure=scorecam.scorecam,
+        runs="1 per channel",
+    ),
+    Method(
+        "faster_scorecam",
+        "Faster Score-CAM",
+        "Score-CAM on the channels of largest variance",
+        papers("wang2020scorecam"),
+        ("layer",),
+        procedure=scorecam.faster_scorecam,
+        runs="1 per channel kept (10)",
+        budget="channels",
+    ),
+    Method(
+        "sscam",
+        "SS-CAM (Smoothed Score-CAM)",
+        "relu(sum_k softmax_k(mean_n f(X * (s(Up(A_k)) + n)) - f(0)) A_k)",
+        papers("wang2020sscam"),
+        ("layer",),
+        procedure=scorecam.sscam,
+        runs="35 per channel",
+        budget="samples",
+        aliases=("smoothed_scorecam",),
+    ),
+    Method(
+        "iscam",
+        "IS-CAM (Integrated Score-CAM)",
+        "relu(sum_k softmax_k(mean_i f(c_i X * s(Up(A_k))) - f(0)) A_k)",
+        papers("naidu2020iscam"),
+        ("layer",),
+        procedure=scorecam.iscam,
+        runs="10 per channel",
+        budget="steps",
+        aliases=("integrated_scorecam",),
+    ),
+    Method(
+        "ablationcam",
+        "Ablation-CAM",
+        "relu(sum_k (y - y[A_k = 0]) / |y| A_k)",
+        papers("desai2020ablationcam"),
+        ("layer", "head"),
+        procedure=tail.ablationcam,
+        runs="1, and 1 of the head per channel",
+    ),
+    Method(
+        "reciprocam",
+        "Recipro-CAM",
+        "minmax_ij y[A alone at (i, j)]",
+        papers("byun2024reciprocam", "byun2023vitreciprocam"),
+        ("layer", "head"),
+        procedure=tail.reciprocam,
+        runs="1, and 1 of the head per position",
+        target="probability",
+        aliases=("vit_reciprocam",),
+    ),
+    Method(
+        "smooth_gradcampp",
+        "Smooth Grad-CAM++",
+        "relu(sum_k w_k A_k), derivatives of Grad-CAM++ averaged over noisy images",
+        papers("omeiza2019smooth"),
+        AT_LAYER,
+        procedure=smooth.smooth_gradcampp,
+        runs="26",
+        budget="samples",
+    ),
+)
