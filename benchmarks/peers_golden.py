@@ -97,11 +97,11 @@ def seeded(make: Any) -> Any:
 
 
 def slim(found: dict[str, Any]) -> dict[str, Any]:
-    """One class of each attribution, the exact answers, and what cannot be drawn again."""
+    """One class, but for Grad-CAM; the exact answers; and what cannot be drawn again."""
     meta, kept = json.loads(str(found["meta"])), {}
     first = int(found["logits"].argmax())
     for key, about in meta.items():
-        if about["target"] == first or about["kind"] == "cam":
+        if about["target"] == first or about["method"] == "GradCAM":
             kept[key] = {k: v for k, v in about.items() if k not in ("noise", "seconds")}
     arrays = {"image": found["image"], "logits": found["logits"]}
     for name, array in found.items():

@@ -74,6 +74,21 @@ Options = Callable[[Asked], dict[str, Any]]
 
 
 @dataclass(frozen=True)
+class Departure:
+    """Where a peer does something else than the paper.
+
+    Attributes:
+        does: what the peer does.
+        line: what the paper says.
+        where: the networks in which it shows; none: in all.
+    """
+
+    does: str
+    line: str
+    where: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Counterpart:
     """What onnxcam is asked instead.
 
@@ -84,8 +99,7 @@ class Counterpart:
         relation: "equal", "sign" (equal but for the sign) or "scale" (but for a positive factor).
         direct: (probe, question) -> map, instead of the Explainer: for draws that options do not reach.
         settings: of the Explainer.
-        departs: what the peer does; and what the paper says.
-        where: the networks in which that shows, beside the tiny ones; none: in all.
+        departs: the peer does not follow the paper, and onnxcam does.
     """
 
     method: str
@@ -94,11 +108,10 @@ class Counterpart:
     relation: str = "equal"
     direct: Callable[[Any, Asked], Array] | None = None
     settings: Mapping[str, Any] | None = None
-    departs: str = ""
-    where: tuple[str, ...] = ()
+    departs: Departure | None = None
 
     def departs_on(self, network: str) -> bool:
-        return bool(self.departs) and (not self.where or network in self.where)
+        return self.departs is not None and (not self.departs.where or network in self.departs.where)
 
 
 def _logit(c: int) -> str:
@@ -166,7 +179,7 @@ def _asked(probe: Any, q: Asked) -> tuple[Array, Array]:
 def _lime(probe: Any, q: Asked) -> Array:
     """captum's samples and similarities, which are those of pixels."""
     rows, found = _asked(probe, q)
-    return perturb_segments.lasso(rows, found, q.draws["weights"], 0.01)[q.grid()]
+    return perturb_segments.lasso(rows, found, q.draws["weights"], q.options["alpha"])[q.grid()]
 
 
 def _kernelshap(probe: Any, q: Asked) -> Array:
@@ -196,24 +209,36 @@ def _scaled(method: str, **more: Any) -> Counterpart:
     return Counterpart(method, relation="scale", **more)
 
 
-_ALIGN = "upsamples with aligned corners"
-_EARLY = "normalises before it upsamples; algorithm 1: upsample, then normalise"
-_MODULES = "nn.ReLU modules alone; the rule is for every rectifier"
+_ALPHA = "eq. 19: alpha = G^2 / (2 G^2 + sum(A) G^3)"
+_EARLY = Departure(
+    "brings channels to [0, 1] at feature size, then upsamples", 'algorithm 1: "Upsample", then "normalize"'
+)
+_RECTIFIERS = Departure(
+    "changes nn.ReLU modules alone, not the functional ReLU before the pooling", "the rule is for every rectifier",
+    ("densenet121",),
+)  # fmt: skip
 
 COUNTERPARTS: dict[str, Counterpart] = {
     "pytorch_grad_cam/GradCAM": Counterpart("gradcam"),
     "pytorch_grad_cam/HiResCAM": Counterpart("hirescam"),
     "pytorch_grad_cam/GradCAMElementWise": Counterpart("elementwise"),
     "pytorch_grad_cam/GradCAMPlusPlus": Counterpart(
-        "gradcampp", departs="adds 1e-6 to the denominator; eq. 19: alpha = G^2 / (2 G^2 + sum(A) G^3)"
+        "gradcampp", departs=Departure("adds 1e-6 to the denominator of alpha", _ALPHA)
     ),
     "pytorch_grad_cam/XGradCAM": Counterpart("xgradcam"),
     "pytorch_grad_cam/LayerCAM": Counterpart("layercam"),
     "pytorch_grad_cam/EigenGradCAM": Counterpart("eigengradcam", relation="sign"),
-    "pytorch_grad_cam/EigenCAM": Counterpart("eigencam", relation="sign"),
+    "pytorch_grad_cam/EigenCAM": Counterpart(
+        "eigencam",
+        relation="sign",
+        departs=Departure("centres the pixels first", "O = U S V^T of the activations O, the map is O V_1"),
+    ),
     "pytorch_grad_cam/KPCA_CAM": Counterpart("kpcacam", relation="sign"),
     "pytorch_grad_cam/FEM": Counterpart(
-        "fem", departs="weighs A by the mean of its binary map; section III: the binary maps, weighted by the mean of A"
+        "fem",
+        departs=Departure(
+            "weighs A by the mean of its binary map", "the binary maps (2 sigma), weighted by the mean of A"
+        ),
     ),
     "pytorch_grad_cam/RandomCAM": Counterpart("randomcam", lambda q: {"seed": Replay(uniform=q.draws["weights"])}),
     "pytorch_grad_cam/ShapleyCAM": Counterpart("shapleycam", target=_logit),
@@ -222,28 +247,50 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "pytorch_grad_cam/GradCAM aug_smooth": Counterpart(
         "gradcam",
         settings={"smooth": "aug"},
-        departs="subtracts the smallest value of each rectified map; section 3: after the ReLU, 0 is no evidence",
+        departs=Departure(
+            "subtracts the smallest value of each rectified map, so that it is 0 somewhere",
+            "eq. 2: max(sum_k alpha_k A_k, 0), 0 where nothing speaks for the class",
+        ),
     ),
     "pytorch_grad_cam/FinerCAM": Counterpart(
         "gradcam",
         target=lambda c: Finer((c,), strength=1.0),
-        departs="weighs similar classes by their probability, through which the gradient goes too; eq. 6: the mean",
+        departs=Departure(
+            "weighs similar classes by their probabilities, through which the gradient goes too",
+            "y^c - gamma y^d, averaged over the similar classes d",
+        ),
     ),
     "pytorch_grad_cam/AblationCAM": Counterpart(
         "ablationcam",
-        departs="sets a channel to 1e7 below the layer's smallest value where that is not 0; section 3.1: to 0",
-        where=("mobilenet_v2", "densenet121"),
+        departs=Departure(
+            "where the layer's smallest value is not 0, sets a channel to 1e7 below it",
+            "the score when the channel is set to 0",
+            ("mobilenet_v2",),
+        ),
     ),
-    "pytorch_grad_cam/ScoreCAM": Counterpart("scorecam", departs=f"{_ALIGN}; the authors' code does not"),
-    "pytorch_grad_cam/FullGrad": Counterpart("fullgrad"),
+    "pytorch_grad_cam/ScoreCAM": Counterpart(
+        "scorecam",
+        departs=Departure("upsamples with aligned corners", "the authors' code upsamples without aligned corners"),
+    ),
+    "pytorch_grad_cam/FullGrad": Counterpart(
+        "fullgrad",
+        departs=Departure(
+            "adds 1e-7 to what it divides by, so that channels of small gradients are damped",
+            "psi rescales to [0, 1]",
+            ("tiny_cnn",),
+        ),
+    ),
     "pytorch_grad_cam/DeepFeatureFactorization": _scaled(
-        "dff", direct=_factors, departs="subtracts each channel's smallest value; section 3.2: A itself is factorised"
+        "dff",
+        direct=_factors,
+        departs=Departure("subtracts each channel's smallest value first", "the rectified activations are factorised"),
     ),
-    "pytorch_grad_cam/GuidedBackpropReLUModel": Counterpart("guided_backprop"),
+    "pytorch_grad_cam/GuidedBackpropReLUModel": Counterpart("guided_backprop", departs=_RECTIFIERS),
     "torchcam/CAM": Counterpart("cam"),
     "torchcam/GradCAM": Counterpart("gradcam"),
     "torchcam/GradCAMpp": Counterpart(
-        "gradcampp", departs="its division is lost, alpha = G^2; eq. 19: alpha = G^2 / (2 G^2 + sum(A) G^3)"
+        "gradcampp",
+        departs=Departure("divides a copy, which is dropped: alpha = G^2", _ALPHA),
     ),
     "torchcam/XGradCAM": Counterpart("xgradcam"),
     "torchcam/LayerCAM": Counterpart("layercam"),
@@ -252,7 +299,10 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "torchcam/SmoothGradCAMpp": Counterpart(
         "smooth_gradcampp",
         _smooth,
-        departs="D2 as numerator, gradient and A of the last noisy copy; section 3: D1, its mean, A of the image",
+        departs=Departure(
+            "D2 for D1 above; the gradient and the map of the last noisy copy for D1 and A",
+            "alpha = D1 / (2 D2 + sum(A) D3), w = sum alpha relu(D1), the image's A",
+        ),
     ),
     "torchcam/ScoreCAM": Counterpart("scorecam", departs=_EARLY),
     "torchcam/SSCAM": Counterpart("sscam", _sscam, departs=_EARLY),
@@ -265,7 +315,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "captum/IntegratedGradients trapezoid": Counterpart(
         "integrated_gradients",
         _integrated,
-        departs="weights 1/n, which sum to 1 - 1/n; the rule's are 1/(n - 1) and sum to 1",
+        departs=Departure("weighs n points by 1/n, in sum 1 - 1/n", "the trapezoid rule: 1/(n - 1), in sum 1"),
     ),
     **{
         f"captum/NoiseTunnel {kind} of {their}": Counterpart(name, _tunnel(base))
@@ -273,15 +323,18 @@ COUNTERPARTS: dict[str, Counterpart] = {
         for their, base in (("Saliency", "saliency"), ("IntegratedGradients", "integrated_gradients"))
     },
     "captum/NoiseTunnel smoothgrad of Saliency abs": Counterpart(
-        "smoothgrad", _tunnel("saliency"), departs="averages absolute values; section 3: the mean of the maps M_c"
+        "smoothgrad",
+        _tunnel("saliency"),
+        departs=Departure("averages absolute values", "1/n sum_i M(x + N(0, sigma^2)), M = dS/dx"),
     ),
     "captum/GradientShap": Counterpart("gradient_shap", _gradient_shap),
-    "captum/GuidedBackprop": Counterpart("guided_backprop"),
-    "captum/Deconvolution": Counterpart("deconvnet"),
+    "captum/GuidedBackprop": Counterpart("guided_backprop", departs=_RECTIFIERS),
+    "captum/Deconvolution": Counterpart("deconvnet", departs=_RECTIFIERS),
     "captum/GuidedGradCam": _scaled(
-        "guided_gradcam", departs="upsamples to the nearest pixel; section 3.2: bilinearly"
+        "guided_gradcam",
+        departs=Departure("repeats the nearest pixel", "section 3.2: upsampled bilinearly"),
     ),
-    "captum/GuidedGradCam bilinear": _scaled("guided_gradcam"),
+    "captum/GuidedGradCam bilinear": _scaled("guided_gradcam", departs=_RECTIFIERS),
     "captum/LayerGradCam": Counterpart("gradcam"),
     "captum/Occlusion": Counterpart("occlusion", _occlusion, _logit),
     "captum/FeatureAblation": Counterpart("feature_ablation", _segments, _logit),
@@ -290,6 +343,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "paper/Grad-CAM++": Counterpart("gradcampp"),
     "paper/XGrad-CAM": Counterpart("xgradcam"),
     "paper/FEM": Counterpart("fem"),
+    "paper/Eigen-CAM": Counterpart("eigencam", relation="sign"),
     "paper/Smooth Grad-CAM++": Counterpart("smooth_gradcampp", _smooth),
     "paper/Shapley-CAM": Counterpart("shapleycam", target=_rest),
     "paper/Grad-CAM augmented": Counterpart("gradcam", settings={"smooth": "aug"}),

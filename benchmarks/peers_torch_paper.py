@@ -99,6 +99,13 @@ def augmented(q: Question) -> Any:
     return detached(torch.stack(views).mean(0))
 
 
+def eigen(q: Question) -> Any:
+    """The first left singular vector of the pixels (pixels, C) as they are, times its singular value."""
+    A = at_layer(q)[0][0]
+    u, s, _ = torch.linalg.svd(A.flatten(1).T, full_matrices=False)
+    return detached((u[:, 0] * s[0]).reshape(1, *A.shape[1:]))
+
+
 def factors(q: Question, n_components: int) -> Any:
     """H of the activations' factorisation, from scikit-learn's start."""
     A = detached(at_layer(q)[0])[0]
@@ -263,6 +270,7 @@ METHODS = {
     "paper/Grad-CAM++": Method(plus_plus),
     "paper/XGrad-CAM": Method(xgrad),
     "paper/FEM": Method(fem, classes=False),
+    "paper/Eigen-CAM": Method(eigen, classes=False, free_sign=True),
     "paper/Smooth Grad-CAM++": Method(smooth_plus_plus, {"num_samples": 3, "std": 0.3}),
     "paper/Shapley-CAM": Method(shapley),
     "paper/Grad-CAM augmented": Method(augmented, {}, "last", "heatmap"),

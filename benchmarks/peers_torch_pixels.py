@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from captum import attr as captum
+from captum._utils.models.linear_model import SkLearnLasso
 
 from benchmarks.peers_torch import Method, Question
 from benchmarks.peers_torch_cams import TRANSFORMERS, detached
@@ -76,10 +77,11 @@ def occlusion(q: Question, windows: int) -> Any:
 
 
 def surrogate(kind: str) -> Callable[..., Any]:
-    def ask(q: Question, n_samples: int) -> Any:
+    def ask(q: Question, n_samples: int, **options: Any) -> Any:
         """The linear model's samples (1: kept), scores and similarities are noted."""
         with q.drawn():
-            method = getattr(captum, kind)(q.model)
+            linear = {"interpretable_model": SkLearnLasso(**options)} if options else {}
+            method = getattr(captum, kind)(q.model, **linear)
             fit, mask = method.interpretable_model.fit, grid(q)
 
             def noted(loader: Any, **options: Any) -> Any:
@@ -130,6 +132,6 @@ METHODS = {
     "captum/LayerGradCam": Method(layer_map, never=TRANSFORMERS),
     "captum/Occlusion": _pixel(occlusion, {"windows": 4}),
     "captum/FeatureAblation": _pixel(ablation),
-    "captum/Lime": _pixel(surrogate("Lime"), {"n_samples": 60}, classes=False),
+    "captum/Lime": _pixel(surrogate("Lime"), {"n_samples": 60, "alpha": 1e-3}, classes=False),
     "captum/KernelShap": _pixel(surrogate("KernelShap"), {"n_samples": 60}, classes=False),
 }

@@ -32,7 +32,7 @@ from onnxcam.probe import ModelProbe, Progress
 from onnxcam.programs import Plan, Program, Programs, repeated
 from onnxcam.record import Raw, Recorder, Shaping, provenance
 from onnxcam.runtime import Array, Session
-from onnxcam.targets import Box, Region, Target, as_target
+from onnxcam.targets import Box, Region, Target, as_target, split_output
 
 TargetLike = int | str | Target | None
 SMOOTHINGS = ("aug", "eigen")
@@ -53,7 +53,7 @@ class Explainer:
         labels: class names or a file of them; None takes the model's metadata.
         providers: onnxruntime's execution providers.
         threads: threads within an operator.
-        output: the name of the output to explain; None chooses.
+        output: the name of the output to explain, or ``"NAME[3]"`` for that element of it; None chooses.
         options: the method's own, such as ``{"samples": 50}``; ``onnxcam methods`` lists them.
         budget: how many runs a method of many may take for an image.
         inputs: what the model takes beside the picture, by name; (1, ...) for every picture, or one row per picture.
@@ -108,12 +108,13 @@ class Explainer:
         self.labels = find_labels(labels, self.model.meta)
         self.spec = input_spec(self.model)
         self.preprocess, self.preprocess_reason = choose_preprocess(self.model, preprocess)
+        output, self.element = split_output(output, [str(v.name) for v in self.model.outputs])
         self.logits: Logits = find_logits(self.model, output)
         self.layers = self._layers(target_layer)
         new_session = partial(Session, providers=providers, threads=threads)
         engine = _one_of("engine", engine, ENGINES)
         self.programs = Programs(self.model, self.logits, new_session, engine, straight_through)
-        self.levels = levels(self.model, self.logits) if target_layer == "auto" and self.layers else ()
+        self.levels = levels(self.model, self.logits) if target_layer in ("auto", ["auto"]) and self.layers else ()
         self.vocabulary = vocabulary(self.model)
         self._looks = Looks(self.programs, self.preprocess, self.spec, self.labels, self.vocabulary)
 
@@ -153,7 +154,7 @@ class Explainer:
 
         Args:
             image: a path, or uint8 (H, W, 3) RGB.
-            target: class index, label, a text of :data:`onnxcam.targets.FORMS` (``"margin:A,B"``, ``"box:dog@120,64"``),
+            target: class index, label, a text of :data:`onnxcam.targets.FORMS` (``"margin:A,B"``, ``"box:dog@9,4"``),
                 a Target, or None for the top-1 class.
             inputs: what the model takes beside the picture, where it is not the Explainer's own.
 
@@ -212,11 +213,14 @@ class Explainer:
         self, x: Array, target: TargetLike, others: Mapping[str, Array], places: Sequence[Placement] = ()
     ) -> list[Explanation]:
         """Of targets that look at the sample, and of detectors, each sample on its own."""
-        chosen = as_target(target, self.labels, self.logits.classes, self.method.target, self.logits.kind)
+        if self.element is not None and target is not None:
+            raise OptionError(f"output names one element already; leave the target {target!r} out, or the [...]")
+        given = self.element if target is None else target
+        chosen = as_target(given, self.labels, self.logits.classes, self.method.target, self.logits.kind)
         if not chosen.looks and len(self.levels) < 2:
             return self._recorded(x, chosen, others)
         if "aug" in self.smooth and isinstance(chosen, Box | Region):
-            raise OptionError("test-time augmentation mirrors the picture, but not a box or a point of it: leave it out")
+            raise OptionError("test-time augmentation mirrors the picture, but no box or point of it: leave it out")
         rest = repeated(others, len(x))
         found = []
         for k in range(len(x)):

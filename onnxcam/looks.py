@@ -60,4 +60,5 @@ class Looks:
     def _embed(self, others: Mapping[str, Array], picture: str | Path | npt.NDArray[Any]) -> Array:
         """The logits of a reference picture, (C,)."""
         x, _ = self.preprocess.apply(as_image(picture), self.spec)
-        return self.programs.peek([self.programs.logits.name], self._feeds(x, others))[0][0].reshape(-1)
+        (found,) = self.programs.peek([self.programs.logits.name], self._feeds(x, others))
+        return np.asarray(found[0].reshape(-1))

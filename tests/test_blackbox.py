@@ -152,17 +152,31 @@ def test_progress_is_told(picture):
     assert told == [(16, 40), (32, 40), (40, 40)]
 
 
-def test_grey_and_rounded_inputs_are_handed_over_in_their_type(picture):
+def test_grey_pictures_are_handed_over_in_the_functions_own_type(picture):
     seen = []
 
     def predict(x):
-        seen.append((x.dtype, x.shape[1:], x.min(), x.max()))
+        seen.append(x)
         return x.reshape(len(x), -1).mean(axis=1)
 
     spec = InputSpec("NCHW", 1, 10, 15, np.int32)
-    BlackBox(predict, spec=spec, method="occlusion", options={"fill": "mean"}).explain(picture)
-    assert {s[:2] for s in seen} == {(np.dtype(np.int32), (1, 10, 15))}
-    assert min(s[2] for s in seen) >= 0
+    BlackBox(predict, spec=spec, method="occlusion").explain(picture)
+    assert {(x.dtype, x.shape[1:]) for x in seen} == {(np.dtype(np.int32), (1, 10, 15))}
+    assert np.all(seen[0][0, 0, :4, :7] == round(0.299 * 180))
+    assert np.all(seen[0][0, 0, 6:, 8:] == round(0.114 * 240))
+
+
+@pytest.mark.parametrize(("fill", "level"), [(99.7, 100), (300.0, 255), (-4.0, 0)])
+def test_what_hides_is_rounded_to_grey_levels(picture, fill, level):
+    seen = []
+
+    def predict(x):
+        seen.append(x)
+        return x.mean((1, 2, 3))
+
+    BlackBox(predict, method="occlusion", options={"fill": fill, "window": 5, "stride": 5}).explain(picture)
+    assert seen[0].dtype == np.uint8
+    assert np.all(seen[2][0, :5, :5] == level)
 
 
 def test_a_float_function_of_unknown_preprocessing_is_flagged(picture):

@@ -75,10 +75,11 @@ TOKEN_OPERATORS: Operators = OPERATORS | {
 }
 
 
-def maps_of(model: onnx.ModelProto) -> tuple[str, str]:
-    """The last map of the image tower (its last ReLU before words join in), and the last map of all."""
-    names = [node.output[0] for node in model.graph.node if node.op_type == "Relu"]
-    return next(name for name in reversed(names) if "stage2" in name), names[-1]
+def relus(model: onnx.ModelProto) -> list[str]:
+    """The outputs of the ReLUs. Of shapes-vqa the last is the fused map, the one before the image tower's last map;
+    of shapes-caption the last is the encoder's output.
+    """
+    return [node.output[0] for node in model.graph.node if node.op_type == "Relu"]
 
 
 def gradcam(values: Tensors, score: torch.Tensor, layer: str) -> np.ndarray:
@@ -133,7 +134,7 @@ def vqa_pointing(path: Path, seeds: range) -> Hits:
         mask = worded.scene.objects[index].mask
         for kind, text in asked.items():
             values = run(model, worded, "question", text)
-            for where, layer in zip(("tower", "fused"), maps_of(model), strict=True):
+            for where, layer in zip(("tower", "fused"), relus(model)[-2:], strict=True):
                 cam = gradcam(values, values["answer"][0, words.ANSWERS.index("yes")], layer)
                 hits.setdefault(f"{where}: {kind}", []).append(hit(cam, mask))
                 if kind == "own" and where == "tower":
@@ -176,7 +177,7 @@ def captioned(first_seed: int, count: int) -> Iterator[tuple[words.Worded, tuple
 def caption_pointing(path: Path, first_seed: int, count: int) -> Hits:
     """Hits of both nouns' maps, each at its step of the true caption; ``other``: the other noun's logit there."""
     model, hits = onnx.load(path), Hits()
-    layer = maps_of(model)[0]
+    layer = relus(model)[-1]
     for worded, named in captioned(first_seed, count):
         values = run(model, worded, "tokens", words.caption(worded, named).removesuffix(" <end>"))
         both = []

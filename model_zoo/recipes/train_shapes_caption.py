@@ -69,7 +69,7 @@ class ShapesCaption(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.decoder = pretrained_tower(), Decoder()
+        self.encoder, self.decoder = pretrained_tower(HERE.parent / "shapes-cnn.onnx"), Decoder()
 
     def forward(self, image: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.encoder(image), tokens)

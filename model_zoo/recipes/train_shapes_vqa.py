@@ -3,11 +3,12 @@
     python train_shapes_vqa.py [--out ../shapes-vqa.onnx] [--scenes 12000] [--epochs 4] [--threads 1]
 
 Visual question answering: "is there a red star?" Every place of the image tower's last map is compared with the
-question on its own (scale and shift of the channels by the question, FiLM: Perez et al. 2018), then all are averaged.
-The question is the sum of its words' vectors: ``<pad>``, whose vector is zero, changes nothing.
+question on its own (the question scales the channels and, after a mixing, shifts them, after FiLM: Perez et al. 2018),
+then all are averaged. The question is the sum of its words' vectors: ``<pad>``, whose vector is zero, changes nothing.
 
 An instrument as shapes-cnn is: beside the cross-entropy, the training asks that the evidence for "yes" lies on the
-object that is asked about, and that there is none where no object fits. The image tower starts from shapes-cnn's.
+object that is asked about, and that there is none where no object fits. The image tower starts from the
+captioner's encoder, which tells shapes and colours apart: run train_shapes_caption.py first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import OrderedDict
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -29,44 +31,45 @@ from torch.nn import functional
 from train_shapes_cnn import EVIDENCE, HEAD_SCALE, ShapesCnn, coverage
 
 HERE = Path(__file__).resolve().parent
-WIDTH, QUESTION_WIDTH, QUESTIONS = 64, 32, 4  # QUESTIONS: asked about each picture of a batch
+WIDTH, DETECTORS, FUSED, QUESTION_WIDTH = 64, 32, 16, 32
+QUESTIONS = 6  # asked about each picture of a batch
 EVIDENCE_WEIGHT, LEARNING_RATE = 20.0, 2e-3
 ANY_COLOUR = len(words.COLOURS)  # a question that names no colour
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def pretrained_tower(path: Path = HERE.parent / "shapes-cnn.onnx") -> nn.Sequential:
-    """shapes-cnn up to its last map, its convolutions with their normalisation folded in, as the file has them."""
+def pretrained_tower(path: Path) -> nn.Sequential:
+    """The tower of shapes-cnn with the convolutions of ``path``, in which normalisation is folded in."""
     stored, tower = onnx.load(path).graph, ShapesCnn(1)
     arrays = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in stored.initializer}
     blocks = [m for m in tower.modules() if isinstance(m, nn.Sequential) and isinstance(m[-1], nn.BatchNorm2d)]
     for block, node in zip(blocks, [n for n in stored.node if n.op_type == "Conv"], strict=True):
         block[0].weight.data, block[0].bias = arrays[node.input[1]], nn.Parameter(arrays[node.input[2]])
         block[1] = nn.Identity()
-    return nn.Sequential(tower.stem, tower.stage1, tower.stage2)
+    return nn.Sequential(OrderedDict(stem=tower.stem, stage1=tower.stage1, stage2=tower.stage2))
 
 
 class ShapesVqa(nn.Module):
     """(N, 3, 112, 112) RGB in [0, 1] and word ids (N, T) -> logits (N, 2) of no and yes."""
 
-    def __init__(self) -> None:
+    def __init__(self, tower: nn.Module) -> None:
         super().__init__()
-        self.tower = pretrained_tower()
+        self.tower = tower
         self.word = nn.Embedding(len(words.VOCABULARY), QUESTION_WIDTH, padding_idx=words.PAD)
-        self.scale, self.shift = nn.Linear(QUESTION_WIDTH, WIDTH), nn.Linear(QUESTION_WIDTH, WIDTH)
-        self.compare = nn.Conv2d(WIDTH, WIDTH, 1)
+        self.scale, self.shift = nn.Linear(QUESTION_WIDTH, DETECTORS), nn.Linear(QUESTION_WIDTH, FUSED)
+        self.detect, self.mix = nn.Conv2d(WIDTH, DETECTORS, 1), nn.Conv2d(DETECTORS, FUSED, 1, bias=False)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(WIDTH, len(words.ANSWERS))
+        self.head = nn.Linear(FUSED, len(words.ANSWERS))
 
-    def fused(self, places: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
-        """How well each place (N, C, 14, 14) fits the question: same shape."""
+    def fused(self, detected: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
+        """How well each place fits the question: (N, 16, 14, 14)."""
         asked = self.word(question).sum(1)
         scale, shift = self.scale(asked)[:, :, None, None], self.shift(asked)[:, :, None, None]
-        return functional.relu(places * scale + shift)
+        return functional.relu(self.mix(detected * scale) + shift)
 
     def forward(self, image: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.flatten(self.pool(self.fused(self.compare(self.tower(image)), question)), 1))
+        return self.head(torch.flatten(self.pool(self.fused(self.detect(self.tower(image)), question)), 1))
 
 
 def _rendered(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -119,7 +122,7 @@ def loss_of(model: ShapesVqa, x: torch.Tensor, cover: torch.Tensor, colours: tor
     shape, colour, answer = drawn_questions(colours[row])
     wanted = cover[row, shape] * answer[:, None, None]
     with torch.autocast("cpu", torch.bfloat16):
-        fused = model.fused(model.compare(model.tower(x))[row], table[colour, shape])
+        fused = model.fused(model.detect(model.tower(x))[row], table[colour, shape])
     maps, weight = fused.float(), model.head.weight
     logits = functional.linear(HEAD_SCALE * maps.mean((2, 3)), weight, model.head.bias)
     error = torch.einsum("nchw,c->nhw", maps, weight[1]) * HEAD_SCALE / EVIDENCE - wanted
@@ -179,7 +182,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     data = dataset(scenes.TRAIN_SEED, options.scenes)
-    model = ShapesVqa().to(memory_format=torch.channels_last)
+    tower = pretrained_tower(HERE.parent / "shapes-caption-encoder.onnx")
+    model = ShapesVqa(tower).to(memory_format=torch.channels_last)
     train(model, data, options.epochs)
     export(model, options.out)
 

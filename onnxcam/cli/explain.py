@@ -24,7 +24,8 @@ def command(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="Class index or label, margin:A,B, probability:A, ...; top1 (the default) for the predicted."
+            help="Class index or label, probability:A, margin:A,B, sum:A,B, finer:A, CLASS@X,Y, box:CLASS, token:WORD, "
+            "similar:PICTURE, value, ...; top1 (the default) for the predicted. `onnxcam methods --targets` lists them."
         ),
     ] = None,
     layer: Annotated[list[str] | None, typer.Option(help="Target layer; give it several times for several.")] = None,
@@ -42,7 +43,16 @@ def command(
     ] = "auto",
     labels: Annotated[Path | None, typer.Option(help="Class names: text, CSV or JSON.")] = None,
     engine: Annotated[str, typer.Option(help="auto, portable or training.")] = "auto",
-    output: Annotated[str | None, typer.Option(help="Model output to explain, where there are several.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Model output to explain, where there are several; NAME[3]: that element of it.")
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="NAME=VALUE", help="A further input: FILE.npy, numbers, or words."),
+    ] = None,
+    then: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="A model behind the first, such as its decoder.")
+    ] = None,
     colormap: Annotated[str | None, typer.Option(help="jet (the default), turbo, viridis, diverging, ...")] = None,
     blend: Annotated[float, typer.Option(help="Share of the colours, 0 to 1.")] = 0.5,
     style: Annotated[str, typer.Option(help="blend, add or mask.")] = "blend",
@@ -62,6 +72,7 @@ def command(
     """Explain pictures: why does the model answer as it does?"""
     from onnxcam.cli.job import Job, Look, explainers
     from onnxcam.explanation import make_folder
+    from onnxcam.inputs import parse_inputs
 
     look = Look(colormap, blend, style, title, recipe)
     look.check()
@@ -70,10 +81,11 @@ def command(
     if grid and layers:
         raise OptionError("--grid and --layers make different pictures; give one of them")
     found = explainers(
-        model, method or ["gradcam"], layers, layer or ["auto"], setting or [], target_kind=look.target,
+        [model, *(then or [])], method or ["gradcam"], layers, layer or ["auto"], setting or [],
+        target_kind=look.target,
         preprocess=preprocess, engine=engine, labels=labels, providers=provider, threads=threads, output=output,
         fuse=fuse, smooth=smooth or (), normalize=normalize, straight_through=straight_through, budget=budget,
-        batch=batch,
+        batch=batch, inputs=parse_inputs(given or []),
     )  # fmt: skip
     mine, folder = not out.exists(), make_folder(out)
     shape = "grid" if grid else "layers" if layers else "single"

@@ -13,6 +13,7 @@ from onnxcam.explanation import Explanation
 from onnxcam.methods import METHODS
 
 Pixels = npt.NDArray[np.uint8]
+_COLUMNS = 6  # of a sweep that has the page for itself
 _LEAST = 240  # pixels across; below it the text over a tile is cut off
 Draw = Callable[[Explanation], Pixels]
 
@@ -33,7 +34,9 @@ def layers(picture: Pixels, found: Sequence[Sequence[Explanation]], draw: Draw) 
         parts = e.per_layer()
         tiles += [picture, *map(draw, parts)]
         labels += [f"{METHODS[e.method].title}: {e.title}", *(f"{_size(p.cam)} {_short(p.layer)}" for p in parts)]
-    return panel(_alike(tiles), columns=len(tiles) // sum(len(row) for row in found), labels=labels)
+    rows = sum(len(row) for row in found)
+    columns = len(tiles) // rows if rows > 1 else min(len(tiles), _COLUMNS)
+    return panel(_alike(tiles), columns=columns, labels=labels)
 
 
 def _size(cam: npt.NDArray[Any]) -> str:

@@ -23,8 +23,8 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show inputs, logits, candidate layers, activations, engines and preprocessing, each with its reason."""
-    from onnxcam.opening import locate
     from onnxcam.model import load_model
+    from onnxcam.opening import locate
 
     facts = describe(load_model(locate(model)), output)
     if as_json:
@@ -35,11 +35,11 @@ def command(
 
 def describe(model: Model, output: str | None = None) -> dict[str, Any]:
     """Everything that the graph tells, as JSON values."""
-    from onnxcam.opening import choose_preprocess
     from onnxcam.graph.activations import activation_sites
     from onnxcam.graph.inspect import find_logits, target_layers
     from onnxcam.graph.paths import first_float, float_path
     from onnxcam.labels import find_labels
+    from onnxcam.opening import choose_preprocess
 
     image, logits = model.image_input, find_logits(model, output)
     layers = target_layers(model, logits)

@@ -62,7 +62,7 @@ class Look:
 
 
 def explainers(
-    model: str,
+    models: Sequence[str],
     methods: Sequence[str],
     layers: str | None,
     layer: Sequence[str],
@@ -70,13 +70,12 @@ def explainers(
     target_kind: str | None,
     **options: Any,
 ) -> list[Explainer]:
-    """One explainer per method, on one model."""
-    from onnxcam.opening import locate
+    """One explainer per method, on one model (of several, each behind the one before)."""
     from onnxcam.methods import find_method
-    from onnxcam.model import load_model
+    from onnxcam.opening import opened
 
-    opened = load_model(locate(model))
-    names = _every_layer(opened, layers, options["output"]) if layers else list(layer)
+    model = opened(models)
+    names = _every_layer(model, layers, options["output"]) if layers else list(layer)
     wanted = _settings(settings)
     found = []
     for name in methods:
@@ -85,7 +84,7 @@ def explainers(
         own = wanted if len(methods) == 1 else {k: v for k, v in wanted.items() if k in method.options}
         budget = options["budget"] if len(methods) == 1 or method.budget else None
         at = names if method.has_layer else "auto"
-        found.append(Explainer(opened, target_layer=at, method=method, **{**options, "options": own, "budget": budget}))
+        found.append(Explainer(model, target_layer=at, method=method, **{**options, "options": own, "budget": budget}))
     unused = [k for k in wanted if len(methods) > 1 and not any(k in e.method.options for e in found)]
     if unused:
         raise OptionError(f"none of {', '.join(methods)} has an option {unused[0]!r}; `onnxcam methods` lists them")

@@ -18,11 +18,16 @@ _JSON = typer.Option("--json", help="As JSON.")
 def methods(
     as_json: Annotated[bool, _JSON] = False,
     bibtex: Annotated[bool, typer.Option("--bibtex", help="The papers, as BibTeX.")] = False,
+    targets: Annotated[bool, typer.Option("--targets", help="What can be explained, as --target takes it.")] = False,
 ) -> None:
     """List the methods: what each needs, what it costs, where it comes from."""
     from onnxcam.methods import METHODS
 
-    if bibtex:
+    if targets:
+        from onnxcam.targets import FORMS
+
+        print(json.dumps(FORMS)) if as_json else table(("target", "what is explained"), list(FORMS.items()))
+    elif bibtex:
         print("\n\n".join({p.key: p.bibtex for m in METHODS.values() for p in m.papers}.values()))
     elif as_json:
         print(json.dumps([_described(m) for m in METHODS.values()]))

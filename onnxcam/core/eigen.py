@@ -23,10 +23,8 @@ _NOISE = 4 * float(np.finfo(np.float32).eps)
 def eigen(terms: Array) -> Array:
     """The first principal component of the pixels: X v, X the centred terms (pixels, C), v its first singular vector.
 
-    Muhammad and Yeasin, Eigen-CAM, 2020, https://arxiv.org/abs/2008.00299 (of the activations). The pixels are
-    centred, as principal components are.
-
-    A singular vector has no sign of its own. The one taken makes the map grow where the sum of the terms grows (a
+    Of the evidence G * A it is EigenGrad-CAM, of any CAM's terms *eigen smoothing*; both are known from
+    pytorch-grad-cam. A singular vector has no sign of its own. The one taken makes the map grow where the sum of the terms grows (a
     positive covariance with it); where the two are unrelated, the pixel that stands out most is positive. Peers take
     the sign that the linear algebra library happens to give, so that maps may come out inverted.
 
@@ -38,6 +36,21 @@ def eigen(terms: Array) -> Array:
         NaN for a sample that holds a value that is not finite.
     """
     return _each(terms, _first_component)
+
+
+def svd(terms: Array) -> Array:
+    """Eigen-CAM's projection: X v, X the terms (pixels, C) as they are, not centred, v the first singular vector of X.
+
+    Muhammad and Yeasin, Eigen-CAM, 2020, https://arxiv.org/abs/2008.00299: O = U S V^T, map = O V_1. Peers centre the
+    pixels first. The sign is fixed as in :func:`eigen`.
+
+    Args:
+        terms: (N, C, h, w), Eigen-CAM's are the activations.
+
+    Returns:
+        (N, h, w), signed, in units of the terms; NaN as in :func:`eigen`.
+    """
+    return _each(terms, _first_component, centre=False)
 
 
 def kpca(terms: Array) -> Array:
@@ -68,12 +81,12 @@ def _sum(terms: Array) -> Array:
     return np.asarray(terms.sum(axis=1))
 
 
-_JOINS: dict[str, Callable[[Array], Array]] = {"sum": _sum, "eigen": eigen, "kpca": kpca}
+_JOINS: dict[str, Callable[[Array], Array]] = {"sum": _sum, "eigen": eigen, "svd": svd, "kpca": kpca}
 JOINS = tuple(_JOINS)
 
 
 def join(terms: Array, kind: str = "sum") -> Array:
-    """Terms (N, C, h, w) to raw maps (N, h, w): ``"sum"`` over the channels, ``"eigen"`` or ``"kpca"``.
+    """Terms (N, C, h, w) to raw maps (N, h, w): ``"sum"`` over the channels, ``"eigen"``, ``"svd"`` or ``"kpca"``.
 
     Raises:
         UnknownNameError: an unknown ``kind``.
@@ -84,18 +97,18 @@ def join(terms: Array, kind: str = "sum") -> Array:
     return _JOINS[kind](terms)
 
 
-def _each(terms: Array, component: Callable[[Array], Array]) -> Array:
-    """``component`` of each sample's centred pixels (h * w, C), with its sign fixed."""
+def _each(terms: Array, component: Callable[[Array], Array], centre: bool = True) -> Array:
+    """``component`` of each sample's pixels (h * w, C), with its sign fixed."""
     n, channels, h, w = terms.shape
     points = terms.reshape(n, channels, h * w).transpose(0, 2, 1).astype(np.float64)
-    return np.stack([_map(x, component) for x in points]).reshape(n, h, w).astype(terms.dtype)
+    return np.stack([_map(x, component, centre) for x in points]).reshape(n, h, w).astype(terms.dtype)
 
 
-def _map(x: Array, component: Callable[[Array], Array]) -> Array:
+def _map(x: Array, component: Callable[[Array], Array], centre: bool) -> Array:
     if not np.isfinite(x).all():
         return np.full(len(x), np.nan)
-    centred = x - x.mean(axis=0)
-    if np.abs(centred).max() <= _NOISE * np.abs(x).max():
+    centred = x - x.mean(axis=0) if centre else x
+    if np.abs(centred).max() <= (_NOISE if centre else 0) * np.abs(x).max():
         return np.zeros(len(x))
     return _oriented(component(centred), centred.sum(axis=1))
 

@@ -54,9 +54,10 @@ def reciprocam(probe: Probe, *, gaussian: bool = False) -> Array:
     class probability. A map whose scores are all equal is 0 everywhere.
 
     On a transformer this is ViT-ReciproCAM (Byun and Lee, 2023, https://arxiv.org/abs/2310.02588): the patch tokens
-    are masked, class and register tokens kept. Its masks lie behind a LayerNorm, which would undo their scale: take
-    the output of the last block's first LayerNorm as target layer. Where a class token carries the score nothing else
-    of the patches reaches it, so that the residual branch, which the paper masks too, makes no difference.
+    are masked, class and register tokens kept. Its masks lie behind a LayerNorm, which would undo their scale: the
+    target layer is the output of the last block's first LayerNorm, as it is where none is named. Where a class token
+    carries the score nothing else of the patches reaches it, so that the residual branch, which the paper masks too,
+    makes no difference.
 
     Deviations of others: the authors' CNN code spreads the features of (i, j) over its neighbours with the gaussian's
     weights, where here, as in the code for transformers and in OpenVINO XAI, the mask multiplies the features of each

@@ -253,17 +253,18 @@ def target_layers(model: Model, logits: Logits) -> list[Layer]:
     of = model.values[logits.name]
     path = float_path(of, [image])
     grids = find_grids(model, path, image)
-    if logits.kind == "boxes":
-        return _levels(of, path, grids)
+    if logits.detector is not None and (levels := _levels(of, logits.detector, path, grids)):
+        return levels
     found: dict[str, Layer] = {}
     for value in reversed(cuts(path, image)):
         value = _before_class_conv(value, logits) if logits.kind == "dense" else value
         back = _before_pooling(value)
         value = back if is_map(back, grids) else value
-        if not is_map(value, grids) or value is of or not grids.reaches(value):
+        if not is_map(value, grids) or value is of or not grids.reaches(value) or grids.only_attended(value):
             continue
         value = value if found else past_normalization(path, value, grids)
-        if grids.places is not None or not _mixes_tokens(path, value):
+        crossing = logits.kind in ("tokens", "boxes")  # what is written or listed looks at the map by attention
+        if grids.places is not None or crossing or not _mixes_tokens(path, value):
             found.setdefault(str(value.name), _layer(value, grids, _reason(value, of, logits, grids, not found)))
     return list(found.values())
 
@@ -326,9 +327,7 @@ def _reason(value: ir.Value, of: ir.Value, logits: Logits, grids: Grids, first: 
     return f"{place} spatial map{maps} that every float path from image to {of.name} passes; made by {made}"
 
 
-def _levels(
-    of: ir.Value, detector: Detector, path: Sequence[ir.Node], layouts: Mapping[int, Layout]
-) -> list[Layer]:
+def _levels(of: ir.Value, detector: Detector, path: Sequence[ir.Node], grids: Grids) -> list[Layer]:
     """One layer per level of a detector: the map before the class convolution."""
     leaves: dict[tuple[Dim, ...], ir.Node] = {}
     members = set(map(id, path))

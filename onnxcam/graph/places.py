@@ -10,7 +10,7 @@ the places of a whole picture or window: attention, global pooling).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -66,6 +66,16 @@ def thin(a: Complex) -> Complex:
     return a[tuple(slice(0, 1) if step == 0 else slice(None) for step in a.strides)]
 
 
+def compact(a: Complex) -> Complex:
+    """The same with stride 0 along axes where nothing changes."""
+    small = thin(a)
+    for axis in range(small.ndim):
+        first = small[(slice(None),) * axis + (slice(0, 1),)]
+        if small.shape[axis] > 1 and np.array_equal(np.broadcast_to(first, small.shape), small, equal_nan=True):
+            small = first
+    return np.broadcast_to(small, a.shape)
+
+
 def located(a: Complex) -> bool:
     """Whether any element has a place."""
     return bool(np.isfinite(thin(a)).any())
@@ -78,14 +88,11 @@ class _Walk:
         self.opset, self.places = model.opset, dict(start)
         self.known: dict[int, Array] = {}
         self.sizes: dict[int, tuple[int, ...]] = {k: a.shape for k, a in start.items()}
-        members = set(map(id, path))
+        self._asked = set[int]()
         for value in model.inputs:
             self._size_of_input(value)
-        for node in model.graph:
-            if id(node) in members:
-                self._step(node)
-            else:
-                self._off_path(node)
+        for node in path:
+            self._step(node)
 
     # Shapes and integers
 
@@ -100,36 +107,44 @@ class _Walk:
         """The shape at batch 1; None where it is unknown."""
         if value is None:
             return None
-        if id(value) in self.sizes:
-            return self.sizes[id(value)]
-        static = value.shape is not None and all(isinstance(d, int) for d in value.shape)
-        return tuple(cast("list[int]", list(dims_of(value)))) if static else None
+        if id(value) not in self.sizes:
+            if value.shape is not None and all(isinstance(d, int) for d in value.shape):
+                self.sizes[id(value)] = tuple(cast("list[int]", list(dims_of(value))))
+            else:
+                self._ask(value)
+        return self.sizes.get(id(value))
 
     def data(self, value: ir.Value | None) -> Array | None:
         """What a value is known to hold."""
-        if value is None:
-            return None
-        if id(value) in self.known:
-            return self.known[id(value)]
-        return value.const_value.numpy() if value.const_value is not None else None
+        if value is None or value.const_value is not None:
+            return None if value is None or value.const_value is None else value.const_value.numpy()
+        if id(value) not in self.known:
+            self._ask(value)
+        return self.known.get(id(value))
 
-    def _off_path(self, node: ir.Node) -> None:
-        if node.op_type == "Shape" and (size := self.size(node.inputs[0])) is not None:
-            bounds = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(size)))
-            self._hold(node.outputs, [np.asarray(size[bounds], dtype=np.int64)])
+    def _ask(self, value: ir.Value) -> None:
+        """Compute what lies beside the path, once."""
+        node = value.producer()
+        if node is None or id(node) in self._asked or id(value) in self.places:
             return
-        missing = [v for v in node.outputs if v.const_value is None]
-        held = [self.data(v) if _is_small(v) or id(v) in self.known else None for v in node.inputs if v is not None]
-        if missing and held and all(a is not None and a.size <= _FOLDED for a in held):
+        self._asked.add(id(node))
+        if node.op_type == "Shape":
+            if (size := self.size(node.inputs[0])) is not None:
+                bounds = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(size)))
+                self._hold(node.outputs, [np.asarray(size[bounds], dtype=np.int64)])
+            return
+        held = [self.data(v) for v in node.inputs if v is not None]
+        if all(a is not None and a.size <= _FOLDED for a in held):
             self._evaluate(node)
-        if any(self.size(v) is None for v in node.outputs):
+        if any(id(v) not in self.sizes for v in node.outputs):
             self._infer(node)
 
     def _evaluate(self, node: ir.Node) -> None:
-        proto = ir.to_proto(node)
         feeds = {str(v.name): self.data(v) for v in node.inputs if v is not None}
         with suppress(Exception):  # what cannot be computed stays unknown
-            found = ReferenceEvaluator(proto, opsets={"": self.opset}).run(None, cast("dict[str, Any]", feeds))
+            found = ReferenceEvaluator(ir.to_proto(node), opsets={"": self.opset}).run(
+                None, cast("dict[str, Any]", feeds)
+            )
             self._hold(node.outputs, [np.asarray(a) for a in cast("list[Any]", found)])
 
     def _hold(self, values: Sequence[ir.Value], arrays: Sequence[Array]) -> None:
@@ -200,6 +215,8 @@ class _Walk:
             return self._product(node)
         if node.op_type.startswith("Reduce"):
             return self._reduced(node)
+        if node.op_type == "Attention":
+            return self._fused(node)
         if node.op_type in _KEEPING or len([v for v in node.inputs if v is not None]) == 1:
             a = self.at(first)
             self._infer(node)
@@ -227,7 +244,7 @@ class _Walk:
     def _product(self, node: ir.Node) -> Complex:
         left, right = (id(v) in self.places for v in node.inputs[:2])
         if left and right:
-            raise _UnknownError  # attention
+            return self._attention(node)
         a = self.at(node.inputs[0] if left else node.inputs[1])
         weight = self.size(node.inputs[1] if left else node.inputs[0])
         gemm = node.op_type == "Gemm"
@@ -245,6 +262,22 @@ class _Walk:
             raise _UnknownError
         return np.broadcast_to(merged(a, (axis % a.ndim,)), size)
 
+    def _attention(self, node: ir.Node) -> Complex:
+        """A product of two computed values lies where the operand lies whose places are not summed over."""
+        side, (a, b) = aligned(node, self.places), map(self.at, node.inputs[:2])
+        if side is None:
+            raise _UnknownError
+        size = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+        return np.broadcast_to(a[..., :1] if side == 0 else b[..., :1, :], size)
+
+    def _fused(self, node: ir.Node) -> Complex:
+        """The operator Attention: its result lies where its queries lie."""
+        self._infer(node)
+        a, size = self.at(node.inputs[0]), self.size(node.outputs[0])
+        if size is None or thin(a).shape[-1] != 1:
+            raise _UnknownError
+        return np.broadcast_to(a[..., :1], size)
+
     def _reduced(self, node: ir.Node) -> Complex:
         a = self.at(node.inputs[0])
         axes = self.integers(node, 1)
@@ -252,6 +285,19 @@ class _Walk:
             axes = list(node.attributes.get_ints("axes", [])) or list(range(a.ndim))
         found = merged(a, tuple(k % a.ndim for k in axes))
         return found if node.attributes.get_int("keepdims", 1) else np.squeeze(found, tuple(k % a.ndim for k in axes))
+
+
+def aligned(node: ir.Node, found: Mapping[int, Complex]) -> int | None:
+    """Which operand of a product of two computed values keeps its places: queries keep theirs, keys and values do not.
+
+    None where none does.
+    """
+    if node.op_type == "Attention":
+        return 0
+    left, right = (found.get(id(v)) for v in node.inputs[:2])
+    if left is not None and located(left) and thin(left).shape[-1] == 1:
+        return 0
+    return 1 if right is not None and located(right) and right.ndim > 1 and thin(right).shape[-2] == 1 else None
 
 
 class _UnknownError(Exception):
@@ -262,17 +308,20 @@ _ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Sum", "Mean", "Max", "Min", 
 
 
 def overlaid(arrays: Sequence[Complex], shape: tuple[int, ...]) -> Complex:
-    """Places of an elementwise combination: those of the operand that has one; two different ones are mixed."""
-    found: Complex | None = None
-    for a in map(thin, arrays):
-        if found is None:
-            found = a
-            continue
-        free, other = ~np.isfinite(found), ~np.isfinite(a)
-        mixed = ~free & ~other & (found != a)
-        lone = np.where(np.isinf(found) | np.isinf(a), EVERYWHERE, NOWHERE)
-        found = np.where(mixed, EVERYWHERE, np.where(~free, found, np.where(~other, a, lone)))
-    return np.broadcast_to(NOWHERE if found is None else found, shape)
+    """Places of an elementwise combination: those of the operand that has one.
+
+    Where two differ, an operand that is broadcast (the mean of what it is subtracted from, say) gives way; else they
+    are mixed.
+    """
+    found, size = thin(np.broadcast_to(NOWHERE, shape)), 0
+    for a in sorted(arrays, key=lambda a: -a.size):
+        small = thin(a)
+        free, other = ~np.isfinite(found), ~np.isfinite(small)
+        mixed = ~free & ~other & (found != small) & (a.size == size)
+        lone = np.where(np.isinf(found) | np.isinf(small), EVERYWHERE, NOWHERE)
+        found = np.where(mixed, EVERYWHERE, np.where(~free, found, np.where(~other, small, lone)))
+        size = a.size
+    return np.broadcast_to(compact(found), shape)
 
 
 def merged(a: Complex, axes: tuple[int, ...]) -> Complex:
@@ -306,17 +355,16 @@ def _regridded(a: Complex) -> Complex:
 
 
 def _whole(a: Complex) -> bool:
-    """Whether (1, C, h, w) is a picture as it lies; one that is mixed counts as well."""
+    """Whether (1, C, h, w) is a picture as it lies, perhaps padded; one that is mixed counts as well."""
     small = thin(a)
     if a.ndim != 4 or a.shape[0] != 1:
         return False
     if not np.isfinite(small).any():
         return True
-    return bool(np.all(small == raster(*a.shape[2:])[None, None]))
-
-
-def _is_small(value: ir.Value) -> bool:
-    return value.const_value is not None and value.const_value.size <= 4096
+    grid = np.broadcast_to(small, (1, small.shape[1], *a.shape[2:]))
+    finite = np.isfinite(grid).any(axis=(0, 1))
+    grid = grid[:, :, finite.any(axis=1)][..., finite.any(axis=0)]
+    return bool(np.all(grid == raster(*grid.shape[2:])))
 
 
 # Moves
@@ -355,7 +403,7 @@ def _reshape(walk: _Walk, node: ir.Node) -> list[Complex]:
     a, target = walk.at(node.inputs[0]), walk.integers(node, 1)
     assert target is not None
     copies = not node.attributes.get_int("allowzero", 0)
-    return [a.reshape([a.shape[k] if n == 0 and copies else n for k, n in enumerate(target)])]
+    return [compact(a.reshape([a.shape[k] if n == 0 and copies else n for k, n in enumerate(target)]))]
 
 
 @_named("Flatten")

@@ -180,7 +180,11 @@ def join(first: Model, second: Model, names: Mapping[str, str] | None = None) ->
     _take_over(ahead.graph, behind.graph)
     ahead.ir_model.ir_version = max(ahead.ir_model.ir_version, behind.ir_model.ir_version)
     digest = hashlib.sha256(f"{first.sha256}{second.sha256}".encode()).hexdigest()
-    notes = (*first.notes, *second.notes, f"{second.label} joined on: {', '.join(f'{a} -> {b}' for a, b in pairs.items())}")
+    notes = (
+        *first.notes,
+        *second.notes,
+        f"{second.label} joined on: {', '.join(f'{a} -> {b}' for a, b in pairs.items())}",
+    )
     whole = replace(ahead, sha256=digest, notes=notes, meta={**first.meta, **second.meta})
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(whole.ir_model)
     return whole

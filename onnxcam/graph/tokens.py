@@ -10,10 +10,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcam.graph.paths import cuts, map_layouts, reads
-from onnxcam.graph.places import Complex, is_move, located, places, raster, thin
+from onnxcam.graph.places import Complex, aligned, is_move, located, places, raster, thin
 from onnxcam.model import Layout, Model
 
-_PRODUCTS = {"MatMul", "Gemm", "Conv", "Einsum", "Attention"}
+_MIXING = {"MatMul", "Attention"}
+_PRODUCTS = _MIXING | {"Gemm", "Conv", "Einsum"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,19 @@ class Grids:
     def reaches(self, value: ir.Value) -> bool:
         """Whether what single places of a map hold gets to the score."""
         return self.reaching is None or id(value) in self.reaching
+
+    def only_attended(self, value: ir.Value) -> bool:
+        """Whether a value holds nothing but keys and values of attention, perhaps by heads."""
+        ahead = [(value, n) for n in value.consumers()] if self.places is not None else []
+        for came, node in ahead:
+            moves = is_move(node) or (node.op_type in ("Mul", "Div") and self._computed(node) == 1)
+            if not moves and not (node.op_type in _MIXING and self._computed(node) > 1):
+                return False
+            ahead.extend((v, n) for v in node.outputs for n in v.consumers() if moves and v is not came)
+        return bool(ahead)
+
+    def _computed(self, node: ir.Node) -> int:
+        return sum(id(v) in (self.places or {}) for v in node.inputs)
 
 
 def find_grids(model: Model, path: Sequence[ir.Node], image: ir.Value) -> Grids:
@@ -136,15 +150,22 @@ def _reaching(path: Sequence[ir.Node], found: Mapping[int, Complex]) -> set[int]
     having = {key for key, a in found.items() if located(a)}
     reaching = {id(v) for v in path[-1].outputs if id(v) in having}
     for node in reversed(path):
-        if _passes_on(node, having, reaching):
-            reaching.update(id(v) for v in reads(node) if id(v) in having)
+        reaching.update(id(v) for v in reads(node) if id(v) in having and _passes_on(node, v, found, having, reaching))
     return reaching
 
 
-def _passes_on(node: ir.Node, having: Set[int], reaching: Set[int]) -> bool:
-    """Whether what comes into a node at single places gets further."""
+def _passes_on(
+    node: ir.Node, value: ir.Value, found: Mapping[int, Complex], having: Set[int], reaching: Set[int]
+) -> bool:
+    """Whether what comes into a node at single places of a value gets further."""
     out = [v for v in node.outputs if id(v) in having]
-    return any(id(v) in reaching for v in out) if out else not is_move(node)
+    if not out:
+        return not is_move(node)
+    if node.op_type in _MIXING and sum(id(v) in found for v in node.inputs) > 1:
+        side = aligned(node, found)
+        if side is None or node.inputs[side] is not value:
+            return True  # keys and values reach every query
+    return any(id(v) in reaching for v in out)
 
 
 def past_normalization(path: Sequence[ir.Node], value: ir.Value, grids: Grids) -> ir.Value:
@@ -158,7 +179,9 @@ def past_normalization(path: Sequence[ir.Node], value: ir.Value, grids: Grids) -
     having = {key for key, a in grids.places.items() if located(a)}
     ahead, followed = {id(value)}, list[ir.Node]()
     for node in path:
-        if not any(id(v) in ahead for v in node.inputs) or not _passes_on(node, having, grids.reaching):
+        if not any(
+            id(v) in ahead and _passes_on(node, v, grids.places, having, grids.reaching) for v in node.inputs if v
+        ):
             continue
         followed.append(node)
         if node.op_type not in _PRODUCTS:

@@ -84,11 +84,11 @@ CAMS = (
     Method(
         "eigencam",
         "Eigen-CAM",
-        "relu(first principal component of the pixels of A)",
+        "relu(A v), v the first singular vector of the pixels of A",
         papers("muhammad2020eigencam"),
         ("layer",),
         terms=weights.activations,
-        join="eigen",
+        join="svd",
     ),
     Method(
         "eigengradcam",

@@ -36,7 +36,7 @@ class Method:
         needs: keys of :data:`NEEDS` beyond scores.
         terms: (xp, A, G) -> (N, C, h, w), the evidence per channel of a CAM; its sum over C is the map. A method that
             needs curvature takes a fourth argument, the score's Hessian at the layer times A.
-        join: how terms become a map: ``"sum"``, or a projection, ``"eigen"`` or ``"kpca"``.
+        join: how terms become a map: ``"sum"``, or a projection of :mod:`onnxcam.core.eigen`.
         relu: the policy of the gradient at the image, of methods of one run.
         pixels: (xp, gradient, x) -> attribution, both (N, C, H, W); without it, the gradient itself.
         procedure: (probe, **options) -> one raw map; :mod:`onnxcam.core.probe`.

@@ -2,9 +2,9 @@
 
 from onnxcam.targets.base import CLASS, TOP1, Head, Scene, Target, View, class_index
 from onnxcam.targets.boxes import Box
-from onnxcam.targets.classes import Finer, LogProbability, Logit, Margin, Probability, Sum
+from onnxcam.targets.classes import Finer, Logit, LogProbability, Margin, Probability, Sum
 from onnxcam.targets.dense import Region
-from onnxcam.targets.parse import FORMS, TARGETS, as_target
+from onnxcam.targets.parse import FORMS, TARGETS, as_target, split_output
 from onnxcam.targets.tokens import Token, Tokens
 from onnxcam.targets.values import Custom, Element, Similarity
 
@@ -32,4 +32,5 @@ __all__ = [
     "View",
     "as_target",
     "class_index",
+    "split_output",
 ]

@@ -175,7 +175,7 @@ class Target:
     words: ClassVar[str] = ""
     looks: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = {}  # noqa: RUF012
+    facts: Mapping[str, Any] = {}
 
     @property
     def classes(self) -> tuple[int, ...]:

@@ -93,7 +93,7 @@ class Box(ClassTarget):
         seen = _Seen.of(view, detector)
         wanted = None if self.of == TOP1 else view.class_index(self.of, view.logits.classes)
         row, index = seen.given(self.index, wanted) if self.index is not None else self._best(view, seen, wanted)
-        facts = {"index": row, "class_index": index, "score": float(seen.scores[row, index])}
+        facts: dict[str, Any] = {"index": row, "class_index": index, "score": float(seen.scores[row, index])}
         if seen.boxes is not None:
             facts["xyxy"] = [round(float(v), 1) for v in view.placement.box_to_image(tuple(seen.boxes[row]))]
         facts["reason"] = detector.reason
@@ -188,9 +188,9 @@ def _class_scores(detector: Detector, rows: Array) -> Array:
     """(B, F) -> (B, C)."""
     if detector.form == "listed":
         classes = np.rint(rows[:, 5]).astype(int).clip(0)
-        return rows[:, 4:5] * (classes[:, None] == np.arange(classes.max(initial=0) + 1))
+        return np.asarray(rows[:, 4:5] * (classes[:, None] == np.arange(classes.max(initial=0) + 1)))
     own = rows[:, detector.first :]
-    return own if detector.objectness is None else own * rows[:, detector.objectness, None]
+    return own if detector.objectness is None else np.asarray(own * rows[:, detector.objectness, None])
 
 
 def _probabilities(scores: Array, stepped_over: Sequence[str]) -> Array:
@@ -217,14 +217,16 @@ def decoded(detector: Detector, found: Array | None, size: tuple[int, int]) -> A
     if found is None or detector.coding == "unknown":
         return None
     whole = found[0]
-    axis = detector.box_axis - 1 if detector.form in ("columns", "listed") else int(whole.shape[0] == 4 != whole.shape[1])
+    axis = (
+        detector.box_axis - 1 if detector.form in ("columns", "listed") else int(whole.shape[0] == 4 != whole.shape[1])
+    )
     boxes = np.moveaxis(whole, axis, 0)[:, :4].astype(np.float64)
     if detector.coding == "offsets":
         return _from_centres(_on_grids(boxes, detector.levels, size))
     if np.abs(boxes).max(initial=0) <= _SHARE:
         boxes = boxes * np.tile(size if detector.coding == "rows" else size[::-1], 2)
     if detector.coding == "rows":
-        return boxes[:, [1, 0, 3, 2]]
+        return np.asarray(boxes[:, [1, 0, 3, 2]])
     ordered = np.all(boxes[:, 2:] >= boxes[:, :2])
     centres = detector.coding == "center" or (detector.coding == "measured" and not ordered)
     return _from_centres(boxes) if centres else boxes

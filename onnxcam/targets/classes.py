@@ -24,7 +24,7 @@ class _Classes(ClassTarget):
         classes: the class indices, -1 for the arg-max.
     """
 
-    classes: tuple[int, ...] = (TOP1,)  # type: ignore[assignment]
+    classes: tuple[int, ...] = (TOP1,)
 
     def fixed(self, index: int) -> _Classes:
         """The same target, with the class that the arg-max found."""
@@ -54,8 +54,8 @@ class Probability(_Classes):
         if _SURE < score < 1 - _SURE:
             return ""
         return (
-            f"the probability is saturated at {score:.7g}: its gradient is 0 but for rounding, and the map says little. "
-            "Explain the logit instead: target 'logit:CLASS'"
+            f"the probability is saturated at {score:.7g}: its gradient is 0 but for rounding, and the map says "
+            "little. Explain the logit instead: target 'logit:CLASS'"
         )
 
 

@@ -9,7 +9,7 @@ from onnxcam.errors import OptionError
 from onnxcam.graph.inspect import Kind
 from onnxcam.targets.base import TOP1, ClassTarget, Target, checked_index, class_index
 from onnxcam.targets.boxes import Box
-from onnxcam.targets.classes import Finer, LogProbability, Logit, Margin, Probability, Sum
+from onnxcam.targets.classes import Finer, Logit, LogProbability, Margin, Probability, Sum
 from onnxcam.targets.dense import Region
 from onnxcam.targets.tokens import Token, Tokens
 from onnxcam.targets.values import Element, Similarity
@@ -49,7 +49,7 @@ def as_target(
     kind: str = "logit",
     form: Kind = "classes",
 ) -> Target:
-    """A target from what a caller writes: None or -1 (top-1), a class index, a label, a text of :data:`FORMS`, a target.
+    """A target from what a caller writes: None or -1 (top-1), a class index, a label, a text of :data:`FORMS`.
 
     Args:
         given: what the caller writes.
@@ -159,11 +159,23 @@ def _checked(target: Target, classes: int | None) -> Target:
     low, high = _COUNTS.get(target.name, (1, 1))
     given = target.classes
     if not low <= len(given) <= high or len(set(given)) != len(given):
-        what = {"margin": "two classes, different ones, such as margin:281,285", "sum": "different classes, such as sum:1,4"}
-        need = what.get(target.name, f"one class, such as {target.name}:281")
-        raise OptionError(f"a {target.name} {'takes' if high == 1 else 'needs'} {need}; given {', '.join(map(str, given))}")
+        needs = {
+            "margin": "needs two classes, different ones, such as margin:281,285",
+            "sum": "needs different classes, such as sum:1,4",
+            "finer": "needs different classes, such as finer:281,285",
+        }
+        text = needs.get(target.name, f"takes one class, such as {target.name}:281")
+        raise OptionError(f"a {target.name} {text}; given {', '.join(map(str, given))}")
     for index in given:
         checked_index(index, classes)
     return target
 
 
+def split_output(text: str | None, outputs: Sequence[str]) -> tuple[str | None, Element | None]:
+    """``NAME[3]`` -> the output's name and an element of it.
+
+    Raises:
+        OptionError: what stands in brackets are no places.
+    """
+    found = None if text is None or text in outputs else re.fullmatch(r"(.+)\[(.*)\]", text)
+    return (text, None) if found is None else (found[1], _element(found[2].strip()))  # type: ignore[return-value]

@@ -44,6 +44,13 @@ def eigen_by_loops(sample):
     return signed([sum(a * b for a, b in zip(p, v, strict=True)) for p in points], points)
 
 
+def svd_by_loops(sample):
+    points = sample.reshape(len(sample), -1).T.astype(float).tolist()
+    channels = range(len(points[0]))
+    v, _ = dominant([[sum(p[i] * p[j] for p in points) for j in channels] for i in channels])
+    return signed([sum(a * b for a, b in zip(p, v, strict=True)) for p in points], points)
+
+
 def kpca_by_loops(sample):
     points = centred(sample.reshape(len(sample), -1).T.astype(float).tolist())
     size, channels = range(len(points)), len(points[0])
@@ -77,7 +84,7 @@ def test_where_the_sum_says_nothing_the_pixel_that_stands_out_is_positive():
         np.testing.assert_allclose(found, expected * np.sign(expected[at]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("project", "by_loops"), [(eigen.eigen, eigen_by_loops), (eigen.kpca, kpca_by_loops)])
+@pytest.mark.parametrize(("project", "by_loops"), [(eigen.eigen, eigen_by_loops), (eigen.svd, svd_by_loops), (eigen.kpca, kpca_by_loops)])
 @pytest.mark.parametrize("channels", [3, 20])
 def test_projections_are_those_of_plain_loops(project, by_loops, channels):
     terms = np.random.default_rng(channels).normal(size=(2, channels, 3, 4)).astype(np.float32)

@@ -391,8 +391,8 @@ def test_sampled_kernelshap_comes_close_to_shapley_values():
 
 def test_kernelshap_agrees_with_a_fit_that_weighs_the_ends_by_a_million():
     rng = np.random.default_rng(3)
-    rows, weights = coalitions(rng, 12, 80)
-    scores = rng.normal(size=80)
+    rows, _ = coalitions(rng, 12, 81)
+    scores, weights = rng.normal(size=81), rng.uniform(0.5, 2, 81)
     design = np.concatenate([rows, np.zeros((1, 12)), np.ones((1, 12))])
     y, w = np.append(scores, [0.4, 1.9]), np.append(weights, [1e6, 1e6])
     centred, target = (a - np.average(a, axis=0, weights=w) for a in (design, y))

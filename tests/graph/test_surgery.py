@@ -6,7 +6,7 @@ import pytest
 from graphs import load
 
 from onnxcam.errors import OptionError, UnknownNameError
-from onnxcam.graph.surgery import cut, expose, make_batch_dynamic, rename
+from onnxcam.graph.surgery import cut, expose, make_batch_dynamic, rename, splice
 from onnxcam.runtime import Session
 
 BODY = """(float[{n},3,8,8] x) => (float[{n},5] y) {{
@@ -92,3 +92,14 @@ def test_a_reshape_that_mixes_images_stays(tmp_path):
     }"""
     with pytest.raises(OptionError, match="cannot be freed"):
         make_batch_dynamic(load(tmp_path, body))
+
+
+def test_a_spliced_value_is_an_input_that_can_be_found(tmp_path):
+    given = model(tmp_path)
+    before, x = proto(given), noise()
+    edited = splice(given, "r", "features")
+    assert edited.values["features"].is_graph_input()
+    assert not {"a", "r", "w"} & set(edited.values)
+    r, y = (Session(m).run({"x": x})[k] for m, k in ((expose(given, ["r"]), 1), (given, 0)))
+    np.testing.assert_array_equal(Session(edited).run({"features": r, "x": x})[0], y)
+    assert proto(given) == before
