@@ -135,22 +135,33 @@ def compare(peers: Peers, key: str) -> float:
     our, expected = counterpart(key), peers.exact(key)
     assert our is not None
     found = np.broadcast_to(answer(peers, key), expected.shape)
-    return apart(np.asarray(found, np.float64), np.asarray(expected, np.float64), our.relation, key)
+    return RELATIONS[our.relation](np.asarray(found, np.float64), np.asarray(expected, np.float64))
 
 
-def apart(found: Array, expected: Array, relation: str, key: str = "") -> float:
-    if relation == "sign":
-        return min(distance(found, expected), distance(-found, expected))
-    if relation == "scale":
-        return distance(*(_unit(a, per_map="Factorization" in key) for a in (found, expected)))
-    if "Saliency" in key and "NoiseTunnel" not in key and "signed" not in key:
-        found = np.abs(found)  # the peer gives the size alone
-    return distance(found, expected)
+def up_to_sign(found: Array, expected: Array) -> float:
+    return min(distance(found, expected), distance(-found, expected))
 
 
-def _unit(a: Array, per_map: bool) -> Array:
-    axes = tuple(range(1, a.ndim)) if per_map else None
-    return a / np.sqrt(np.sum(a**2, axis=axes, keepdims=True))
+def up_to_scale(found: Array, expected: Array) -> float:
+    return distance(found / np.linalg.norm(found), expected / np.linalg.norm(expected))
+
+
+def maps_up_to_scale(found: Array, expected: Array) -> float:
+    pairs = [(f / np.linalg.norm(f), e / np.linalg.norm(e)) for f, e in zip(found, expected, strict=True)]
+    return distance(*(np.stack(side) for side in zip(*pairs, strict=True)))
+
+
+def in_size(found: Array, expected: Array) -> float:
+    return distance(np.abs(found), expected)
+
+
+RELATIONS = {
+    "equal": distance,
+    "sign": up_to_sign,
+    "scale": up_to_scale,
+    "scales": maps_up_to_scale,
+    "size": in_size,
+}
 
 
 def rows(peers: Peers, parts: list[str]) -> Iterator[Row]:

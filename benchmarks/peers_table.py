@@ -96,7 +96,8 @@ class Counterpart:
         method: of onnxcam's catalogue.
         options: its own, from the question.
         target: of the class; None for the method's default, given the class.
-        relation: "equal", "sign" (equal but for the sign) or "scale" (but for a positive factor).
+        relation: "equal", or but for the "sign", for a positive factor ("scale") or one for each map ("scales");
+            "size": the peer gives absolute values.
         direct: (probe, question) -> map, instead of the Explainer: for draws that options do not reach.
         settings: of the Explainer.
         departs: the peer does not follow the paper, and onnxcam does.
@@ -205,10 +206,6 @@ def _factors(probe: Any, q: Asked) -> Array:
     return factorize.factorize(probe.activations(probe.x), q.options["n_components"], seed=_Start()).maps[0]
 
 
-def _scaled(method: str, **more: Any) -> Counterpart:
-    return Counterpart(method, relation="scale", **more)
-
-
 _ALPHA = "eq. 19: alpha = G^2 / (2 G^2 + sum(A) G^3)"
 _EARLY = Departure(
     "brings channels to [0, 1] at feature size, then upsamples", 'algorithm 1: "Upsample", then "normalize"'
@@ -280,8 +277,9 @@ COUNTERPARTS: dict[str, Counterpart] = {
             ("tiny_cnn",),
         ),
     ),
-    "pytorch_grad_cam/DeepFeatureFactorization": _scaled(
+    "pytorch_grad_cam/DeepFeatureFactorization": Counterpart(
         "dff",
+        relation="scales",
         direct=_factors,
         departs=Departure("subtracts each channel's smallest value first", "the rectified activations are factorised"),
     ),
@@ -307,7 +305,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "torchcam/ScoreCAM": Counterpart("scorecam", departs=_EARLY),
     "torchcam/SSCAM": Counterpart("sscam", _sscam, departs=_EARLY),
     "torchcam/ISCAM": Counterpart("iscam", lambda q: {"steps": q.options["num_samples"]}, departs=_EARLY),
-    "captum/Saliency": Counterpart("saliency"),
+    "captum/Saliency": Counterpart("saliency", relation="size"),
     "captum/Saliency signed": Counterpart("saliency"),
     "captum/InputXGradient": Counterpart("input_x_gradient"),
     "captum/IntegratedGradients": Counterpart("integrated_gradients", _integrated),
@@ -330,11 +328,12 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "captum/GradientShap": Counterpart("gradient_shap", _gradient_shap),
     "captum/GuidedBackprop": Counterpart("guided_backprop", departs=_RECTIFIERS),
     "captum/Deconvolution": Counterpart("deconvnet", departs=_RECTIFIERS),
-    "captum/GuidedGradCam": _scaled(
+    "captum/GuidedGradCam": Counterpart(
         "guided_gradcam",
+        relation="scale",
         departs=Departure("repeats the nearest pixel", "section 3.2: upsampled bilinearly"),
     ),
-    "captum/GuidedGradCam bilinear": _scaled("guided_gradcam", departs=_RECTIFIERS),
+    "captum/GuidedGradCam bilinear": Counterpart("guided_gradcam", relation="scale", departs=_RECTIFIERS),
     "captum/LayerGradCam": Counterpart("gradcam"),
     "captum/Occlusion": Counterpart("occlusion", _occlusion, _logit),
     "captum/FeatureAblation": Counterpart("feature_ablation", _segments, _logit),
@@ -347,7 +346,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "paper/Smooth Grad-CAM++": Counterpart("smooth_gradcampp", _smooth),
     "paper/Shapley-CAM": Counterpart("shapleycam", target=_rest),
     "paper/Grad-CAM augmented": Counterpart("gradcam", settings={"smooth": "aug"}),
-    "paper/Deep Feature Factorization": _scaled("dff", direct=_factors),
+    "paper/Deep Feature Factorization": Counterpart("dff", relation="scales", direct=_factors),
     "paper/Score-CAM": Counterpart("scorecam"),
     "paper/SS-CAM": Counterpart("sscam", _sscam),
     "paper/IS-CAM": Counterpart("iscam", lambda q: {"steps": q.options["num_samples"]}),

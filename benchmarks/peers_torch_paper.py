@@ -277,10 +277,10 @@ METHODS = {
     "paper/Deep Feature Factorization": Method(
         factors, {"n_components": 4}, "last", "factors", classes=False, never=(*TRANSFORMERS, "densenet121")
     ),
-    "paper/Score-CAM": Method(score, {}, "few", classes=False),
+    "paper/Score-CAM": Method(score, {}, "few", classes=False, never=("vgg16",)),
     "paper/SS-CAM": Method(smoothed_score, {"num_samples": 2, "std": 2.0}, "few", classes=False, slow=True),
     "paper/IS-CAM": Method(integrated_score, {"num_samples": 4}, "few", classes=False, slow=True),
-    "paper/Ablation-CAM": Method(ablation, {}, "few", classes=False),
+    "paper/Ablation-CAM": Method(ablation, {}, "few", classes=False, never=("vgg16",)),
     "paper/FullGrad": Method(fullgrad, where="image", never=TRANSFORMERS),
     "paper/Integrated Gradients trapezoid": _pixel(trapezoid, {"n_steps": "few"}, slow=True),
     "paper/Guided Backpropagation": _pixel(backprop, {"guided": True}, never=TRANSFORMERS),

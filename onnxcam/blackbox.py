@@ -42,7 +42,7 @@ class BlackBox:
         size: (H, W) of the pictures it gets; None keeps each picture's own.
         preprocess: a preset or a :class:`~onnxcam.image.Preprocess`, for a function that does not preprocess itself.
         labels: class names or a file of them.
-        method: a method that needs scores alone, such as occlusion, rise, aise, lime or kernelshap.
+        method: a method that needs scores alone, such as occlusion, rise, aise, lime or kernelshap; or one of your own.
         options: the method's options.
         budget: how many runs, for methods where that can be chosen.
         batch: most pictures of one call.
@@ -66,7 +66,7 @@ class BlackBox:
         size: tuple[int, int] | None = None,
         preprocess: str | Preprocess | None = None,
         labels: str | Path | Sequence[str] | None = None,
-        method: str = "rise",
+        method: str | Method = "rise",
         *,
         options: Mapping[str, Any] | None = None,
         budget: int | None = None,
@@ -80,7 +80,7 @@ class BlackBox:
         if normalize is not None and normalize not in maps.NORMALIZATIONS:
             raise UnknownNameError.of("normalization", normalize, maps.NORMALIZATIONS)
         self.predict, self.batch, self.progress = predict, batch, progress
-        self.method = _by_scores(find_method(method))
+        self.method = _by_scores(method if isinstance(method, Method) else find_method(method))
         self.options = self.method.checked(options or {}, budget)
         self.shaping = Shaping(normalize or self.method.normalize)
         self.labels = find_labels(labels, {})

@@ -17,6 +17,7 @@ from onnxcam.core.localize import Placement
 from onnxcam.errors import GradientError, OptionError, UnknownNameError
 from onnxcam.explanation import Explanation
 from onnxcam.gradients import ENGINES
+from onnxcam.graph.attention import find_attention, written_out
 from onnxcam.graph.inspect import Logits, find_logits
 from onnxcam.graph.paths import first_float
 from onnxcam.image import Preprocess, as_image
@@ -56,7 +57,8 @@ class Explainer:
         output: the name of the output to explain, or ``"NAME[3]"`` for that element of it; None chooses.
         options: the method's own, such as ``{"samples": 50}``; ``onnxcam methods`` lists them.
         budget: how many runs a method of many may take for an image.
-        inputs: what the model takes beside the picture, by name; (1, ...) for every picture, or one row per picture.
+        inputs: what the model takes beside the picture, by name: (1, ...) for every picture, or one row per picture,
+            or words where the model has a vocabulary; what is not given here is given with each picture.
         batch: pictures of one run, for methods of many runs.
         progress: called with (done, total) score calls by methods of many runs.
         fuse: ``"max"`` or ``"mean"`` of several layers' heatmaps; None keeps them apart.
@@ -98,7 +100,7 @@ class Explainer:
         self.model = opened(model)
         self.method = method if isinstance(method, Method) else find_method(method)
         self.options = self.method.checked(options or {}, budget)
-        self.inputs = given_inputs(self.model, inputs or {})
+        self.inputs = given_inputs(self.model, inputs or {}, whole=False)
         self.batch, self.progress = batch, progress
         fusion = None if fuse is None else _one_of("fusion", fuse, maps.FUSIONS)
         self.shaping = Shaping(
@@ -394,6 +396,8 @@ class Explainer:
             raise OptionError(f"fuse={self.shaping.fuse!r} joins the maps of several layers; {len(names)} is given")
         if method.relu and len(names) > 1 and not self.shaping.fuse:
             raise OptionError(f"{method.title} multiplies one map: give one layer, or how to fuse {len(names)}")
+        if "attention" in method.needs and isinstance(why := find_attention(written_out(self.model), self.logits), str):
+            raise OptionError(f"{method.title} needs attention maps: {why}. {offered(self.model, self.logits)}")
         if not method.has_layer:
             return ()
         return tuple(self._layer(n) for n in names)

@@ -28,8 +28,13 @@ def vocabulary(model: Model) -> tuple[str, ...] | None:
     return None
 
 
-def given_inputs(model: Model, given: Mapping[str, Given]) -> dict[str, Array]:
+def given_inputs(model: Model, given: Mapping[str, Given], whole: bool = True) -> dict[str, Array]:
     """What the model takes beside the picture, as arrays of its types; texts become the ids of their words.
+
+    Args:
+        model: the model.
+        given: inputs by name.
+        whole: none may be missing.
 
     Raises:
         OptionError: one is missing, unknown, of another shape or kind.
@@ -40,7 +45,7 @@ def given_inputs(model: Model, given: Mapping[str, Given]) -> dict[str, Array]:
     text = ", ".join(f"{v.name} {v.dtype} {v.shape}" for v in wanted.values()) or "none"
     if unknown := [n for n in given if n not in wanted]:
         raise OptionError(f"{model.label} has no further input {unknown[0]!r}; its inputs beside the picture: {text}")
-    if missing := [n for n in wanted if n not in given]:
+    if whole and (missing := [n for n in wanted if n not in given]):
         raise OptionError(
             f"{model.label} takes more than a picture: {text}. Give {', '.join(missing)}: inputs={{name: array}}, or "
             "--input NAME=FILE.npy|VALUE"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxcam.errors import OnnxcamError
 from onnxcam.gradients import is_differentiable
+from onnxcam.graph.attention import Attention, find_attention, written_out
 from onnxcam.graph.classifier import Classifier, find_classifier
 from onnxcam.graph.inspect import Logits, target_layers
 from onnxcam.graph.paths import first_float
@@ -19,6 +20,8 @@ def given_by(model: Model, logits: Logits) -> set[str]:
         found |= {"gradient", "curvature"} if is_differentiable(model, of, model.values[layers[0].name]) else set()
     if isinstance(find_classifier(model, logits), Classifier):
         found |= {"classifier"}
+    if isinstance(find_attention(written_out(model), logits), Attention):
+        found |= {"attention"}
     try:
         pixels = first_float(model.values[model.image_input.name])
     except OnnxcamError:

@@ -25,10 +25,18 @@ class Paper:
     year: int
     url: str
 
-    def __str__(self) -> str:
+    @property
+    def _who(self) -> str:
         names = [a.split()[-1] for a in self.authors.split(" and ")]
-        who = names[0] if len(names) == 1 else f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
-        return f"{who}, {self.title}, {self.venue} {self.year}, {self.url}"
+        return names[0] if len(names) == 1 else f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
+
+    @property
+    def short(self) -> str:
+        """As text cites it: names and year."""
+        return f"{self._who} {self.year}"
+
+    def __str__(self) -> str:
+        return f"{self._who}, {self.title}, {self.venue} {self.year}, {self.url}"
 
     @property
     def bibtex(self) -> str:
@@ -69,6 +77,15 @@ PAPERS: dict[str, Paper] = {
             "arXiv",
             2020,
             "https://arxiv.org/abs/2011.08891",
+        ),
+        Paper(
+            "zhang2025finercam",
+            "Ziheng Zhang and Jianyang Gu and Arpita Chowdhury and Zheda Mai and David Carlyn and Tanya Berger-Wolf and "
+            "Yu Su and Wei-Lun Chao",
+            "Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation",
+            "CVPR",
+            2025,
+            "https://arxiv.org/abs/2501.11309",
         ),
         Paper(
             "zhou2016learning",
@@ -328,6 +345,22 @@ PAPERS: dict[str, Paper] = {
             "AISTATS",
             2021,
             "https://arxiv.org/abs/2012.01536",
+        ),
+        Paper(
+            "bousselham2025legrad",
+            "Walid Bousselham and Angie Boggust and Sofian Chaybouti and Hendrik Strobelt and Hilde Kuehne",
+            "LeGrad: An Explainability Method for Vision Transformers via Feature Formation Sensitivity",
+            "ICCV",
+            2025,
+            "https://arxiv.org/abs/2404.03214",
+        ),
+        Paper(
+            "abnar2020quantifying",
+            "Samira Abnar and Willem Zuidema",
+            "Quantifying Attention Flow in Transformers",
+            "ACL",
+            2020,
+            "https://arxiv.org/abs/2005.00928",
         ),
     )
 }

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from onnxcam.core.probe import Attention
 from onnxcam.graph.biases import bias_sites
 from onnxcam.graph.paths import first_float
 from onnxcam.layers import TargetLayer
@@ -15,6 +16,7 @@ from onnxcam.runtime import Array
 from onnxcam.targets import Target
 
 Progress = Callable[[int, int], None]
+_PIXELS = 2**20  # of one run: what its inner maps take grows with them
 
 
 class ModelProbe:
@@ -26,7 +28,7 @@ class ModelProbe:
         target: with its class fixed.
         layer: the target layer, for methods that have one.
         inputs: further inputs of the model, for one sample.
-        batch: images of one run, where the model's batch axis can be freed.
+        batch: images of one run at most, where the model's batch axis can be freed; fewer of large ones.
         progress: called with (done, total).
     """
 
@@ -52,7 +54,7 @@ class ModelProbe:
         self._x = np.ascontiguousarray(self._nchw(pixels), dtype=np.float32)
         fixed = self._programs.model.image_input.batch if self._entry == image.name else _batch_of(self._value)
         self._fixed = fixed
-        self._batch = fixed or max(1, batch)
+        self._batch = fixed or max(1, min(batch, _PIXELS // (self._x.shape[2] * self._x.shape[3])))
 
     def _as_float(self, programs: Programs, x: Array) -> Array:
         """What an integer image becomes in the graph."""
@@ -112,6 +114,22 @@ class ModelProbe:
         found = self._images(x, Plan(wrt=tuple(s.value for s in sites)))
         return [(s.fold(found[f"G/{s.value}"]), s.bias.reshape(-1, 1, 1)) for s in sites]
 
+    def attention(self, x: Array, gradient: bool = False) -> Attention:
+        """(1, C, H, W) -> attention maps and, where asked, gradients of the blocks' scores there."""
+        found = self._images(x[:1], Plan(attention="gradients" if gradient else "maps"))
+        facts, count = self._programs.attention, self._fixed or 1
+        maps = [_first(found[f"P/{k}"], count) for k in range(len(facts.maps))]
+        size = maps[0].shape[-1]
+        reads = np.zeros(size)
+        reads[list(facts.reads)] = 1 / len(facts.reads)
+        pool = _first(found["P/pool"], count) if facts.pool else None
+        return Attention(
+            tuple(maps),
+            tuple(_first(found[f"D/{k}"], count) for k in range(len(maps))) if gradient else (),
+            facts.tokens.index.reshape(facts.tokens.height, facts.tokens.width),
+            reads if pool is None else pool.mean(axis=(0, 1)),
+        )
+
     def advance(self, done: int, total: int) -> None:
         """Hand progress on."""
         if self._progress is not None:
@@ -157,6 +175,11 @@ class ModelProbe:
 
     def _nchw(self, a: Array) -> Array:
         return np.moveaxis(a, -1, 1) if self._last else a
+
+
+def _first(a: Array, count: int) -> Array:
+    """(N, heads, Q, T) or (N * heads, Q, T) of ``count`` samples, of which one may be left -> (heads, Q, T)."""
+    return a[0].astype(np.float32) if a.ndim == 4 else a[: len(a) // count].astype(np.float32)
 
 
 def _filled(a: Array, count: int) -> Array:

@@ -13,6 +13,7 @@ from onnxcam.errors import OptionError
 from onnxcam.gradients import Backward, backward
 from onnxcam.gradients.trial import trial
 from onnxcam.graph import symbolic as xp
+from onnxcam.graph.attention import Attention, find_attention, write_block_scores, written_out
 from onnxcam.graph.inspect import Logits
 from onnxcam.graph.paths import FLOATS, first_float, float_path
 from onnxcam.graph.surgery import expose, make_batch_dynamic, splice
@@ -34,6 +35,8 @@ class Plan:
         curved: those of ``wrt`` where the score's Hessian times the value itself is wanted; ``H/name``.
         relu: ReLU policy of the gradient at the image, answered as ``pixels``; None for no such gradient.
         start: a value that the input ``onnxcam/features`` stands for; "" for none.
+        attention: ``"maps"`` for the attention maps, ``P/0`` and up, and ``P/pool``; ``"gradients"`` for the gradients
+            of the blocks' own scores there as well, ``D/0`` and up.
     """
 
     read: tuple[str, ...] = ()
@@ -41,6 +44,7 @@ class Plan:
     curved: tuple[str, ...] = ()
     relu: str | None = None
     start: str = ""
+    attention: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class Programs:
 
     def _build(self, target: Target, plan: Plan, feeds: Callable[[], Mapping[str, Array]]) -> Program:
         edited = splice(self.model, plan.start, FEATURES) if plan.start else self.model.clone()
+        edited = written_out(edited) if plan.attention else edited
         writer = Writer(edited.graph, edited.opset)
         named, walk = self._write(edited, writer, target, plan)
         outputs = self._expose(edited, writer, named)
@@ -154,7 +159,33 @@ class Programs:
             walk = go([self._pixels(edited)], relu=plan.relu)
             named["pixels"] = walk.gradients[0]
         named |= {f"A/{n}": writer.tensor(edited.values[n]) for n in plan.read}
-        return named, walk
+        return named | self._attention(edited, writer, target, plan), walk
+
+    def _attention(self, edited: Model, writer: Writer, target: Target, plan: Plan) -> dict[str, Tensor]:
+        """Attention maps, and the gradients of the blocks' scores there."""
+        if not plan.attention:
+            return {}
+        found = self.attention
+        named = {f"P/{k}": writer.tensor(edited.values[n]) for k, n in enumerate(found.maps)}
+        named |= {"P/pool": writer.tensor(edited.values[found.pool])} if found.pool else {}
+        if plan.attention == "gradients":
+            for k, (of, at) in enumerate(write_block_scores(edited, writer, found, self.logits.name)):
+                scene = Scene(writer, of, self.logits)
+                go = self._backward(edited, writer, target.write(scene).score, scene.read)
+                named[f"D/{k}"] = go([at]).gradients[0]
+        return named
+
+    @cached_property
+    def attention(self) -> Attention:
+        """Where the attention maps are.
+
+        Raises:
+            OptionError: there are none that cover the picture.
+        """
+        found = find_attention(written_out(self.model), self.logits)
+        if isinstance(found, str):
+            raise OptionError(f"the attention of {self.model.label} cannot be read: {found}")
+        return found
 
     def _backward(
         self, edited: Model, writer: Writer, score: Tensor, roots: Sequence[ir.Value]
@@ -164,6 +195,8 @@ class Programs:
         A score that reads several values is one walk, by standard operators throughout.
         """
         ones, through = xp.ones_like(score), self.straight_through
+        if [score.value] == list(roots):
+            return partial(backward, edited, writer, score.value, ones, engine=self.engine, straight_through=through)
         if not roots or not float_path(score.value, roots):
             raise OptionError("the score does not depend on any value of the model, so nothing explains it")
         if len(roots) > 1:

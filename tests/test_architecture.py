@@ -56,6 +56,7 @@ MAY_IMPORT = {
     "onnxcam.labels": ("onnxcam.errors",),
     "onnxcam.runtime": ("onnxcam.errors", "onnxcam.model"),
     "onnxcam.zoo": ("onnxcam.errors",),
+    "onnxcam.endpoint": ("onnxcam.errors", "onnxcam.image"),
 }
 ONLY_IN = {
     "cv2": ("onnxcam.image", "onnxcam.core"),

@@ -221,6 +221,10 @@ def test_a_function_that_ignores_the_picture_gets_a_blank_map_that_says_so(pictu
     ("arguments", "error", "say"),
     [
         ({"options": {"sample": 3}}, OptionError, "no option 'sample'"),
+        ({"options": {"samples": "many"}}, OptionError, "samples='many': give a whole number, such as 2000"),
+        ({"options": {"samples": 2.5}}, OptionError, "samples=2.5: give a whole number"),
+        ({"options": {"keep": True}}, OptionError, "keep=True: give a number"),
+        ({"options": {"seed": None}}, OptionError, "seed=None"),
         ({"budget": 0}, OptionError, "budget=0"),
         ({"method": "occlusion", "budget": 9}, OptionError, "no budget"),
         ({"method": "ris"}, UnknownNameError, "rise"),

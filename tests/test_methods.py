@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 
 from onnxcam import Explainer
 from onnxcam.errors import OptionError, UnknownNameError
-from onnxcam.image import read_image
 from onnxcam.methods import METHODS, NEEDS, find_method, possible
 from onnxcam.papers import PAPERS
-from onnxcam.zoo import samples
 
 MODEL = "zoo:shapes-cnn"
 

@@ -1,6 +1,6 @@
 """Every method against what pytorch-grad-cam, torch-cam, captum and the papers' formulas give, on two tiny networks.
 
-The answers were made in double precision by ``python -m benchmarks.peers_golden``; what was drawn at random is replayed.
+The answers were made in double precision by ``python -m benchmarks.peers_golden``; what is random is replayed.
 """
 
 from __future__ import annotations

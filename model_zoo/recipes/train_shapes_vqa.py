@@ -7,8 +7,9 @@ question on its own (the question scales the channels and, after a mixing, shift
 then all are averaged. The question is the sum of its words' vectors: ``<pad>``, whose vector is zero, changes nothing.
 
 An instrument as shapes-cnn is: beside the cross-entropy, the training asks that the evidence for "yes" lies on the
-object that is asked about, and that there is none where no object fits. The image tower starts from the
-captioner's encoder, which tells shapes and colours apart: run train_shapes_caption.py first.
+object that is asked about, that there is none where no object fits, and that the channels which the question scales
+stand for one colour or shape each, found on its objects only. The image tower starts from the captioner's encoder,
+which tells shapes and colours apart: run train_shapes_caption.py first.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from torch.nn import functional
 from train_shapes_cnn import EVIDENCE, HEAD_SCALE, ShapesCnn, coverage
 
 HERE = Path(__file__).resolve().parent
-WIDTH, DETECTORS, FUSED, QUESTION_WIDTH = 64, 32, 16, 32
+WIDTH, FUSED, QUESTION_WIDTH = 64, 16, 32
+DETECTORS = len(words.COLOURS) + len(scenes.CLASSES)  # one for each word that can be seen
 QUESTIONS = 6  # asked about each picture of a batch
-EVIDENCE_WEIGHT, LEARNING_RATE = 20.0, 2e-3
+EVIDENCE_WEIGHT, DETECTOR_WEIGHT, LEARNING_RATE = 20.0, 10.0, 2e-3
 ANY_COLOUR = len(words.COLOURS)  # a question that names no colour
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -58,18 +60,19 @@ class ShapesVqa(nn.Module):
         self.tower = tower
         self.word = nn.Embedding(len(words.VOCABULARY), QUESTION_WIDTH, padding_idx=words.PAD)
         self.scale, self.shift = nn.Linear(QUESTION_WIDTH, DETECTORS), nn.Linear(QUESTION_WIDTH, FUSED)
-        self.detect, self.mix = nn.Conv2d(WIDTH, DETECTORS, 1), nn.Conv2d(DETECTORS, FUSED, 1, bias=False)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.detect = nn.Conv2d(WIDTH, DETECTORS, 1, bias=False)
+        self.mix = nn.Conv2d(DETECTORS, FUSED, 1, bias=False)
+        self.fused, self.pool = nn.ReLU(), nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(FUSED, len(words.ANSWERS))
 
-    def fused(self, detected: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
+    def compare(self, detected: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
         """How well each place fits the question: (N, 16, 14, 14)."""
         asked = self.word(question).sum(1)
         scale, shift = self.scale(asked)[:, :, None, None], self.shift(asked)[:, :, None, None]
-        return functional.relu(self.mix(detected * scale) + shift)
+        return self.fused(self.mix(detected * scale) + shift)
 
     def forward(self, image: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.flatten(self.pool(self.fused(self.detect(self.tower(image)), question)), 1))
+        return self.head(torch.flatten(self.pool(self.compare(self.detect(self.tower(image)), question)), 1))
 
 
 def _rendered(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,18 +119,32 @@ def augmented(images: torch.Tensor, cover: torch.Tensor) -> tuple[torch.Tensor, 
     return (x + noise).clamp(0, 1), torch.rot90(cover, turns, (2, 3)).flip(axes).float()
 
 
+def misplaced(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of a map; where nothing is wanted, only what is above zero is wrong."""
+    error = found - wanted
+    return torch.where(wanted > 0, error, error.relu()).square().mean()
+
+
+def seen_words(cover: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
+    """Where each colour and each shape is: (N, 13, 14, 14) from the shapes' cover and their colours."""
+    tinted = functional.one_hot(colours + 1, len(words.COLOURS) + 1)[..., 1:].float()
+    return torch.cat([torch.einsum("nkc,nkhw->nchw", tinted, cover), cover], 1)
+
+
 def loss_of(model: ShapesVqa, x: torch.Tensor, cover: torch.Tensor, colours: torch.Tensor, table: torch.Tensor):
-    """Cross-entropy of the answer, and the squared error of the place of the evidence for "yes"."""
+    """Cross-entropy of the answer, and the squared errors of the places of "yes" and of each seen word."""
     row = torch.arange(len(x)).repeat_interleave(QUESTIONS)
     shape, colour, answer = drawn_questions(colours[row])
-    wanted = cover[row, shape] * answer[:, None, None]
     with torch.autocast("cpu", torch.bfloat16):
-        fused = model.fused(model.detect(model.tower(x))[row], table[colour, shape])
+        detected = model.detect(model.tower(x))
+        fused = model.compare(detected[row], table[colour, shape])
     maps, weight = fused.float(), model.head.weight
     logits = functional.linear(HEAD_SCALE * maps.mean((2, 3)), weight, model.head.bias)
-    error = torch.einsum("nchw,c->nhw", maps, weight[1]) * HEAD_SCALE / EVIDENCE - wanted
-    misplaced = torch.where(wanted > 0, error, error.relu()).square().mean()
-    return functional.cross_entropy(logits, answer.long()) + EVIDENCE_WEIGHT * len(scenes.CLASSES) * misplaced
+    evidence = torch.einsum("nchw,c->nhw", maps, weight[1]) * HEAD_SCALE / EVIDENCE
+    placed = misplaced(evidence, cover[row, shape] * answer[:, None, None])
+    named = misplaced(detected.float(), seen_words(cover, colours))
+    said = functional.cross_entropy(logits, answer.long())
+    return said + EVIDENCE_WEIGHT * len(scenes.CLASSES) * placed + DETECTOR_WEIGHT * named
 
 
 def train(model: ShapesVqa, data: Batch, epochs: int, batch: int = 64) -> None:

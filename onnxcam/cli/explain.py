@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onnxcam.errors import OptionError
 
-_MODEL = typer.Argument(metavar="MODEL", help="An .onnx file, or zoo:NAME.")
+if TYPE_CHECKING:
+    from onnxcam import BlackBox, Explainer
+
+_MODEL = typer.Argument(metavar="MODEL", help="An .onnx file, or zoo:NAME; left out with --endpoint.")
 _STRAIGHT = typer.Option("--straight-through", help="Let gradients pass signs and roundings (binarised networks).")
 _IMAGES = typer.Argument(metavar="IMAGE", help="Pictures.")
 
 
 def command(
     model: Annotated[str, _MODEL],
-    images: Annotated[list[Path], _IMAGES],
+    images: Annotated[list[Path] | None, _IMAGES] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for overlays, arrays and records.")] = Path(
         "explanations"
     ),
@@ -53,6 +57,12 @@ def command(
     then: Annotated[
         list[str] | None, typer.Option(metavar="MODEL", help="A model behind the first, such as its decoder.")
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="A served model in place of MODEL: http://HOST:PORT/v2/models/NAME (KServe v2)."
+        ),
+    ] = None,
     colormap: Annotated[str | None, typer.Option(help="jet (the default), turbo, viridis, diverging, ...")] = None,
     blend: Annotated[float, typer.Option(help="Share of the colours, 0 to 1.")] = 0.5,
     style: Annotated[str, typer.Option(help="blend, add or mask.")] = "blend",
@@ -70,7 +80,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per explanation on stdout.")] = False,
 ) -> None:
     """Explain pictures: why does the model answer as it does?"""
-    from onnxcam.cli.job import Job, Look, explainers
+    from onnxcam.cli.job import Job, Look, boxes, explainers
     from onnxcam.explanation import make_folder
     from onnxcam.inputs import parse_inputs
 
@@ -80,7 +90,21 @@ def command(
         raise OptionError(f"--max-pixels {max_pixels}: give a number above 0")
     if grid and layers:
         raise OptionError("--grid and --layers make different pictures; give one of them")
-    found = explainers(
+    pictures = list(images or ())
+    if endpoint is not None:
+        pictures.insert(0, Path(model))
+        only = {
+            "--layer": layer, "--layers": layers, "--fuse": fuse, "--smooth": smooth, "--input": given, "--then": then,
+            "--straight-through": straight_through, "--threads": threads, "--provider": provider,
+            "--engine": engine != "auto",
+        }  # fmt: skip
+        _check_served([name for name, value in only.items() if value])
+    if not pictures:
+        raise OptionError(f"nothing to explain: give pictures behind {model}, as in onnxcam explain MODEL IMAGE...")
+    found: Sequence[Explainer | BlackBox] = boxes(
+        endpoint, method or ["rise"], setting or [], output, budget,
+        preprocess=preprocess, labels=labels, normalize=normalize, batch=batch,
+    ) if endpoint is not None else explainers(
         [model, *(then or [])], method or ["gradcam"], layers, layer or ["auto"], setting or [],
         target_kind=look.target,
         preprocess=preprocess, engine=engine, labels=labels, providers=provider, threads=threads, output=output,
@@ -91,8 +115,13 @@ def command(
     shape = "grid" if grid else "layers" if layers else "single"
     job = Job(found, [None if t == "top1" else t for t in target or ["top1"]], folder, look, shape, max_pixels, as_json)
     try:
-        code = job.run(images)
+        code = job.run(pictures)
     finally:
         if mine and not any(folder.iterdir()):
             folder.rmdir()
     raise typer.Exit(code)
+
+
+def _check_served(given: list[str]) -> None:
+    if given:
+        raise OptionError(f"{given[0]} reaches into a model; behind --endpoint only its scores are known: leave it out")

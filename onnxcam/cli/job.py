@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxcam import Explainer, Explanation
+from onnxcam import BlackBox, Explainer, Explanation
 from onnxcam.cli.progress import Bar
 from onnxcam.errors import ImageError, ModelError, OnnxcamError, OptionError
+from onnxcam.methods import Method, find_method
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -71,24 +72,31 @@ def explainers(
     **options: Any,
 ) -> list[Explainer]:
     """One explainer per method, on one model (of several, each behind the one before)."""
-    from onnxcam.methods import find_method
     from onnxcam.opening import opened
 
     model = opened(models)
     names = _every_layer(model, layers, options["output"]) if layers else list(layer)
-    wanted = _settings(settings)
+    found = [
+        Explainer(model, target_layer=names if method.has_layer else "auto", method=method, **{**options, **own})
+        for method, own in chosen(methods, settings, options["budget"], target_kind)
+    ]
+    _check_labels(found[0])
+    return found
+
+
+def chosen(
+    methods: Sequence[str], settings: Sequence[str], budget: int | None, target_kind: str | None = None
+) -> list[tuple[Method, dict[str, Any]]]:
+    """Each method with the options and the budget that are its own; of several, each takes what it knows."""
+    wanted, rows = _settings(settings), [find_method(name) for name in methods]
     found = []
-    for name in methods:
-        method = find_method(name)
-        method = replace(method, target=target_kind) if target_kind else method
-        own = wanted if len(methods) == 1 else {k: v for k, v in wanted.items() if k in method.options}
-        budget = options["budget"] if len(methods) == 1 or method.budget else None
-        at = names if method.has_layer else "auto"
-        found.append(Explainer(model, target_layer=at, method=method, **{**options, "options": own, "budget": budget}))
-    unused = [k for k in wanted if len(methods) > 1 and not any(k in e.method.options for e in found)]
+    for row in rows:
+        own = wanted if len(rows) == 1 else {k: v for k, v in wanted.items() if k in row.options}
+        runs = budget if len(rows) == 1 or row.budget else None
+        found.append((replace(row, target=target_kind) if target_kind else row, {"options": own, "budget": runs}))
+    unused = [k for k in wanted if len(rows) > 1 and not any(k in row.options for row in rows)]
     if unused:
         raise OptionError(f"none of {', '.join(methods)} has an option {unused[0]!r}; `onnxcam methods` lists them")
-    _check_labels(found[0])
     return found
 
 
@@ -124,6 +132,22 @@ def _check_labels(explainer: Explainer) -> None:
         print(f"onnxcam: {text}", file=sys.stderr)
 
 
+def boxes(
+    endpoint: str,
+    methods: Sequence[str],
+    settings: Sequence[str],
+    output: str | None,
+    budget: int | None,
+    **options: Any,
+) -> list[BlackBox]:
+    """One explainer per method, of a served model."""
+    from onnxcam import Endpoint
+
+    served = Endpoint(endpoint, output=output)
+    rows = chosen(methods, settings, budget)
+    return [BlackBox(served, spec=served.spec, method=row, **{**options, **own}) for row, own in rows]
+
+
 def stems(images: Sequence[Path]) -> list[str]:
     """File names that do not collide when pictures of different folders share one."""
     taken: set[str] = set()
@@ -144,7 +168,7 @@ class Job:
             layers of one explanation in one picture.
     """
 
-    explainers: Sequence[Explainer]
+    explainers: Sequence[Explainer | BlackBox]
     targets: Sequence[str | None]
     folder: Path
     look: Look
@@ -183,13 +207,13 @@ class Job:
             for e, target in zip(row, self.targets, strict=True):
                 self.record(e, path, {"figure": whole} if whole else self.save(e, stem, target))
 
-    def explain(self, explainer: Explainer, picture: Pixels, target: str | None) -> Explanation:
+    def explain(self, explainer: Explainer | BlackBox, picture: Pixels, target: str | None) -> Explanation:
         """One explanation, with a bar where it takes many runs."""
         with self.bar(explainer) as progress:
             explainer.progress = progress
             return explainer.explain(picture, target)
 
-    def bar(self, explainer: Explainer) -> AbstractContextManager[Any]:
+    def bar(self, explainer: Explainer | BlackBox) -> AbstractContextManager[Any]:
         """A progress bar on stderr, for a terminal."""
         return Bar(explainer.method.title)
 
@@ -221,7 +245,7 @@ class Job:
         if self.as_json:
             print(json.dumps({**found.to_dict(), "files": {k: str(p) for k, p in files.items()}}), flush=True)
         score = f"{found.score:.4g}" + (f" ({found.probability:.3f})" if found.probability is not None else "")
-        name = found.label or f"class {found.class_index}"
+        name = found.label or (f"class {found.class_index}" if found.class_index >= 0 else found.target)
         layer = " + ".join(m.layer for m in found.maps[:3]) + (" + ..." if len(found.maps) > 3 else "") or "-"
         self.rows.append((path.name, name, score, layer, found.method, str(next(iter(files.values())))))
 

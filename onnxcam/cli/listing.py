@@ -18,6 +18,7 @@ _JSON = typer.Option("--json", help="As JSON.")
 def methods(
     as_json: Annotated[bool, _JSON] = False,
     bibtex: Annotated[bool, typer.Option("--bibtex", help="The papers, as BibTeX.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the tables of the documentation.")] = False,
     targets: Annotated[bool, typer.Option("--targets", help="What can be explained, as --target takes it.")] = False,
 ) -> None:
     """List the methods: what each needs, what it costs, where it comes from."""
@@ -29,6 +30,8 @@ def methods(
         print(json.dumps(FORMS)) if as_json else table(("target", "what is explained"), list(FORMS.items()))
     elif bibtex:
         print("\n\n".join({p.key: p.bibtex for m in METHODS.values() for p in m.papers}.values()))
+    elif markdown:
+        print(_markdown())
     elif as_json:
         print(json.dumps([_described(m) for m in METHODS.values()]))
     else:
@@ -42,6 +45,23 @@ def _described(method: Method) -> dict[str, Any]:
     names = ("name", "title", "formula", "needs", "runs", "budget", "target", "aliases", "paper")
     options = {k: v if isinstance(v, int | float | str | None) else str(v) for k, v in method.options.items()}
     return {**{n: getattr(method, n) for n in names}, "options": options, "papers": [p.key for p in method.papers]}
+
+
+def _markdown() -> str:
+    from onnxcam.methods import FAMILIES
+
+    lines = []
+    for family, rows in FAMILIES.items():
+        lines += [f"### {family}", "", "| method | map | needs | runs | options |", "|---|---|---|---|---|"]
+        for m in rows:
+            papers = ", ".join(f"[{p.short}]({p.url})" for p in m.papers)
+            cells = (
+                f"`{m.name}`<br>{m.title}{f': {papers}' if papers else ''}", f"`{m.formula}`",
+                ", ".join(m.needs), m.runs, " ".join(f"`{k}={v}`" for k, v in m.options.items()),
+            )  # fmt: skip
+            lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
 
 
 def _options(method: Method) -> str:

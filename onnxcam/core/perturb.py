@@ -68,7 +68,6 @@ def windows(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, i
         OptionError: a window larger than the picture, or steps that leave pixels out.
     """
     for n, w, s in zip(size, window, stride, strict=True):
-        at_least(1, window=w, stride=s)
         if w > n:
             raise OptionError(f"window={w}: the model's input is {size[0]} x {size[1]} pixels; give a smaller one")
         if s > w < n:
@@ -89,10 +88,12 @@ def mean_over_windows(places: Sequence[Window], values: Array, size: tuple[int, 
     return (total / count).astype(np.float32)
 
 
-def _pair(value: int | tuple[int, int] | None, default: int) -> tuple[int, int]:
+def _pair(name: str, value: int | tuple[int, int] | None, default: int) -> tuple[int, int]:
     both = np.atleast_1d(default if value is None else value).tolist()
     if len(both) > 2:
-        raise OptionError(f"{value!r}: give one number, or height and width")
+        raise OptionError(f"{name}={value!r}: give one number, or height and width")
+    at_least(1, **{name: both[0]})
+    at_least(1, **{name: both[-1]})
     return both[0], both[-1]
 
 
@@ -126,8 +127,8 @@ def occlusion(
     """
     height, width = size = (int(probe.x.shape[2]), int(probe.x.shape[3]))
     fifth, tenth = (max(1, round(min(height, width) / n)) for n in (5, 10))
-    asked = _pair(window, fifth)
-    places = windows(size, asked, _pair(stride, min(tenth, *asked)))
+    asked = _pair("window", window, fifth)
+    places = windows(size, asked, _pair("stride", stride, min(tenth, *asked)))
     hidden = filled(probe.x, fill)
 
     def images(part: slice) -> Array:
@@ -239,13 +240,13 @@ def aise(
         OptionError, UnknownNameError: options out of range, or SciPy is missing.
         ModelError: scores that are no numbers.
     """
-    widths = tuple(np.atleast_1d(widths).tolist())
-    at_least(max(1, len(widths)), samples=samples)
-    if not widths or min(widths) <= 0:
-        raise OptionError(f"widths={widths}: give numbers above 0, in sides of the picture")
+    sides = np.atleast_1d(np.asarray(widths))
+    if sides.ndim != 1 or not sides.size or sides.dtype.kind not in "fiu" or not sides.min() > 0:
+        raise OptionError(f"widths={widths!r}: give numbers above 0, in sides of the picture")
+    at_least(len(sides), samples=samples)
     search = _Search(probe, filled(probe.x, fill), samples)
-    parts = np.array_split(np.arange(samples), len(widths))
-    found = [search.of(width, len(part)) for width, part in zip(widths, parts, strict=True)]
+    parts = np.array_split(np.arange(samples), len(sides))
+    found = [search.of(float(width), len(part)) for width, part in zip(sides, parts, strict=True)]
     return np.zeros_like(found[0]) if steady(np.array(search.scores)) else np.sum(found, axis=0)
 
 

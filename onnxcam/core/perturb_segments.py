@@ -224,7 +224,7 @@ def lime(
         raise UnknownNameError.of("fit", str(fit), _FITS)
     solve, usual = _FITS[fit]
     strength = usual if alpha is None else alpha
-    if not width > 0 or not strength >= 0:
+    if not isinstance(strength, int | float) or not width > 0 or not strength >= 0:
         raise OptionError(f"width={width}, alpha={strength}: give a width above 0 and an alpha of at least 0")
     labels = segmented(probe.x, segments)
     rows = np.random.default_rng(seed).integers(0, 2, (samples, labels.max() + 1))

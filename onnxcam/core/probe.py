@@ -7,6 +7,7 @@ map. It never sees the model: behind the probe may be an .onnx file, a Python fu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,24 @@ from numpy.typing import NDArray
 from ..errors import ModelError
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A transformer's attention on one image, first block first.
+
+    Attributes:
+        maps: the probabilities of each block, (heads, T, T): queries x keys.
+        gradients: of each block's own score (:func:`onnxcam.core.attention.legrad`) at its map, or at the map of the
+            head's attention pool, (heads, Q, T); () unless asked for.
+        patches: (h, w) int, which of the T tokens is the patch at each place.
+        reads: (T,), how much the head reads of each token; its sum is 1.
+    """
+
+    maps: tuple[Array, ...]
+    gradients: tuple[Array, ...]
+    patches: Array
+    reads: Array
 
 
 class Probe(Protocol):
@@ -56,6 +75,9 @@ class Probe(Protocol):
 
         The bias is (K, 1, 1); an axis along which a gradient is the same may have length 1.
         """
+
+    def attention(self, x: Array, gradient: bool = False) -> Attention:
+        """(1, C, H, W) -> the attention maps, and where asked their gradients."""
 
     def advance(self, done: int, total: int) -> None:
         """Tell of progress, in score calls."""

@@ -99,7 +99,7 @@ def vargrad(
     """
     at_least("samples", samples, 2)
     mean, square = _moments(probe, samples, noise, seed, _attribution(probe, base, steps, baseline))
-    return np.maximum(square - mean**2, 0.0).astype(np.float32)
+    return np.asarray(np.maximum(square - mean**2, 0.0), dtype=np.float32)
 
 
 def smooth_gradcampp(probe: Probe, *, samples: int = 25, noise: float = 0.15, seed: Seed = 0) -> Array:

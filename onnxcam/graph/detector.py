@@ -10,7 +10,6 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from onnxcam.errors import ModelError
 from onnxcam.graph.paths import FLOATS
 from onnxcam.model import Dim, Model, dims_of
 
@@ -271,18 +270,9 @@ def _axis_before(node: ir.Node, source: ir.Value, axis: int | None) -> int | Non
     return axis if axis in places else places[-1] if places else None
 
 
-def width_of(model: Model, detector: Detector) -> int | None:
-    """How many classes there are.
-
-    Raises:
-        ModelError: coordinates alone.
-    """
+def class_count(model: Model, detector: Detector) -> int | None:
+    """How many classes there are; 0 where there are too few columns for any, None where that is free."""
     if detector.form == "listed":
         return None
     width = dims_of(model.values[detector.scores])[detector.class_axis]
-    if isinstance(width, int) and width <= detector.first:
-        raise ModelError(
-            f"{detector.scores} holds {width} columns per box, too few for coordinates and classes; give the output "
-            "that holds the scores"
-        )
-    return width - detector.first if isinstance(width, int) else None
+    return max(0, width - detector.first) if isinstance(width, int) else None

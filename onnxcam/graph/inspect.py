@@ -9,8 +9,8 @@ from typing import Literal
 import onnx_ir as ir
 
 from onnxcam.errors import ModelError, UnknownNameError
-from onnxcam.graph.detector import Detector, class_convs, find_detector, find_suppression, width_of
-from onnxcam.graph.paths import FLOATS, PASSING, TO_NCHW, cuts, first_float, float_path, reads
+from onnxcam.graph.detector import Detector, class_convs, class_count, find_detector, find_suppression
+from onnxcam.graph.paths import FLOATS, PASSING, TO_NCHW, cuts, first_float, float_path, map_layouts, reads
 from onnxcam.graph.tokens import Grids, Tokens, find_grids, past_normalization
 from onnxcam.model import Dim, Layout, Model, dims_of
 
@@ -135,7 +135,7 @@ def find_logits(model: Model, output: str | None = None) -> Logits:
 def _suppressed(model: Model, found: Detector) -> Logits:
     """The scores that a NonMaxSuppression selects from."""
     return Logits(
-        found.scores, "boxes", found.class_axis, width_of(model, found), found.selection, (), found.reason, found
+        found.scores, "boxes", found.class_axis, class_count(model, found), found.selection, (), found.reason, found
     )
 
 
@@ -178,7 +178,7 @@ def _logits_of(model: Model, output: ir.Value) -> Logits:
     why = f"before {', '.join(names)}" if names else "the output itself: no Softmax, Sigmoid or quantiser behind it"
     if kind == "boxes":
         boxes = find_detector(model, logits, names)
-        why, count = f"{why}; {boxes.reason}", width_of(model, boxes)
+        why, count = f"{why}; {boxes.reason}", class_count(model, boxes)
         return Logits(str(logits.name), kind, boxes.class_axis, count, str(output.name), names, why, boxes)
     classes = 1 if _is_one_score(logits) else dims_of(logits)[axis]
     count = classes if isinstance(classes, int) else None
@@ -252,9 +252,9 @@ def target_layers(model: Model, logits: Logits) -> list[Layer]:
     image = first_float(model.values[model.image_input.name])
     of = model.values[logits.name]
     path = float_path(of, [image])
-    grids = find_grids(model, path, image)
-    if logits.detector is not None and (levels := _levels(of, logits.detector, path, grids)):
+    if logits.detector is not None and (levels := _levels(of, logits.detector, path, Grids(map_layouts(path)))):
         return levels
+    grids = find_grids(model, path, image)
     found: dict[str, Layer] = {}
     for value in reversed(cuts(path, image)):
         value = _before_class_conv(value, logits) if logits.kind == "dense" else value

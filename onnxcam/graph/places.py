@@ -1,10 +1,7 @@
 """Where each element of a value comes from in the picture, followed through the graph.
 
 Transformers cut the picture into tokens, roll it, split it into windows and put class tokens in front; the graph says
-so in Reshapes, Transposes, Slices and Concats. They are run here, once, on *places* instead of features: an array of
-complex numbers of the value's shape (batch 1), ``row + 1j * column`` on the grid that the value belongs to. Two marks
-stand for elements that have no place: ``NOWHERE`` (class and register tokens, padding) and ``EVERYWHERE`` (what mixes
-the places of a whole picture or window: attention, global pooling).
+so in Reshapes, Transposes, Slices and Concats. They are run here, once, on places (:mod:`.marks`) instead of features.
 """
 
 from __future__ import annotations
@@ -12,26 +9,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
-from onnxcam.model import Model, dims_of
-from onnxcam.shapes import infer_node
+from onnxcam.graph.marks import (
+    EVERYWHERE,
+    NOWHERE,
+    Complex,
+    compact,
+    is_whole,
+    located,
+    merged,
+    overlaid,
+    raster,
+    thin,
+)
+from onnxcam.graph.sizes import Sizes
+from onnxcam.model import Model
 
-Array = npt.NDArray[Any]
-Complex = npt.NDArray[np.complex128]
-NOWHERE, EVERYWHERE = complex(np.nan, 0), complex(np.inf, 0)
 _SPATIAL = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "Resize", "DepthToSpace", "SpaceToDepth"}
 _PRODUCTS = {"MatMul", "Gemm"}
 _KEEPING = {"Identity", "Cast", "Dropout", "Clip", "Softmax", "LogSoftmax", "LayerNormalization", "BatchNormalization"}
 _KEEPING |= {"InstanceNormalization", "GroupNormalization", "RMSNormalization", "LpNormalization", "LRN"}
 _KEEPING |= {"QuantizeLinear", "DequantizeLinear"}
-_FOLDED = 2**20  # elements of an off-path array that is computed
 
 
 def places(model: Model, path: Sequence[ir.Node], source: ir.Value) -> dict[int, Complex]:
@@ -48,127 +50,24 @@ def places(model: Model, path: Sequence[ir.Node], source: ir.Value) -> dict[int,
     grid = raster(image.height, image.width)
     start = grid[None, None] if image.layout == "NCHW" else grid[None, :, :, None]
     shape = (1, image.channels, *grid.shape) if image.layout == "NCHW" else (1, *grid.shape, image.channels)
-    return _Walk(model, path, {id(source): np.broadcast_to(start, shape)}).places
-
-
-def raster(height: int, width: int) -> Complex:
-    """(height, width): the place of every pixel."""
-    return np.asarray(np.arange(height)[:, None] + 1j * np.arange(width)[None])
+    return _Walk(model, path, [(source, np.broadcast_to(start, shape))]).places
 
 
 def follow(model: Model, path: Sequence[ir.Node], start: ir.Value, marks: Complex) -> dict[int, Complex]:
     """As :func:`places`, from an inner value on whose places are given."""
-    return _Walk(model, path, {id(start): marks}).places
-
-
-def thin(a: Complex) -> Complex:
-    """The same with length 1 along axes where nothing changes."""
-    return a[tuple(slice(0, 1) if step == 0 else slice(None) for step in a.strides)]
-
-
-def compact(a: Complex) -> Complex:
-    """The same with stride 0 along axes where nothing changes."""
-    small = thin(a)
-    for axis in range(small.ndim):
-        first = small[(slice(None),) * axis + (slice(0, 1),)]
-        if small.shape[axis] > 1 and np.array_equal(np.broadcast_to(first, small.shape), small, equal_nan=True):
-            small = first
-    return np.broadcast_to(small, a.shape)
-
-
-def located(a: Complex) -> bool:
-    """Whether any element has a place."""
-    return bool(np.isfinite(thin(a)).any())
+    return _Walk(model, path, [(start, marks)]).places
 
 
 class _Walk:
     """One pass over the graph in its order: shapes at batch 1, integers, and places along the path."""
 
-    def __init__(self, model: Model, path: Sequence[ir.Node], start: dict[int, Complex]) -> None:
-        self.opset, self.places = model.opset, dict(start)
-        self.known: dict[int, Array] = {}
-        self.sizes: dict[int, tuple[int, ...]] = {k: a.shape for k, a in start.items()}
-        self._asked = set[int]()
-        for value in model.inputs:
-            self._size_of_input(value)
+    def __init__(self, model: Model, path: Sequence[ir.Node], start: Sequence[tuple[ir.Value, Complex]]) -> None:
+        self.places = {id(value): marks for value, marks in start}
+        self.sizes = Sizes(model)
+        for value, marks in start:
+            self.sizes.tell(value, marks.shape)
         for node in path:
             self._step(node)
-
-    # Shapes and integers
-
-    def _size_of_input(self, value: ir.Value) -> None:
-        if value.shape is not None and id(value) not in self.sizes:
-            dims = dims_of(value)
-            batch = [1, *dims[1:]] if dims and not isinstance(dims[0], int) else list(dims)
-            if all(isinstance(d, int) for d in batch):
-                self.sizes[id(value)] = tuple(d for d in batch if isinstance(d, int))
-
-    def size(self, value: ir.Value | None) -> tuple[int, ...] | None:
-        """The shape at batch 1; None where it is unknown."""
-        if value is None:
-            return None
-        if id(value) not in self.sizes:
-            if value.shape is not None and all(isinstance(d, int) for d in value.shape):
-                self.sizes[id(value)] = tuple(cast("list[int]", list(dims_of(value))))
-            else:
-                self._ask(value)
-        return self.sizes.get(id(value))
-
-    def data(self, value: ir.Value | None) -> Array | None:
-        """What a value is known to hold."""
-        if value is None or value.const_value is not None:
-            return None if value is None or value.const_value is None else value.const_value.numpy()
-        if id(value) not in self.known:
-            self._ask(value)
-        return self.known.get(id(value))
-
-    def _ask(self, value: ir.Value) -> None:
-        """Compute what lies beside the path, once."""
-        node = value.producer()
-        if node is None or id(node) in self._asked or id(value) in self.places:
-            return
-        self._asked.add(id(node))
-        if node.op_type == "Shape":
-            if (size := self.size(node.inputs[0])) is not None:
-                bounds = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(size)))
-                self._hold(node.outputs, [np.asarray(size[bounds], dtype=np.int64)])
-            return
-        held = [self.data(v) for v in node.inputs if v is not None]
-        if all(a is not None and a.size <= _FOLDED for a in held):
-            self._evaluate(node)
-        if any(id(v) not in self.sizes for v in node.outputs):
-            self._infer(node)
-
-    def _evaluate(self, node: ir.Node) -> None:
-        feeds = {str(v.name): self.data(v) for v in node.inputs if v is not None}
-        with suppress(Exception):  # what cannot be computed stays unknown
-            found = ReferenceEvaluator(ir.to_proto(node), opsets={"": self.opset}).run(
-                None, cast("dict[str, Any]", feeds)
-            )
-            self._hold(node.outputs, [np.asarray(a) for a in cast("list[Any]", found)])
-
-    def _hold(self, values: Sequence[ir.Value], arrays: Sequence[Array]) -> None:
-        for value, array in zip(values, arrays, strict=False):
-            self.known[id(value)], self.sizes[id(value)] = array, array.shape
-
-    def _infer(self, node: ir.Node) -> None:
-        """The shapes of a node's outputs, by ONNX's inference on those of its inputs."""
-        types, known = {}, {}
-        for value in node.inputs:
-            size = self.size(value)
-            if value is None or size is None or value.dtype is None:
-                continue
-            types[str(value.name)] = onnx.helper.make_tensor_type_proto(int(value.dtype), size)
-            if value.dtype == ir.DataType.INT64 and (held := self.data(value)) is not None:
-                known[str(value.name)] = held
-        with suppress(Exception):  # operators that inference does not know
-            found = infer_node(ir.to_proto(node), types, known, self.opset)
-            for value in node.outputs:
-                dims = found[str(value.name)].tensor_type.shape.dim
-                if all(d.HasField("dim_value") for d in dims):
-                    self.sizes[id(value)] = tuple(d.dim_value for d in dims)
-
-    # Places
 
     def _step(self, node: ir.Node) -> None:
         function = _MOVES.get(node.op_type)
@@ -176,10 +75,13 @@ class _Walk:
         with suppress(ValueError, IndexError, _UnknownError):
             found = function(self, node) if function is not None else [self._computed(node)]
         if found is None:
-            self._infer(node)
-            found = [np.broadcast_to(EVERYWHERE, size) for v in node.outputs if (size := self.size(v)) is not None]
+            self.sizes.infer(node)
+            found = [
+                np.broadcast_to(EVERYWHERE, size) for v in node.outputs if (size := self.sizes.size(v)) is not None
+            ]
         for value, array in zip(node.outputs, found, strict=False):
-            self.places[id(value)], self.sizes[id(value)] = array, array.shape
+            self.places[id(value)] = array
+            self.sizes.tell(value, array.shape)
 
     def at(self, value: ir.Value | None) -> Complex:
         """The places of a value; elements that do not come from the picture have none.
@@ -189,7 +91,7 @@ class _Walk:
         """
         if value is not None and id(value) in self.places:
             return self.places[id(value)]
-        if (size := self.size(value)) is None:
+        if (size := self.sizes.size(value)) is None:
             raise _UnknownError
         return np.broadcast_to(NOWHERE, size)
 
@@ -202,7 +104,7 @@ class _Walk:
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is None:
             return None
-        if (held := self.data(value)) is None:
+        if (held := self.sizes.data(value)) is None:
             raise _UnknownError
         return [int(k) for k in held.reshape(-1)]
 
@@ -219,8 +121,8 @@ class _Walk:
             return self._fused(node)
         if node.op_type in _KEEPING or len([v for v in node.inputs if v is not None]) == 1:
             a = self.at(first)
-            self._infer(node)
-            if (self.size(node.outputs[0]) or a.shape) != a.shape:
+            self.sizes.infer(node)
+            if (self.sizes.size(node.outputs[0]) or a.shape) != a.shape:
                 raise _UnknownError
             return a
         if node.op_type not in _ELEMENTWISE:
@@ -228,32 +130,40 @@ class _Walk:
         return overlaid([self.at(v) for v in node.inputs if v is not None and id(v) in self.places], self._shape(node))
 
     def _shape(self, node: ir.Node) -> tuple[int, ...]:
-        sizes = [self.size(v) for v in node.inputs if v is not None]
+        sizes = [self.sizes.size(v) for v in node.inputs if v is not None]
         if None in sizes:
             raise _UnknownError
         return np.broadcast_shapes(*cast("list[tuple[int, ...]]", sizes))
 
     def _spatial(self, node: ir.Node) -> Complex:
         """A convolution or pool of the whole picture starts a grid of its own."""
-        self._infer(node)
-        size, a = self.size(node.outputs[0]), self.at(node.inputs[0])
-        if size is None or len(size) != 4 or size[0] != 1 or not _whole(a):
+        self.sizes.infer(node)
+        size, a = self.sizes.size(node.outputs[0]), self.at(node.inputs[0])
+        if size is None or len(size) != 4:
             raise _UnknownError
-        return np.broadcast_to(raster(*size[2:])[None, None] if math.prod(size[2:]) > 1 else EVERYWHERE, size)
+        if (
+            node.op_type == "Conv"
+            and size[2:] == a.shape[2:]
+            and set((self.sizes.size(node.inputs[1]) or ())[2:]) == {1}
+        ):
+            return np.broadcast_to(merged(a, (1,)), size)
+        if not is_whole(a) or math.prod(size[2:]) == 1:
+            raise _UnknownError
+        return np.broadcast_to(raster(*size[2:])[None, None], size)
 
     def _product(self, node: ir.Node) -> Complex:
         left, right = (id(v) in self.places for v in node.inputs[:2])
         if left and right:
             return self._attention(node)
         a = self.at(node.inputs[0] if left else node.inputs[1])
-        weight = self.size(node.inputs[1] if left else node.inputs[0])
+        weight = self.sizes.size(node.inputs[1] if left else node.inputs[0])
         gemm = node.op_type == "Gemm"
         axis = -1 if left else -2
         if gemm and node.attributes.get_int("transA" if left else "transB", 0):
             a = np.swapaxes(a, 0, 1)
         if weight is None or len(weight) != 2 or (not left and not gemm):
-            self._infer(node)
-            size = self.size(node.outputs[0])
+            self.sizes.infer(node)
+            size = self.sizes.size(node.outputs[0])
         else:
             flip = node.attributes.get_int("transB" if left else "transA", 0) if gemm else 0
             width = weight[0 if bool(flip) == left else 1]
@@ -272,8 +182,8 @@ class _Walk:
 
     def _fused(self, node: ir.Node) -> Complex:
         """The operator Attention: its result lies where its queries lie."""
-        self._infer(node)
-        a, size = self.at(node.inputs[0]), self.size(node.outputs[0])
+        self.sizes.infer(node)
+        a, size = self.at(node.inputs[0]), self.sizes.size(node.outputs[0])
         if size is None or thin(a).shape[-1] != 1:
             raise _UnknownError
         return np.broadcast_to(a[..., :1], size)
@@ -305,66 +215,6 @@ class _UnknownError(Exception):
 
 
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Sum", "Mean", "Max", "Min", "Where", "PRelu", "Mod"}
-
-
-def overlaid(arrays: Sequence[Complex], shape: tuple[int, ...]) -> Complex:
-    """Places of an elementwise combination: those of the operand that has one.
-
-    Where two differ, an operand that is broadcast (the mean of what it is subtracted from, say) gives way; else they
-    are mixed.
-    """
-    found, size = thin(np.broadcast_to(NOWHERE, shape)), 0
-    for a in sorted(arrays, key=lambda a: -a.size):
-        small = thin(a)
-        free, other = ~np.isfinite(found), ~np.isfinite(small)
-        mixed = ~free & ~other & (found != small) & (a.size == size)
-        lone = np.where(np.isinf(found) | np.isinf(small), EVERYWHERE, NOWHERE)
-        found = np.where(mixed, EVERYWHERE, np.where(~free, found, np.where(~other, small, lone)))
-        size = a.size
-    return np.broadcast_to(compact(found), shape)
-
-
-def merged(a: Complex, axes: tuple[int, ...]) -> Complex:
-    """Places of a sum over axes, which stay with length 1: the middle of what is summed, on a grid of its own.
-
-    Where all places of the value would meet in one, nothing is left of them.
-    """
-    small = thin(a)
-    if all(small.shape[k] == 1 for k in axes):
-        return np.broadcast_to(small, [1 if k in axes else n for k, n in enumerate(a.shape)])
-    finite = np.isfinite(small)
-    count = finite.sum(axis=axes, keepdims=True)
-    total = np.where(finite, small, 0).sum(axis=axes, keepdims=True)
-    anywhere = np.isinf(small).any(axis=axes, keepdims=True)
-    middle = np.where(count > 0, total / np.maximum(count, 1), np.where(anywhere, EVERYWHERE, NOWHERE))
-    places = np.unique(middle[np.isfinite(middle)])
-    if len(places) <= 1 and np.isfinite(middle).any():
-        middle = np.where(np.isfinite(middle), EVERYWHERE, middle)
-    return np.broadcast_to(_regridded(middle), [1 if k in axes else n for k, n in enumerate(a.shape)])
-
-
-def _regridded(a: Complex) -> Complex:
-    """Rows and columns numbered anew."""
-    finite = np.isfinite(a)
-    if not finite.any():
-        return a
-    found = a.copy()
-    rows, columns = (np.unique(np.round(part[finite], 6), return_inverse=True)[1] for part in (a.real, a.imag))
-    found[finite] = rows.reshape(-1) + 1j * columns.reshape(-1)
-    return found
-
-
-def _whole(a: Complex) -> bool:
-    """Whether (1, C, h, w) is a picture as it lies, perhaps padded; one that is mixed counts as well."""
-    small = thin(a)
-    if a.ndim != 4 or a.shape[0] != 1:
-        return False
-    if not np.isfinite(small).any():
-        return True
-    grid = np.broadcast_to(small, (1, small.shape[1], *a.shape[2:]))
-    finite = np.isfinite(grid).any(axis=(0, 1))
-    grid = grid[:, :, finite.any(axis=1)][..., finite.any(axis=0)]
-    return bool(np.all(grid == raster(*grid.shape[2:])))
 
 
 # Moves
@@ -443,7 +293,7 @@ def _slice(walk: _Walk, node: ir.Node) -> list[Complex]:
 
 @_named("Gather")
 def _gather(walk: _Walk, node: ir.Node) -> list[Complex]:
-    a, indices = walk.at(node.inputs[0]), walk.data(node.inputs[1])
+    a, indices = walk.at(node.inputs[0]), walk.sizes.data(node.inputs[1])
     if indices is None:
         raise _UnknownError
     axis = node.attributes.get_int("axis", 0) % a.ndim

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxcam.graph.marks import Complex, located, raster, regridded, thin
 from onnxcam.graph.paths import cuts, map_layouts, reads
-from onnxcam.graph.places import Complex, aligned, is_move, located, places, raster, thin
+from onnxcam.graph.places import aligned, is_move, places
 from onnxcam.model import Layout, Model
 
 _MIXING = {"MatMul", "Attention"}
+_SHIFTING = {"Add", "Sub", "Mul", "Div"}
 _PRODUCTS = _MIXING | {"Gemm", "Conv", "Einsum"}
 
 
@@ -66,14 +68,16 @@ class Grids:
         """Whether a value holds nothing but keys and values of attention, perhaps by heads."""
         ahead = [(value, n) for n in value.consumers()] if self.places is not None else []
         for came, node in ahead:
-            moves = is_move(node) or (node.op_type in ("Mul", "Div") and self._computed(node) == 1)
+            moves = is_move(node) or (node.op_type in _SHIFTING and self._computed(node) == 1)
             if not moves and not (node.op_type in _MIXING and self._computed(node) > 1):
                 return False
             ahead.extend((v, n) for v in node.outputs for n in v.consumers() if moves and v is not came)
         return bool(ahead)
 
     def _computed(self, node: ir.Node) -> int:
-        return sum(id(v) in (self.places or {}) for v in node.inputs)
+        """How many inputs come from the picture; queries that are learned count as well."""
+        learned = (v.shape is not None and len(v.shape) > 2 for v in node.inputs if v and node.op_type in _MIXING)
+        return max(sum(id(v) in (self.places or {}) for v in node.inputs), sum(learned))
 
 
 def find_grids(model: Model, path: Sequence[ir.Node], image: ir.Value) -> Grids:
@@ -94,6 +98,8 @@ def find_grids(model: Model, path: Sequence[ir.Node], image: ir.Value) -> Grids:
         for value in node.outputs if weighted else ():
             if id(value) in found and (layout := layout_of(found[id(value)])) is not None:
                 layouts[id(value)] = layout
+    if not layouts:  # the places of the picture are lost on the way
+        return Grids(map_layouts(path))
     return Grids(layouts, _reaching(path, found), found)
 
 
@@ -118,7 +124,7 @@ def layout_of(a: Complex) -> Layout | Tokens | None:
         if small.shape[axis] == 1 and max(small.shape) > 1:
             grid = np.broadcast_to(small, [1 if k == axis else n for k, n in enumerate(a.shape)])
             grid = grid.reshape([n for k, n in enumerate(a.shape) if k not in (0, axis)])
-            if np.array_equal(grid, raster(*grid.shape)):
+            if np.array_equal(regridded(grid), raster(*grid.shape)):
                 return "NCHW" if layout == "NCHW" else "NHWC"
     return None
 
@@ -128,7 +134,7 @@ def tokens_of(marks: Complex) -> Tokens | None:
     patches = np.flatnonzero(np.isfinite(marks))
     if len(patches) < 2:
         return None
-    found = marks[patches]
+    found = regridded(marks[patches])
     height, width = int(found.real.max()) + 1, int(found.imag.max()) + 1
     order = np.lexsort((found.imag, found.real))
     if len(patches) != height * width or not np.array_equal(found[order], raster(height, width).reshape(-1)):

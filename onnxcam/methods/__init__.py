@@ -10,11 +10,13 @@ from onnxcam.methods.cams import CAMS
 from onnxcam.methods.cams_of_many_runs import CAMS_OF_MANY_RUNS
 from onnxcam.methods.pixels import PIXELS
 from onnxcam.methods.row import NEEDS, Method
+from onnxcam.methods.transformers import TRANSFORMERS
 
 FAMILIES: dict[str, tuple[Method, ...]] = {
     "Class activation maps": CAMS,
     "Class activation maps of many runs": CAMS_OF_MANY_RUNS,
     "Gradients at the image": PIXELS,
+    "Attention": TRANSFORMERS,
     "Black box": BLACK_BOX,
 }
 METHODS: dict[str, Method] = {m.name: m for rows in FAMILIES.values() for m in rows}

@@ -32,6 +32,16 @@ CAMS = (
         terms=weights.counterfactual,
     ),
     Method(
+        "finercam",
+        "Finer-CAM",
+        "Grad-CAM of z_c - 0.6 mean_d z_d, d the three classes whose logits are nearest",
+        papers("zhang2025finercam", "selvaraju2017gradcam"),
+        AT_LAYER,
+        terms=weights.gradcam,
+        target="finer",
+        aliases=("finer_cam", "finer"),
+    ),
+    Method(
         "cam",
         "CAM",
         "relu(sum_k w_k A_k), w the classifier's row of the class",

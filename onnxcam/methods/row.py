@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Literal
 
 from onnxcam.errors import OptionError
@@ -87,12 +88,16 @@ class Method:
         """What a caller sets, with ``budget`` as the option that it stands for.
 
         Raises:
-            OptionError: an option that the method does not have, or a budget where runs cannot be chosen.
+            OptionError: an option that the method does not have, no number where one is due, or a budget where runs
+                cannot be chosen.
         """
         known = self.options
         if unknown := [k for k in given if k not in known]:
             has = ", ".join(f"{k}={v!r}" for k, v in known.items()) or "none"
             raise OptionError(f"{self.title} has no option {unknown[0]!r}; its options: {has}")
+        if wrong := [k for k, v in given.items() if not _fits(v, known[k])]:
+            name, kind = wrong[0], "whole number" if isinstance(known[wrong[0]], int) else "number"
+            raise OptionError(f"{self.title}: {name}={given[name]!r}: give a {kind}, such as {known[name]}")
         if budget is None:
             return dict(given)
         if self.budget is None:
@@ -100,6 +105,14 @@ class Method:
         if budget < 1:
             raise OptionError(f"budget={budget}: give a number of runs above 0")
         return {**given, self.budget: budget}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a value can stand for a default that is a number; a generator may stand for a seed."""
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        return True
+    plain = isinstance(value, str | bool | list | tuple | dict | NoneType)
+    return not plain and not (isinstance(default, int) and isinstance(value, float))
 
 
 def papers(*keys: str) -> tuple[Paper, ...]:

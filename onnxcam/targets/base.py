@@ -85,8 +85,9 @@ class Scene:
         return self.writer.tensor(value)
 
     def input(self, name: str, dtype: ir.DataType, *dims: Dim) -> Tensor:
-        """A new input ``onnxcam/name`` (N, *dims), for what is only known when the model runs."""
-        return self.writer.input(f"{PREFIX}{name}", dtype, (self.batch, *dims))
+        """An input ``onnxcam/name`` (N, *dims), for what is only known when the model runs; one for several scores."""
+        held = next((v for v in self.writer.graph.inputs if v.name == f"{PREFIX}{name}"), None)
+        return self.writer.tensor(held) if held else self.writer.input(f"{PREFIX}{name}", dtype, (self.batch, *dims))
 
 
 @dataclass(frozen=True)

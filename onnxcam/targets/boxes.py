@@ -90,6 +90,11 @@ class Box(ClassTarget):
         detector = view.logits.detector
         if detector is None:
             raise OptionError(f"{view.label} gives {view.logits.kind}, no boxes; take a class as target")
+        if view.logits.classes == 0:
+            raise OptionError(
+                f"{detector.scores} holds too few columns per box for coordinates and classes; give the output that "
+                "holds the scores"
+            )
         seen = _Seen.of(view, detector)
         wanted = None if self.of == TOP1 else view.class_index(self.of, view.logits.classes)
         row, index = seen.given(self.index, wanted) if self.index is not None else self._best(view, seen, wanted)

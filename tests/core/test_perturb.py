@@ -105,6 +105,8 @@ def test_occlusion_takes_a_fifth_of_the_shorter_side_in_steps_of_a_tenth():
         ({"window": 3, "stride": 4}, "at most 3"),
         ({"window": 0}, "at least 1"),
         ({"window": 2.5}, "window=2.5"),
+        ({"window": "wide"}, "window='wide'"),
+        ({"stride": "far"}, "stride='far'"),
         ({"window": (2, 3, 4)}, "height and width"),
         ({"fill": np.zeros((2, 3, 12, 15))}, "2 pictures"),
     ],
@@ -208,8 +210,9 @@ def test_aise_finds_a_part_that_no_window_can_keep_whole():
 
 
 def test_aise_refuses_what_it_cannot_do(monkeypatch):
-    with pytest.raises(OptionError, match="above 0"):
-        aise(Toy(patch_score, picture()), widths=(0.1, -0.1))
+    for widths in ((0.1, -0.1), (), "wide", [[0.1]]):
+        with pytest.raises(OptionError, match="above 0"):
+            aise(Toy(patch_score, picture()), widths=widths)
     with pytest.raises(OptionError, match="at least 3"):
         aise(Toy(patch_score, picture()), samples=2)
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
@@ -337,6 +340,7 @@ def test_limes_lasso_meets_its_optimality_conditions():
         ({"fit": "tree"}, "ridge, lasso"),
         ({"width": 0.0}, "width=0"),
         ({"alpha": -1.0}, "alpha=-1"),
+        ({"alpha": "x"}, "alpha=x"),
         ({"samples": 1}, "2"),
     ],
 )

@@ -23,8 +23,8 @@ from onnxcam.errors import GradientError, OnnxcamError
 from onnxcam.gradients import add_gradients, training
 from onnxcam.gradients.buildable import LOWERINGS, as_it_is
 from onnxcam.gradients.path_copy import Copy
-from onnxcam.gradients.trial import trial
 from onnxcam.gradients.rules import RULES
+from onnxcam.gradients.trial import trial
 from onnxcam.graph.inspect import find_logits, target_layers
 from onnxcam.graph.paths import float_path
 from onnxcam.model import Model, load_model

@@ -6,7 +6,7 @@ import pytest
 from graphs import load
 
 from onnxcam.errors import OptionError, UnknownNameError
-from onnxcam.graph.surgery import cut, expose, make_batch_dynamic, rename, splice
+from onnxcam.graph.surgery import cut, expose, join, make_batch_dynamic, rename, splice
 from onnxcam.runtime import Session
 
 BODY = """(float[{n},3,8,8] x) => (float[{n},5] y) {{
@@ -103,3 +103,63 @@ def test_a_spliced_value_is_an_input_that_can_be_found(tmp_path):
     r, y = (Session(m).run({"x": x})[k] for m, k in ((expose(given, ["r"]), 1), (given, 0)))
     np.testing.assert_array_equal(Session(edited).run({"features": r, "x": x})[0], y)
     assert proto(given) == before
+
+
+# Two models as one
+
+FIRST = """(float[N,3,8,8] x) => (float[N,4,8,8] features, float[N,3,8,8] twice) {
+    a = Conv <pads = [1,1,1,1]> (x, w)
+    features = Relu (a)
+    twice = Add (x, x)
+}"""
+SECOND = """(float[N,4,8,8] features, float[N,5] shift) => (float[N,5] z) {
+    a = Relu (features)
+    p = GlobalAveragePool (a)
+    f = Flatten (p)
+    y = Gemm <transB = 1> (f, w)
+    z = Add (y, shift)
+}"""
+
+
+def two(folder, second=SECOND):
+    (folder / "b").mkdir()
+    return load(folder, FIRST, w=(4, 3, 3, 3)), load(folder / "b", second, w=(5, 4))
+
+
+@pytest.mark.parametrize("names", [None, {"features": "features"}])
+def test_two_models_joined_give_what_one_after_the_other_gives(tmp_path, names):
+    first, second = two(tmp_path)
+    shift = np.float32([[1, 2, 3, 4, 5]] * 2)
+    features, _ = Session(first).run({"x": noise()})
+    (want,) = Session(second).run({"features": features, "shift": shift})
+    before = proto(first), proto(second)
+    whole = join(first, second, names)
+    (found,) = Session(whole, optimize=False).run({"x": noise(), "shift": shift})
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
+    assert [v.name for v in whole.inputs] == ["x", "shift"]
+    assert [v.name for v in whole.outputs] == ["z"]
+    assert "second/a" in whole.values  # the name was taken, and so was the weight's
+    assert (proto(first), proto(second)) == before
+
+
+def test_other_names_that_fit_one_way_only_are_joined(tmp_path):
+    first, second = two(tmp_path, SECOND.replace("features", "maps"))
+    assert [v.name for v in join(first, second).inputs] == ["x", "shift"]
+
+
+@pytest.mark.parametrize(
+    ("second", "names", "error", "say"),
+    [
+        (SECOND, {"feature": "features"}, UnknownNameError, "did you mean 'features'"),
+        (SECOND, {"features": "shift"}, OptionError, "their shapes differ"),
+        (SECOND, {"twice": "features"}, OptionError, "their shapes differ"),
+        (SECOND.replace("float[N,4,8,8] features", "float16[N,4,8,8] features").replace("a = Relu (features)",
+         "h = Relu (features) a = Cast <to=1> (h)"), None, OptionError, "their types differ"),
+        (SECOND.replace("features", "maps").replace("float[N,4,8,8]", "float[N,C,8,8]"), None, OptionError,
+         "Name the pairs"),
+    ],
+)  # fmt: skip
+def test_models_that_do_not_follow_each_other_are_refused(tmp_path, second, names, error, say):
+    first, behind = two(tmp_path, second)
+    with pytest.raises(error, match=say):
+        join(first, behind, names)

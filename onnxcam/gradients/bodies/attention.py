@@ -7,7 +7,7 @@ import math
 from onnxcam.gradients.bodies import Written, body
 from onnxcam.gradients.bodies.functions import write_function
 from onnxcam.gradients.rules import Node
-from onnxcam.graph import symbolic as xp
+from onnxcam.graph.attention import attend, by_head, joined
 from onnxcam.graph.symbolic import Tensor
 from onnxcam.model import Dim
 
@@ -19,10 +19,9 @@ def attention(node: Node) -> Written:
     heads = node.attr("q_num_heads", 0) if node.x.rank == 3 else 1
     if not _is_plain(node, given) or not isinstance(width, int) or heads < 1:
         return write_function(node)
-    q, k, v = (_by_head(t, heads) for t in given[:3] if t is not None)
+    q, k, v = (by_head(t, heads) for t in given[:3] if t is not None)
     scale = node.attr("scale", 0.0) or 1 / math.sqrt(width / heads)
-    weights = node.writer.op("Softmax", q * scale @ xp.permute_dims(k, [0, 1, 3, 2]), axis=-1)
-    return _joined(weights @ v, node.x.rank)
+    return joined(attend(q, k, v, scale)[1], node.x.rank)
 
 
 def _is_plain(node: Node, given: list[Tensor | None]) -> bool:
@@ -35,14 +34,3 @@ def _is_plain(node: Node, given: list[Tensor | None]) -> bool:
     windows = max(node.attr("left_window_size", -1), node.attr("right_window_size", -1)) >= 0
     return not used and not changed and not windows and counts[0] == counts[1] and counts[0] is not None
 
-
-def _by_head(x: Tensor, heads: int) -> Tensor:
-    """(N, T, heads D) -> (N, heads, T, D)."""
-    if x.rank == 4:
-        return x
-    return xp.permute_dims(xp.reshape(x, [0, 0, heads, -1]), [0, 2, 1, 3])
-
-
-def _joined(y: Tensor, rank: int) -> Tensor:
-    """(N, heads, T, D) -> (N, T, heads D), where the operator was given that."""
-    return y if rank == 4 else xp.reshape(xp.permute_dims(y, [0, 2, 1, 3]), [0, 0, -1])
