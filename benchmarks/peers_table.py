@@ -247,6 +247,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
         departs=Departure(
             "subtracts the smallest value of each rectified map, so that it is 0 somewhere",
             "eq. 2: max(sum_k alpha_k A_k, 0), 0 where nothing speaks for the class",
+            ("tiny_cnn", "resnet18", "mobilenet_v2", "densenet121", "vgg16", "swin_t"),
         ),
     ),
     "pytorch_grad_cam/FinerCAM": Counterpart(
@@ -274,7 +275,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
         departs=Departure(
             "adds 1e-7 to what it divides by, so that channels of small gradients are damped",
             "psi rescales to [0, 1]",
-            ("tiny_cnn",),
+            ("tiny_cnn", "mobilenet_v2"),
         ),
     ),
     "pytorch_grad_cam/DeepFeatureFactorization": Counterpart(
@@ -293,7 +294,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
     "torchcam/XGradCAM": Counterpart("xgradcam"),
     "torchcam/LayerCAM": Counterpart("layercam"),
     "torchcam/FinerCAM": Counterpart("gradcam", target=lambda c: Finer((c,))),
-    "torchcam/LeGrad": Counterpart("legrad", lambda q: {"layers": q.options["blocks"]}),
+    "torchcam/LeGrad": Counterpart("legrad", lambda q: {"blocks": q.options["blocks"]}),
     "torchcam/SmoothGradCAMpp": Counterpart(
         "smooth_gradcampp",
         _smooth,

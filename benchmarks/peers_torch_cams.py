@@ -115,6 +115,7 @@ def camera(kind: str, scores: bool = True) -> Callable[..., Any]:
 
 
 def legrad(q: Question, blocks: int) -> Any:
+    """Of the last blocks, 0 for all."""
     with torchcam.LeGrad(q.model, list(q.model.encoder.layers)[-blocks:]) as cam:
         q.model(q.x)
         return detached(cam(q.target, normalized=False)[0])
@@ -154,6 +155,6 @@ METHODS = {
         f"torchcam/CAM {name}": Method(camera("CAM", scores=False), {"fc_layer": head}, "last", only=(name,))
         for name, head in _HEADS.items()
     },
-    "torchcam/LeGrad": Method(legrad, {"blocks": 4}, "image", only=("vit_b_16", "tiny_vit")),
-    "torchcam/LeGrad all": Method(legrad, {"blocks": 12}, "image", only=("vit_b_16", "tiny_vit")),
+    "torchcam/LeGrad": Method(legrad, {"blocks": 1}, "image", only=("vit_b_16", "tiny_vit")),
+    "torchcam/LeGrad all": Method(legrad, {"blocks": 0}, "image", only=("vit_b_16", "tiny_vit")),
 }

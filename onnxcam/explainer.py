@@ -239,7 +239,7 @@ class Explainer:
             answers, _ = self._run(x, target, others, Plan(wrt=tuple(layer.value for layer in self.levels)))
         except GradientError:
             return self
-        own = [layer for layer in self.levels if np.any(answers[f"G/{layer.value}"])]
+        own = [layer for layer in self.levels[::-1] if np.any(answers[f"G/{layer.value}"])]
         if not own:
             return self
         one = copy(self)
@@ -316,10 +316,11 @@ class Explainer:
         return Raw(answers, cams, signed, program.walk, program.untouched is not None)
 
     def _run(
-        self, x: Array, target: Target, others: Mapping[str, Array], plan: Plan
+        self, x: Array, target: Target, others: Mapping[str, Array], plan: Plan, programs: Programs | None = None
     ) -> tuple[dict[str, Array], Program]:
         """The answers for any number of samples; a fixed batch axis is filled up, and the filling dropped."""
-        fixed = self.model.image_input.batch
+        programs = programs or self.programs
+        fixed = programs.model.image_input.batch
         size = len(x) if fixed is None else fixed
         rest = repeated(others, len(x))
         padded = np.concatenate([x, np.repeat(x[-1:], -len(x) % size, axis=0)])
@@ -329,7 +330,7 @@ class Explainer:
             | {n: a[k : k + size] for n, a in rest.items()}
             for k in range(0, len(padded), size)
         ]
-        program = self.programs.get(target, plan, lambda: parts[0])
+        program = programs.get(target, plan, lambda: parts[0])
         found = [program.run(part) for part in parts]
         whole = [{k: np.repeat(a, size, axis=0) if len(a) == 1 < size else a for k, a in f.items()} for f in found]
         return {k: np.concatenate([f[k] for f in whole])[: len(x)] for k in whole[0]}, program
@@ -365,7 +366,8 @@ class Explainer:
     # Methods of many runs
 
     def _by_procedure(self, x: Array, target: Target, others: Mapping[str, Array]) -> Raw:
-        answers, _ = self._run(x, target, others, Plan())
+        plan = Plan() if self.programs.quantised else Plan(tuple(layer.value for layer in self.layers))
+        answers, _ = self._run(x, target, others, plan, self.programs.many)
         answers = {k: v if v.dtype.kind == "i" else _float32(v) for k, v in answers.items()}
         rest = repeated(others, len(x))
         found = [

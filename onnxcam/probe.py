@@ -16,6 +16,7 @@ from onnxcam.runtime import Array
 from onnxcam.targets import Target
 
 Progress = Callable[[int, int], None]
+_KEPT = 4  # how many times more a run keeps that goes back
 _PIXELS = 2**20  # of one run: what its inner maps take grows with them
 
 
@@ -147,12 +148,14 @@ class ModelProbe:
         assert self._layer is not None, "the method's row does not say that it needs a layer"
         return self._layer
 
-    def _parts(self, a: Array) -> list[Array]:
-        return [a[k : k + self._batch] for k in range(0, len(a), self._batch)]
+    def _parts(self, a: Array, share: int = 1) -> list[Array]:
+        size = self._fixed or max(1, self._batch // share)
+        return [a[k : k + size] for k in range(0, len(a), size)]
 
     def _images(self, x: Array, plan: Plan) -> dict[str, Array]:
         """Answers for any number of images, in runs of at most ``batch``."""
-        found = [self._run({}, len(part), plan, part) for part in self._parts(np.asarray(x))]
+        share = _KEPT if plan.wrt or plan.relu else 1
+        found = [self._run({}, len(part), plan, part) for part in self._parts(np.asarray(x), share)]
         return {k: np.concatenate([f[k] for f in found]).astype(found[0][k].dtype) for k in found[0]}
 
     def _run(self, feeds: dict[str, Array], count: int, plan: Plan, images: Array | None = None) -> dict[str, Array]:

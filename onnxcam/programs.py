@@ -46,6 +46,13 @@ class Plan:
     start: str = ""
     attention: str = ""
 
+    def answers(self, other: Plan) -> bool:
+        """Whether a run of this plan tells all that ``other`` asks, and costs hardly more.
+
+        A session holds its own copies of the weights: one that also reads a layer stands in for one that does not.
+        """
+        return set(other.read) <= set(self.read) and replace(self, read=()) == replace(other, read=())
+
 
 @dataclass(frozen=True)
 class Program:
@@ -110,6 +117,16 @@ class Programs:
             return self
         return Programs(model, self.logits, self._new_session, self.engine, self.straight_through)
 
+    @property
+    def many(self) -> Programs:
+        """:attr:`free`, where that takes the image as the model does; else these."""
+        return self if PIXELS in self.free.model.values else self.free
+
+    @cached_property
+    def quantised(self) -> bool:
+        """Whether reading an inner value may change what the model answers."""
+        return any(n.op_type == "QuantizeLinear" for n in self.model.graph)
+
     def peek(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Values of the model by name, from a plain run."""
         key = tuple(names)
@@ -125,8 +142,10 @@ class Programs:
             ModelError: the runtime refuses the graph.
         """
         key = (target.key, plan)
-        if key not in self.built:
-            self.built[key] = self._build(target, plan, feeds)
+        for (kind, other), program in self.built.items():
+            if kind == target.key and other.answers(plan) and (other == plan or not self.quantised):
+                return program
+        self.built[key] = self._build(target, plan, feeds)
         return self.built[key]
 
     def _build(self, target: Target, plan: Plan, feeds: Callable[[], Mapping[str, Array]]) -> Program:

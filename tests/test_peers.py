@@ -36,5 +36,5 @@ def test_same_map(network, key):
 
 def test_every_method_with_a_peer_is_asked():
     asked = {counterpart(key).method for peers in NETWORKS.values() for key in peers.about}
-    alone = {"counterfactual", "faster_scorecam", "reciprocam", "deconv_gradcam", "rise", "aise"}
+    alone = {"counterfactual", "faster_scorecam", "reciprocam", "deconv_gradcam", "rise", "aise", "rollout"}
     assert set(METHODS) - alone == asked

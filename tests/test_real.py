@@ -18,6 +18,7 @@ from onnxcam.graph.surgery import expose
 from onnxcam.image import as_image
 from onnxcam.model import Model
 from onnxcam.runtime import Session
+from onnxcam.targets import Logit
 
 pytestmark = pytest.mark.real
 FLOWERS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
@@ -252,9 +253,9 @@ def test_a_segmenter_tells_the_dog_from_the_background(real_zoo):
 
 
 @pytest.mark.parametrize("name", ["ultraface_rfb320", "yolox_nano_416"])
-def test_a_detector_is_refused_with_what_is_possible(real_zoo, name):
-    with pytest.raises(GradientError, match="a row per box"):
-        explainer(real_zoo, name).explain(np.zeros((64, 64, 3), np.uint8))
+def test_a_class_of_a_detectors_whole_picture_is_refused_with_what_is_possible(real_zoo, name):
+    with pytest.raises(GradientError, match=r"a row per box.*box:CLASS"):
+        explainer(real_zoo, name).explain(np.zeros((64, 64, 3), np.uint8), Logit((1,)))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -32,9 +32,10 @@ from torch.nn import functional
 from train_shapes_cnn import EVIDENCE, HEAD_SCALE, ShapesCnn, coverage
 
 HERE = Path(__file__).resolve().parent
-WIDTH, FUSED, QUESTION_WIDTH = 64, 16, 32
+WIDTH, FUSED, QUESTION_WIDTH = 64, 32, 32
 DETECTORS = len(words.COLOURS) + len(scenes.CLASSES)  # one for each word that can be seen
 QUESTIONS = 6  # asked about each picture of a batch
+DETECTED = 10.0  # the value wanted of a detector where its object fills a cell
 EVIDENCE_WEIGHT, DETECTOR_WEIGHT, LEARNING_RATE = 20.0, 10.0, 2e-3
 ANY_COLOUR = len(words.COLOURS)  # a question that names no colour
 
@@ -66,7 +67,7 @@ class ShapesVqa(nn.Module):
         self.head = nn.Linear(FUSED, len(words.ANSWERS))
 
     def compare(self, detected: torch.Tensor, question: torch.Tensor) -> torch.Tensor:
-        """How well each place fits the question: (N, 16, 14, 14)."""
+        """How well each place fits the question: (N, 32, 14, 14)."""
         asked = self.word(question).sum(1)
         scale, shift = self.scale(asked)[:, :, None, None], self.shift(asked)[:, :, None, None]
         return self.fused(self.mix(detected * scale) + shift)
@@ -131,8 +132,13 @@ def seen_words(cover: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.einsum("nkc,nkhw->nchw", tinted, cover), cover], 1)
 
 
-def loss_of(model: ShapesVqa, x: torch.Tensor, cover: torch.Tensor, colours: torch.Tensor, table: torch.Tensor):
-    """Cross-entropy of the answer, and the squared errors of the places of "yes" and of each seen word."""
+def loss_of(model: ShapesVqa, x: torch.Tensor, truth: Batch, strictness: float) -> torch.Tensor:
+    """Cross-entropy of the answer, and the squared errors of the places of "yes" and of each seen word.
+
+    ``strictness`` weighs the places of "yes" and grows from 0 to 1: from the start at 1, as nearly no place is to
+    say yes, every fused channel can go silent for good.
+    """
+    cover, colours, table = truth
     row = torch.arange(len(x)).repeat_interleave(QUESTIONS)
     shape, colour, answer = drawn_questions(colours[row])
     with torch.autocast("cpu", torch.bfloat16):
@@ -142,9 +148,9 @@ def loss_of(model: ShapesVqa, x: torch.Tensor, cover: torch.Tensor, colours: tor
     logits = functional.linear(HEAD_SCALE * maps.mean((2, 3)), weight, model.head.bias)
     evidence = torch.einsum("nchw,c->nhw", maps, weight[1]) * HEAD_SCALE / EVIDENCE
     placed = misplaced(evidence, cover[row, shape] * answer[:, None, None])
-    named = misplaced(detected.float(), seen_words(cover, colours))
+    named = misplaced(detected.float() / DETECTED, seen_words(cover, colours))
     said = functional.cross_entropy(logits, answer.long())
-    return said + EVIDENCE_WEIGHT * len(scenes.CLASSES) * placed + DETECTOR_WEIGHT * named
+    return said + strictness * EVIDENCE_WEIGHT * len(scenes.CLASSES) * placed + DETECTOR_WEIGHT * named
 
 
 def train(model: ShapesVqa, data: Batch, epochs: int, batch: int = 64) -> None:
@@ -157,7 +163,7 @@ def train(model: ShapesVqa, data: Batch, epochs: int, batch: int = 64) -> None:
         for rows in torch.randperm(len(images))[: len(images) // batch * batch].split(batch):
             x, cover = augmented(images[rows], covers[rows])
             x = x.contiguous(memory_format=torch.channels_last)
-            loss = loss_of(model, x, cover, colours[rows], table)
+            loss = loss_of(model, x, (cover, colours[rows], table), schedule.last_epoch / steps)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

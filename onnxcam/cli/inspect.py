@@ -60,7 +60,7 @@ def describe(model: Model, output: str | None = None) -> dict[str, Any]:
         "other_inputs": [str(v.name) for v in model.inputs if v.name != image.name],
         "outputs": [{"name": str(v.name), "dtype": str(v.dtype), "shape": _shape(v)} for v in model.outputs],
         "logits": asdict(logits),
-        "layers": [asdict(layer) for layer in layers],
+        "layers": [{**asdict(layer), "layout": str(layer.layout)} for layer in layers],
         "activations": {"sites": len(sites), "rectifiers": sum(s.rectifier for s in sites)},
         "engines": _engines(model, logits.name, layers[0].name if layers else None, pixels),
         "preprocess": {"name": preset.name, "reason": reason},
@@ -112,11 +112,11 @@ def _show(facts: dict[str, Any]) -> None:
     ]  # fmt: skip
     table(("what", "found"), rows)
     best = [
-        (str(i + 1), layer["name"], layer["op_type"], _dims(layer["shape"]))
+        (str(i + 1), layer["name"], layer["op_type"], _dims(layer["shape"]), layer["layout"])
         for i, layer in enumerate(facts["layers"][:_SHOWN])
     ]
     if best:
-        table(("#", "target layer, best first", "made by", "shape"), best)
+        table(("#", "target layer, best first", "made by", "shape", "layout"), best)
     if len(facts["layers"]) > _SHOWN:
         print(f"... {len(facts['layers'])} in all; --json lists them with their reasons")
 

@@ -13,8 +13,9 @@ import onnx_ir as ir
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.inspect import Logits
 from onnxcam.graph.marks import Complex, located, thin
+from onnxcam.graph.moves import is_move
 from onnxcam.graph.paths import cuts, first_float, float_path
-from onnxcam.graph.places import follow, is_move
+from onnxcam.graph.places import follow
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.graph.tokens import Grids, Tokens, find_grids, tokens_of
 from onnxcam.model import Model, dims_of

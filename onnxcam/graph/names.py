@@ -51,7 +51,20 @@ def node_scopes(node: ir.Node) -> list[str]:
             return [s for s in ast.literal_eval(text)[:-1] if s]
         except (ValueError, SyntaxError):
             return []
-    return [p for p in (node.name or "").split("/")[:-1] if p]
+    return _dotted([p for p in (node.name or "").split("/")[:-1] if p])
+
+
+def _dotted(parts: list[str]) -> list[str]:
+    """The parts of a TorchScript node's name, and the modules' full names that they stand for.
+
+    In ``/blocks/blocks.1/norm1/Add`` the second part says the first one again; the module is ``blocks.1.norm1``.
+    """
+    found, whole, last = dict.fromkeys(parts), "", ""
+    for part in parts:
+        above = whole.removesuffix(last) if last and part.startswith(f"{last}.") else f"{whole}." if whole else ""
+        whole, last = above + part, part
+        found[whole] = None
+    return list(found)
 
 
 def scopes(model: Model) -> list[str]:

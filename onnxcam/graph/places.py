@@ -7,7 +7,7 @@ so in Reshapes, Transposes, Slices and Concats. They are run here, once, on plac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import cast
 
@@ -18,7 +18,6 @@ from onnxcam.graph.marks import (
     EVERYWHERE,
     NOWHERE,
     Complex,
-    compact,
     is_whole,
     located,
     merged,
@@ -26,6 +25,7 @@ from onnxcam.graph.marks import (
     raster,
     thin,
 )
+from onnxcam.graph.moves import MOVES, UnknownError
 from onnxcam.graph.sizes import Sizes
 from onnxcam.model import Model
 
@@ -34,6 +34,7 @@ _PRODUCTS = {"MatMul", "Gemm"}
 _KEEPING = {"Identity", "Cast", "Dropout", "Clip", "Softmax", "LogSoftmax", "LayerNormalization", "BatchNormalization"}
 _KEEPING |= {"InstanceNormalization", "GroupNormalization", "RMSNormalization", "LpNormalization", "LRN"}
 _KEEPING |= {"QuantizeLinear", "DequantizeLinear"}
+_ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Sum", "Mean", "Max", "Min", "Where", "PRelu", "Mod"}
 
 
 def places(model: Model, path: Sequence[ir.Node], source: ir.Value) -> dict[int, Complex]:
@@ -70,9 +71,9 @@ class _Walk:
             self._step(node)
 
     def _step(self, node: ir.Node) -> None:
-        function = _MOVES.get(node.op_type)
+        function = MOVES.get(node.op_type)
         found: list[Complex] | None = None
-        with suppress(ValueError, IndexError, _UnknownError):
+        with suppress(ValueError, IndexError, UnknownError):
             found = function(self, node) if function is not None else [self._computed(node)]
         if found is None:
             self.sizes.infer(node)
@@ -87,25 +88,25 @@ class _Walk:
         """The places of a value; elements that do not come from the picture have none.
 
         Raises:
-            _UnknownError: its shape is unknown.
+            UnknownError: its shape is unknown.
         """
         if value is not None and id(value) in self.places:
             return self.places[id(value)]
         if (size := self.sizes.size(value)) is None:
-            raise _UnknownError
+            raise UnknownError
         return np.broadcast_to(NOWHERE, size)
 
     def integers(self, node: ir.Node, index: int) -> list[int] | None:
         """An integer input, flat; None where it is left out.
 
         Raises:
-            _UnknownError: it is unknown.
+            UnknownError: it is unknown.
         """
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is None:
             return None
         if (held := self.sizes.data(value)) is None:
-            raise _UnknownError
+            raise UnknownError
         return [int(k) for k in held.reshape(-1)]
 
     def _computed(self, node: ir.Node) -> Complex:
@@ -123,16 +124,16 @@ class _Walk:
             a = self.at(first)
             self.sizes.infer(node)
             if (self.sizes.size(node.outputs[0]) or a.shape) != a.shape:
-                raise _UnknownError
+                raise UnknownError
             return a
         if node.op_type not in _ELEMENTWISE:
-            raise _UnknownError
+            raise UnknownError
         return overlaid([self.at(v) for v in node.inputs if v is not None and id(v) in self.places], self._shape(node))
 
     def _shape(self, node: ir.Node) -> tuple[int, ...]:
         sizes = [self.sizes.size(v) for v in node.inputs if v is not None]
         if None in sizes:
-            raise _UnknownError
+            raise UnknownError
         return np.broadcast_shapes(*cast("list[tuple[int, ...]]", sizes))
 
     def _spatial(self, node: ir.Node) -> Complex:
@@ -140,7 +141,7 @@ class _Walk:
         self.sizes.infer(node)
         size, a = self.sizes.size(node.outputs[0]), self.at(node.inputs[0])
         if size is None or len(size) != 4:
-            raise _UnknownError
+            raise UnknownError
         if (
             node.op_type == "Conv"
             and size[2:] == a.shape[2:]
@@ -148,35 +149,26 @@ class _Walk:
         ):
             return np.broadcast_to(merged(a, (1,)), size)
         if not is_whole(a) or math.prod(size[2:]) == 1:
-            raise _UnknownError
+            raise UnknownError
         return np.broadcast_to(raster(*size[2:])[None, None], size)
 
     def _product(self, node: ir.Node) -> Complex:
         left, right = (id(v) in self.places for v in node.inputs[:2])
         if left and right:
             return self._attention(node)
-        a = self.at(node.inputs[0] if left else node.inputs[1])
-        weight = self.sizes.size(node.inputs[1] if left else node.inputs[0])
-        gemm = node.op_type == "Gemm"
-        axis = -1 if left else -2
-        if gemm and node.attributes.get_int("transA" if left else "transB", 0):
-            a = np.swapaxes(a, 0, 1)
-        if weight is None or len(weight) != 2 or (not left and not gemm):
-            self.sizes.infer(node)
-            size = self.sizes.size(node.outputs[0])
-        else:
-            flip = node.attributes.get_int("transB" if left else "transA", 0) if gemm else 0
-            width = weight[0 if bool(flip) == left else 1]
-            size = (*a.shape[:-1], width) if left else (width, a.shape[1])
+        self.sizes.infer(node)
+        a, size = self.at(node.inputs[0 if left else 1]), self.sizes.size(node.outputs[0])
         if size is None:
-            raise _UnknownError
-        return np.broadcast_to(merged(a, (axis % a.ndim,)), size)
+            raise UnknownError
+        turned = node.attributes.get_int("transA" if left else "transB", 0)
+        a = np.swapaxes(a, 0, 1) if turned else a
+        return np.broadcast_to(merged(a, (a.ndim - (1 if left else 2),)), size)
 
     def _attention(self, node: ir.Node) -> Complex:
         """A product of two computed values lies where the operand lies whose places are not summed over."""
         side, (a, b) = aligned(node, self.places), map(self.at, node.inputs[:2])
         if side is None:
-            raise _UnknownError
+            raise UnknownError
         size = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
         return np.broadcast_to(a[..., :1] if side == 0 else b[..., :1, :], size)
 
@@ -185,7 +177,7 @@ class _Walk:
         self.sizes.infer(node)
         a, size = self.at(node.inputs[0]), self.sizes.size(node.outputs[0])
         if size is None or thin(a).shape[-1] != 1:
-            raise _UnknownError
+            raise UnknownError
         return np.broadcast_to(a[..., :1], size)
 
     def _reduced(self, node: ir.Node) -> Complex:
@@ -208,137 +200,3 @@ def aligned(node: ir.Node, found: Mapping[int, Complex]) -> int | None:
     if left is not None and located(left) and thin(left).shape[-1] == 1:
         return 0
     return 1 if right is not None and located(right) and right.ndim > 1 and thin(right).shape[-2] == 1 else None
-
-
-class _UnknownError(Exception):
-    """The places, or a shape, cannot be told."""
-
-
-_ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Sum", "Mean", "Max", "Min", "Where", "PRelu", "Mod"}
-
-
-# Moves
-
-
-def _named(op_type: str) -> Callable[[Callable[[_Walk, ir.Node], list[Complex]]], Callable[..., list[Complex]]]:
-    def register(function: Callable[[_Walk, ir.Node], list[Complex]]) -> Callable[..., list[Complex]]:
-        _MOVES[op_type] = function
-        return function
-
-    return register
-
-
-_MOVES: dict[str, Callable[[_Walk, ir.Node], list[Complex]]] = {}
-
-
-def is_move(node: ir.Node) -> bool:
-    """Whether a node only moves elements about."""
-    return node.op_type in _MOVES
-
-
-def _along(a: Complex, axes: Sequence[int]) -> Complex:
-    """Thin, but whole along some axes."""
-    keep = {k % a.ndim for k in axes}
-    return a[tuple(slice(0, 1) if s == 0 and k not in keep else slice(None) for k, s in enumerate(a.strides))]
-
-
-def _widened(small: Complex, like: Complex, axes: Sequence[int]) -> Complex:
-    """What was done to a thinned array, at the full length of the other axes."""
-    keep = {k % like.ndim for k in axes}
-    return np.broadcast_to(small, [small.shape[k] if k in keep else n for k, n in enumerate(like.shape)])
-
-
-@_named("Reshape")
-def _reshape(walk: _Walk, node: ir.Node) -> list[Complex]:
-    a, target = walk.at(node.inputs[0]), walk.integers(node, 1)
-    assert target is not None
-    copies = not node.attributes.get_int("allowzero", 0)
-    return [compact(a.reshape([a.shape[k] if n == 0 and copies else n for k, n in enumerate(target)]))]
-
-
-@_named("Flatten")
-def _flatten(walk: _Walk, node: ir.Node) -> list[Complex]:
-    a, axis = walk.at(node.inputs[0]), node.attributes.get_int("axis", 1)
-    return [a.reshape(math.prod(a.shape[:axis]), -1)]
-
-
-@_named("Squeeze")
-def _squeeze(walk: _Walk, node: ir.Node) -> list[Complex]:
-    axes = walk.integers(node, 1)
-    return [np.squeeze(walk.at(node.inputs[0]), None if axes is None else tuple(axes))]
-
-
-@_named("Unsqueeze")
-def _unsqueeze(walk: _Walk, node: ir.Node) -> list[Complex]:
-    return [np.expand_dims(walk.at(node.inputs[0]), tuple(walk.integers(node, 1) or ()))]
-
-
-@_named("Transpose")
-def _transpose(walk: _Walk, node: ir.Node) -> list[Complex]:
-    return [np.transpose(walk.at(node.inputs[0]), list(node.attributes.get_ints("perm", [])) or None)]
-
-
-@_named("Slice")
-def _slice(walk: _Walk, node: ir.Node) -> list[Complex]:
-    a, starts, ends = walk.at(node.inputs[0]), walk.integers(node, 1), walk.integers(node, 2)
-    assert starts is not None
-    assert ends is not None
-    axes = walk.integers(node, 3) or list(range(len(starts)))
-    steps = walk.integers(node, 4) or [1] * len(starts)
-    parts = [slice(None)] * a.ndim
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        parts[axis] = slice(start, None if step < 0 and end < -a.shape[axis] else end, step)
-    return [a[tuple(parts)]]
-
-
-@_named("Gather")
-def _gather(walk: _Walk, node: ir.Node) -> list[Complex]:
-    a, indices = walk.at(node.inputs[0]), walk.sizes.data(node.inputs[1])
-    if indices is None:
-        raise _UnknownError
-    axis = node.attributes.get_int("axis", 0) % a.ndim
-    found = np.take(_along(a, [axis]), indices.astype(np.int64), axis)
-    return [np.broadcast_to(found, (*a.shape[:axis], *indices.shape, *a.shape[axis + 1 :]))]
-
-
-@_named("Split")
-def _split(walk: _Walk, node: ir.Node) -> list[Complex]:
-    a, sizes = walk.at(node.inputs[0]), walk.integers(node, 1)
-    axis, count = node.attributes.get_int("axis", 0), len(node.outputs)
-    if sizes is None:
-        most = -(-a.shape[axis] // count)
-        sizes = [most] * (count - 1) + [a.shape[axis] - most * (count - 1)]
-    return list(np.split(a, np.cumsum(sizes)[:-1], axis))
-
-
-@_named("Concat")
-def _concat(walk: _Walk, node: ir.Node) -> list[Complex]:
-    arrays = [walk.at(v) for v in node.inputs]
-    axis = node.attributes.get_int("axis", 0) % arrays[0].ndim
-    changing = {k for a in arrays for k, step in enumerate(a.strides) if step} | {axis}
-    found = np.concatenate([_along(a, sorted(changing)) for a in arrays], axis)
-    return [_widened(found, arrays[0], sorted(changing))]
-
-
-@_named("Pad")
-def _pad(walk: _Walk, node: ir.Node) -> list[Complex]:
-    a, amounts = walk.at(node.inputs[0]), walk.integers(node, 1)
-    assert amounts is not None
-    axes = [k % a.ndim for k in walk.integers(node, 3) or range(a.ndim)]
-    widths = {k: (amounts[i], amounts[i + len(axes)]) for i, k in enumerate(axes) if any(amounts[i :: len(axes)])}
-    full = [widths.get(k, (0, 0)) for k in range(a.ndim)]
-    if any(n < 0 for pair in full for n in pair) or node.attributes.get_string("mode", "constant") != "constant":
-        raise _UnknownError
-    found = np.pad(_along(a, list(widths)), full, constant_values=NOWHERE)
-    return [_widened(found, a, list(widths))]
-
-
-@_named("Expand")
-def _expand(walk: _Walk, node: ir.Node) -> list[Complex]:
-    a, shape = walk.at(node.inputs[0]), walk.integers(node, 1)
-    return [np.broadcast_to(a, np.broadcast_shapes(a.shape, tuple(shape or ())))]
-
-
-@_named("Tile")
-def _tile(walk: _Walk, node: ir.Node) -> list[Complex]:
-    return [np.tile(walk.at(node.inputs[0]), walk.integers(node, 1) or [])]

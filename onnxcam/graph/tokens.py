@@ -10,8 +10,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcam.graph.marks import Complex, located, raster, regridded, thin
+from onnxcam.graph.moves import is_move
 from onnxcam.graph.paths import cuts, map_layouts, reads
-from onnxcam.graph.places import aligned, is_move, places
+from onnxcam.graph.places import aligned, places
 from onnxcam.model import Layout, Model
 
 _MIXING = {"MatMul", "Attention"}

@@ -75,7 +75,7 @@ def decoded_boxes() -> str:
     e1 = Constant <value_ints=[1]> ()
     off = Slice (d, s0, s2, e1)
     siz = Slice (d, s2, s4, e1)
-    mv = Tanh (off)
+    mv = Sigmoid (off)
     ce = Add (mv, grid)
     cp = Mul (ce, stride)
     gr = Sigmoid (siz)
@@ -98,6 +98,17 @@ def yolov8(folder: Path, meta: dict[str, str] | None = None) -> Path:
     out = Concat <axis=1> (box, ks)
 }}"""
     return saved(folder / "yolov8.onnx", body, meta, **used(body, **placing()))
+
+
+def chained(folder: Path) -> Path:
+    """(1, 7, 80) as `yolov8`, but its classes come straight from the trunk, where the coarse map is made of the fine."""
+    trunk = TRUNK.replace("Conv (h1, c1)", "Conv (f1, c1)").replace("Conv (h2, c2)", "Conv (f2, c2)")
+    body = f"""(float[1,3,16,16] x) => (float[1,7,80] out) {{{trunk}{decoded_boxes()}
+    {flat("k", 3)}
+    ks = Sigmoid (k)
+    out = Concat <axis=1> (box, ks)
+}}"""
+    return saved(folder / "chained.onnx", body, **used(body, **placing()))
 
 
 def yolov5(folder: Path) -> Path:

@@ -134,6 +134,12 @@ def test_the_layer_is_the_level_that_the_box_came_from(ex, row, layer):
     assert "level that the explained box came from, of 2" in e.maps[0].reason
 
 
+@pytest.mark.parametrize(("row", "layer"), [(3, "f1"), (63, "f1"), (64, "f2"), (79, "f2")])
+def test_of_levels_that_are_made_of_each_other_the_boxs_own_is_taken(tmp_path, row, layer):
+    ex = Explainer(detectors.chained(tmp_path), preprocess="unit")
+    assert ex.explain_tensor(picture(), Box(2, index=row))[0].layer == layer
+
+
 def test_a_named_layer_is_kept(tmp_path):
     (e,) = Explainer(detectors.yolox(tmp_path), preprocess="unit", target_layer="h1").explain_tensor(
         picture(), "box:#70"

@@ -47,8 +47,9 @@ def log_softmax(z):
     return z - z.max() - np.log(np.exp(z - z.max()).sum())
 
 
-def test_words_as_input_tell_words_as_output(tmp_path):
-    model = load_model(saved(tmp_path / "m.onnx", CAPTION, META, **WEIGHTS))
+@pytest.mark.parametrize("size", ["8,8", "H,W"])
+def test_words_as_input_tell_words_as_output(tmp_path, size):
+    model = load_model(saved(tmp_path / "m.onnx", CAPTION.replace("8,8", size), META, **WEIGHTS))
     found = find_logits(model)
     assert (found.kind, found.class_axis, found.classes) == ("tokens", 2, 6)
     assert target_layers(model, found)[0].name == "f"  # the attention of words does not hide the picture's map
