@@ -251,7 +251,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
         ),
     ),
     "pytorch_grad_cam/FinerCAM": Counterpart(
-        "gradcam",
+        "finercam",
         target=lambda c: Finer((c,), strength=1.0),
         departs=Departure(
             "weighs similar classes by their probabilities, through which the gradient goes too",
@@ -282,7 +282,11 @@ COUNTERPARTS: dict[str, Counterpart] = {
         "dff",
         relation="scales",
         direct=_factors,
-        departs=Departure("subtracts each channel's smallest value first", "the rectified activations are factorised"),
+        departs=Departure(
+            "subtracts each channel's smallest value first",
+            "the rectified activations are factorised",
+            ("densenet121",),
+        ),
     ),
     "pytorch_grad_cam/GuidedBackpropReLUModel": Counterpart("guided_backprop", departs=_RECTIFIERS),
     "torchcam/CAM": Counterpart("cam"),
@@ -293,7 +297,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
     ),
     "torchcam/XGradCAM": Counterpart("xgradcam"),
     "torchcam/LayerCAM": Counterpart("layercam"),
-    "torchcam/FinerCAM": Counterpart("gradcam", target=lambda c: Finer((c,))),
+    "torchcam/FinerCAM": Counterpart("finercam"),
     "torchcam/LeGrad": Counterpart("legrad", lambda q: {"blocks": q.options["blocks"]}),
     "torchcam/SmoothGradCAMpp": Counterpart(
         "smooth_gradcampp",

@@ -239,7 +239,7 @@ class Explainer:
             answers, _ = self._run(x, target, others, Plan(wrt=tuple(layer.value for layer in self.levels)))
         except GradientError:
             return self
-        own = [layer for layer in self.levels[::-1] if np.any(answers[f"G/{layer.value}"])]
+        own = [layer for layer in self.levels if np.any(answers[f"G/{layer.value}"])]
         if not own:
             return self
         one = copy(self)

@@ -13,6 +13,7 @@ from onnxcam.graph.classifier import find_classifier
 from onnxcam.graph.inspect import Logits, is_map, target_layers
 from onnxcam.graph.names import find_value
 from onnxcam.graph.paths import first_float, float_path
+from onnxcam.graph.surgery import TURNED
 from onnxcam.graph.tokens import Tokens, find_grids
 from onnxcam.model import Layout, Model
 
@@ -66,7 +67,7 @@ def best_layer(model: Model, logits: Logits, method: str) -> TargetLayer:
             "with target_layer, or use a method that needs none"
         )
     best = candidates[0]
-    return TargetLayer(best.name, best.name, best.layout, f"chosen: {best.reason}")
+    return TargetLayer(best.name, _read_as(best.name, best.layout), best.layout, f"chosen: {best.reason}")
 
 
 def levels(model: Model, logits: Logits) -> tuple[TargetLayer, ...]:
@@ -99,7 +100,13 @@ def named_layer(model: Model, logits: Logits, name: str) -> TargetLayer:
             f"what the patches hold at layer {name!r} does not reach {of.name}: behind it only the class token is "
             f"read, so that the map would be blank.{better}"
         )
-    return TargetLayer(name, str(value.name), grids.layouts[id(value)], "named by the caller")
+    layout = grids.layouts[id(value)]
+    return TargetLayer(name, _read_as(str(value.name), layout), layout, "named by the caller")
+
+
+def _read_as(name: str, layout: Layout | Tokens) -> str:
+    """The value to read: a layer (T, N, D) is read as (N, T, D)."""
+    return f"{TURNED}{name}" if isinstance(layout, Tokens) and layout.turned else name
 
 
 def classifier_layer(model: Model, logits: Logits, name: str, method: str) -> TargetLayer:

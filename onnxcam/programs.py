@@ -16,7 +16,7 @@ from onnxcam.graph import symbolic as xp
 from onnxcam.graph.attention import Attention, find_attention, write_block_scores, written_out
 from onnxcam.graph.inspect import Logits
 from onnxcam.graph.paths import FLOATS, first_float, float_path
-from onnxcam.graph.surgery import expose, make_batch_dynamic, splice
+from onnxcam.graph.surgery import TURNED, expose, make_batch_dynamic, splice, turn
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.model import Model
 from onnxcam.runtime import Array, Session
@@ -149,7 +149,9 @@ class Programs:
         return self.built[key]
 
     def _build(self, target: Target, plan: Plan, feeds: Callable[[], Mapping[str, Array]]) -> Program:
-        edited = splice(self.model, plan.start, FEATURES) if plan.start else self.model.clone()
+        names = dict.fromkeys((*plan.read, *plan.wrt, plan.start))
+        edited = turn(self.model, [n for n in names if n.startswith(TURNED)])
+        edited = splice(edited, plan.start, FEATURES) if plan.start else edited
         edited = written_out(edited) if plan.attention else edited
         writer = Writer(edited.graph, edited.opset)
         named, walk = self._write(edited, writer, target, plan)

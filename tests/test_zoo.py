@@ -119,7 +119,7 @@ def test_names_with_and_without_prefix_are_one_file() -> None:
 
 
 def test_unknown_name_offers_the_nearest() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown zoo model 'shape-cnn'; did you mean 'shapes-cnn'\?"):
+    with pytest.raises(UnknownNameError, match=r"unknown zoo model 'shape-cnn'; did you mean 'shapes-cnn'"):
         zoo.locate("zoo:shape-cnn")
     with pytest.raises(UnknownNameError, match="known: shapes-cnn"):
         zoo.samples("resnet50")

@@ -34,6 +34,7 @@ class ViT:
         fused: the operator Attention (opset 23) instead of its parts.
         plain_norm: LayerNormalization in parts.
         permute: a fixed order of the patches' tokens.
+        turned: blocks work on (T, N, D), heads lie in the batch axis.
     """
 
     before: int = 1
@@ -44,6 +45,7 @@ class ViT:
     fused: bool = False
     plain_norm: bool = False
     permute: tuple[int, ...] = ()
+    turned: bool = False
     seed: int = 0
     weights: dict[str, Array] = field(default_factory=dict)
 
@@ -74,8 +76,10 @@ class ViT:
         self._nodes: list[onnx.NodeProto] = []
         self._arrays: dict[str, Array] = dict(self.weights)
         x = self._tokens()
+        x = self._op("Transpose", x, perm=[1, 0, 2]) if self.turned else x
         for k in range(self.blocks):
             x = self._block(x, k)
+        x = self._op("Transpose", x, perm=[1, 0, 2]) if self.turned else x
         x = self._norm(x, "scale", "shift", "norm")
         self._head(x)
         size = [self.batch, 3, *self.size]
@@ -118,6 +122,9 @@ class ViT:
         return self._op("Add", self._op("Mul", unit, scale), shift, to=to)
 
     def _by_head(self, x: str) -> str:
+        if self.turned:
+            split = self._op("Reshape", x, self._ints(0, -1, DIM // HEADS))
+            return self._op("Transpose", split, perm=[1, 0, 2])
         split = self._op("Reshape", x, self._ints(0, -1, HEADS, DIM // HEADS))
         return self._op("Transpose", split, perm=[0, 2, 1, 3])
 
@@ -128,7 +135,8 @@ class ViT:
         self._nodes.append(helper.make_node("Split", [joint], names, num_outputs=3, axis=-1))
         q, key, v = map(self._by_head, names)
         mixed = self._op("Attention", q, key, v) if self.fused else self._attend(q, key, v, f"{k}.P")
-        back = self._op("Reshape", self._op("Transpose", mixed, perm=[0, 2, 1, 3]), self._ints(0, -1, DIM))
+        moved = self._op("Transpose", mixed, perm=[1, 0, 2] if self.turned else [0, 2, 1, 3])
+        back = self._op("Reshape", moved, self._ints(0, -1, DIM))
         x = self._op("Add", x, self._op("MatMul", back, f"{k}.out"))
         normed = self._norm(x, f"{k}.scale2", f"{k}.shift2", f"{k}.norm2")
         hidden = self._op("Relu", self._op("MatMul", normed, f"{k}.up"))
@@ -136,7 +144,7 @@ class ViT:
 
     def _attend(self, q: str, key: str, v: str, to: str) -> str:
         self._arrays["root"] = np.float32(math.sqrt(DIM // HEADS))
-        scores = self._op("MatMul", q, self._op("Transpose", key, perm=[0, 1, 3, 2]))
+        scores = self._op("MatMul", q, self._op("Transpose", key, perm=[0, 2, 1] if self.turned else [0, 1, 3, 2]))
         return self._op("MatMul", self._op("Softmax", self._op("Div", scores, "root"), to=to, axis=-1), v)
 
     def _head(self, x: str) -> None:

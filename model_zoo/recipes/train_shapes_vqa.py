@@ -1,6 +1,6 @@
 """Train shapes-vqa on rendered scenes and write it as ONNX (opset 17).
 
-    python train_shapes_vqa.py [--out ../shapes-vqa.onnx] [--scenes 12000] [--epochs 4] [--threads 1]
+    python train_shapes_vqa.py [--out ../shapes-vqa.onnx] [--scenes 12000] [--epochs 6] [--threads 1]
 
 Visual question answering: "is there a red star?" Every place of the image tower's last map is compared with the
 question on its own (the question scales the channels and, after a mixing, shifts them, after FiLM: Perez et al. 2018),
@@ -199,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE.parent / "shapes-vqa.onnx")
     parser.add_argument("--scenes", type=int, default=12_000)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

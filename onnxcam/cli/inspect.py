@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxcam.model import Model
 
 _SHOWN = 8
+_KINDS = {"classes": "classes", "dense": "classes per pixel", "boxes": "classes per box", "tokens": "words per step"}
 _NO_LAYER = "none: no spatial map between image and logits; saliency and guided_backprop need none"
 
 
@@ -103,7 +104,8 @@ def _show(facts: dict[str, Any]) -> None:
         ("input", f"{image['name']}: {image['dtype']} {image['layout']}, {image['channels']} channels, {size}, batch "
                   f"{image['batch'] or 'any'}; {image['reason']}"),
         ("outputs", ", ".join(f"{o['name']} {o['dtype']} {_dims(o['shape'])}" for o in facts["outputs"])),
-        ("logits", f"{logits['name']}: {logits['classes'] or 'any number of'} {logits['kind']}; {logits['reason']}"),
+        ("logits", f"{logits['name']}: {logits['classes'] or 'any number of'} {_KINDS[logits['kind']]}; "
+                   f"{logits['reason']}"),
         ("activations", f"{sites['sites']}, of them {sites['rectifiers']} rectifiers (guided methods change these)"),
         ("preprocess", facts["preprocess"]["reason"]),
         ("target layer", "{name}; {reason}".format(**facts["layers"][0]) if facts["layers"] else _NO_LAYER),

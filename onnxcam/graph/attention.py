@@ -30,10 +30,11 @@ class Attention:
 
     Attributes:
         maps: the attention probabilities of each block, (N, heads, T, T) or (N * heads, T, T), first block first.
-        ends: what each block hands to the next, a residual sum (N, T, D).
+        ends: what each block hands to the next, a residual sum (N, T, D) or (T, N, D).
         tokens: how the T keys fold to the picture.
         reads: which tokens the head reads.
         pool: the probabilities of an attention pool in the head, (N, heads, Q, T); "" where there is none.
+        axis: where the tokens lie in ``ends``.
     """
 
     maps: tuple[str, ...]
@@ -41,6 +42,7 @@ class Attention:
     tokens: Tokens
     reads: tuple[int, ...]
     pool: str = ""
+    axis: int = 1
 
 
 # The operator Attention, written out
@@ -142,9 +144,12 @@ def find_attention(model: Model, logits: Logits) -> Attention | str:
     ends = _ends(path, nodes, grids, cuts(path, image))
     if not ends:
         return "its blocks do not end in sums of tokens (N, T, D)"
-    reads = tokens_read(model, path, ends[-1], tokens)
+    last = grids.layouts[id(ends[-1])]
+    axis = 0 if isinstance(last, Tokens) and last.turned else 1
+    reads = tokens_read(model, path, ends[-1], grids.places[id(ends[-1])].shape)
     pool = str(_weights(pools[0]).name) if pools else ""
-    return Attention(tuple(str(_weights(n).name) for n in nodes), tuple(str(v.name) for v in ends), tokens, reads, pool)
+    maps = tuple(str(_weights(n).name) for n in nodes)
+    return Attention(maps, tuple(str(v.name) for v in ends), tokens, reads, pool, axis)
 
 
 def _weights(node: ir.Node) -> ir.Value:
@@ -197,19 +202,24 @@ def _ends(
     return ends if len(ends) == len(nodes) and len(same) == 1 else []
 
 
-def tokens_read(model: Model, path: Sequence[ir.Node], last: ir.Value, tokens: Tokens) -> tuple[int, ...]:
-    """Which of the tokens (N, T, D) that the last block gives the head reads: those that get to where tokens end."""
-    behind = path[path.index(last.producer()) + 1 :] if last.producer() in path else []
-    count = tokens.before + tokens.height * tokens.width + tokens.after
-    width = dims_of(last)[-1]
-    marks = np.broadcast_to(np.arange(count)[None, :, None] + 0j, (1, count, width if isinstance(width, int) else 1))
+def tokens_read(model: Model, path: Sequence[ir.Node], last: ir.Value, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Which of the tokens that the last block gives the head reads: those that get to where tokens end.
+
+    Args:
+        model: the model.
+        path: from image to logits.
+        last: what the last block gives.
+        size: its shape for one picture, (1, T, D) or (T, 1, D).
+    """
+    behind = path[[last in n.outputs for n in path].index(True) + 1 :]
+    labels = np.arange(size[0] * size[1]).reshape(*size[:2], 1)
+    marks = np.broadcast_to(labels + 0j, size)
     found = follow(model, behind, last, marks)
     pure, read = {id(last)}, set[int]()
     for node in behind:
-        labels = [_labels(found[id(v)]) for v in node.inputs if v is not None and id(v) in pure]
-        if not labels:
+        whole = set[int]().union(*(_labels(found[id(v)]) for v in node.inputs if v is not None and id(v) in pure))
+        if not whole:
             continue
-        whole = set[int]().union(*labels)
         kept = set[int]().union(*(_labels(found[id(v)]) for v in node.outputs if id(v) in found))
         if is_move(node) or kept == whole:
             pure.update(id(v) for v in node.outputs)
@@ -241,11 +251,16 @@ def write_block_scores(
     written = []
     for name, end in zip(attention.maps, ends, strict=True):
         tokens = writer.tensor(end)
-        mean = tokens if attention.pool else xp.expand_like(xp.mean(tokens, axis=1, keepdims=True), tokens)
+        mean = tokens if attention.pool else _spread_mean(tokens, attention.axis)
         copies = _copied(writer, head, {id(ends[-1]): mean.value})
         at = copies[id(model.values[attention.pool])] if attention.pool else model.values[name]
         written.append((copies[id(model.values[logits])], at))
     return written
+
+
+def _spread_mean(tokens: Tensor, axis: int) -> Tensor:
+    """The mean of the tokens in the place of each."""
+    return xp.expand_like(xp.mean(tokens, axis=axis, keepdims=True), tokens)
 
 
 def _between(model: Model, start: ir.Value, end: ir.Value) -> list[ir.Node]:

@@ -135,6 +135,33 @@ def _free_reshape(graph: ir.Graph, node: ir.Node) -> None:
     node.replace_input_with(1, value)
 
 
+TURNED = "onnxcam/turned/"  # and a value's name: its first two axes are exchanged
+
+
+def turn(model: Model, names: Sequence[str]) -> Model:
+    """Put values (N, T, D), called ``TURNED`` and the name, in the way of values (T, N, D).
+
+    Raises:
+        UnknownNameError: no such value.
+    """
+    edited = model.clone()
+    for name in names:
+        value = find_value(edited, name.removeprefix(TURNED))
+        dims = dims_of(value)
+        here = ir.node("Transpose", [value], {"perm": [1, 0, 2]}, name=name)
+        back = ir.node("Transpose", [here.outputs[0]], {"perm": [1, 0, 2]}, name=f"{name}/back")
+        here.outputs[0].name, back.outputs[0].name = name, f"{name}/back"
+        for made, shape in ((here, (dims[1], dims[0], dims[2])), (back, dims)):
+            made.outputs[0].type, made.outputs[0].shape = value.type, ir.Shape(shape)
+        readers = [(node, k) for node in value.consumers() for k, v in enumerate(node.inputs) if v is value]
+        producer = value.producer()
+        assert producer is not None
+        edited.graph.insert_after(producer, [here, back])
+        for node, k in readers:
+            node.replace_input_with(k, back.outputs[0])
+    return edited
+
+
 def splice(model: Model, name: str, given: str) -> Model:
     """Replace a value by a new input ``given`` of its type and shape; what only led to it is left out.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ class Tokens:
         before: tokens in front of the patches.
         after: tokens behind them.
         order: the token of each patch, row by row, where they lie in another order; else ().
+        turned: the value is (T, N, D), as attention modules that take the batch second have it.
     """
 
     height: int
@@ -36,6 +37,7 @@ class Tokens:
     before: int = 0
     after: int = 0
     order: tuple[int, ...] = ()
+    turned: bool = False
 
     @property
     def index(self) -> npt.NDArray[np.int64]:
@@ -44,7 +46,8 @@ class Tokens:
 
     def __str__(self) -> str:
         extra = [f" {where} {n}" for where, n in (("behind", self.before), ("before", self.after)) if n]
-        return f"{self.height}x{self.width} tokens{' and'.join(extra)}{' in an order of their own' * bool(self.order)}"
+        odd = [" in an order of their own"] * bool(self.order) + [" (T, N, D)"] * self.turned
+        return f"{self.height}x{self.width} tokens{' and'.join(extra)}{''.join(odd)}"
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,11 @@ def _has_tokens(path: Sequence[ir.Node]) -> bool:
 
 
 def layout_of(a: Complex) -> Layout | Tokens | None:
-    """The layout of a value from the places of its elements, (1, T, D), (1, C, h, w) or (1, h, w, C)."""
+    """The layout of a value from its places, (1, T, D), (T, 1, D), (1, C, h, w) or (1, h, w, C)."""
     small = thin(a)
-    if a.ndim == 3 and a.shape[0] == 1 and small.shape[2] == 1:
-        return tokens_of(np.broadcast_to(small, (1, a.shape[1], 1)).reshape(-1))
+    if a.ndim == 3 and 1 in a.shape[:2] and small.shape[2] == 1:
+        found = tokens_of(np.broadcast_to(small, (*a.shape[:2], 1)).reshape(-1))
+        return replace(found, turned=a.shape[0] > 1) if found else None
     if a.ndim != 4 or a.shape[0] != 1:
         return None
     for layout, axis in (("NCHW", 1), ("NHWC", 3)):
@@ -138,7 +142,7 @@ def tokens_of(marks: Complex) -> Tokens | None:
     found = regridded(marks[patches])
     height, width = int(found.real.max()) + 1, int(found.imag.max()) + 1
     order = np.lexsort((found.imag, found.real))
-    if len(patches) != height * width or not np.array_equal(found[order], raster(height, width).reshape(-1)):
+    if not np.array_equal(found[order], raster(height, width).reshape(-1)):
         return None
     before, after = int(patches[0]), len(marks) - 1 - int(patches[-1])
     index = tuple(int(k) for k in patches[order])

@@ -182,6 +182,8 @@ class _Seen:
     def warnings(self, row: int, index: int) -> list[str]:
         """What makes a choice doubtful."""
         found = []
+        if self.selection is not None and self.scores.shape[1] == 1:
+            found.append("the graph suppresses the boxes of all classes together, so that it does not tell the class")
         if index == self.background:
             found.append(f"class {index} wins in most boxes: it stands for the background")
         if 0 <= (score := float(self.scores[row, index])) < _FAINT:

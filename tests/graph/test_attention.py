@@ -31,6 +31,7 @@ def found(folder, proto):
         ({"before": 1, "pool": "mean"}, (1, 2, 3, 4, 5, 6), ""),
         ({"before": 0, "pool": "map"}, (0, 1, 2, 3, 4, 5), "pool.P"),
         ({"plain_norm": True, "batch": 1}, (0,), ""),
+        ({"turned": True}, (0,), ""),
     ],
 )
 def test_the_maps_of_all_blocks_and_the_tokens_that_the_head_reads(tmp_path, options, reads, pool):

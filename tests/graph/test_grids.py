@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import write
+from graphs import load
 from transformers import GRID, ViT, picture, windows
 
 from onnxcam.errors import OptionError
@@ -45,12 +46,13 @@ def grids(model: Model):
         ({"batch": 1}, "1.norm", "2x3 tokens behind 1"),
         ({"fused": True}, "1.norm", "2x3 tokens behind 1"),
         ({"blocks": 3}, "2.norm", "2x3 tokens behind 1"),
+        ({"turned": True}, "1.norm", "2x3 tokens behind 1 (T, N, D)"),
     ],
 )
 def test_the_last_tokens_whose_patches_reach_the_score(tmp_path, options, name, layout):
     found = layers(opened(tmp_path, ViT(**options).proto()))
     assert (name, layout) in found[:2]  # a mean is taken of a Slice of them
-    assert ("tokens", layout) in found
+    assert ("tokens", layout.removesuffix(" (T, N, D)")) in found
     assert found[-1] == ("patches", "NCHW")
 
 
@@ -138,6 +140,28 @@ def test_windows_are_no_layer_and_merged_maps_are(tmp_path):
     np.testing.assert_array_equal(found.places[id(model.values["merged"])][0, :, :, 0], raster(2, 3))
     with pytest.raises(OptionError, match="whole grid of tokens"):
         named_layer(model, find_logits(model), "windows")
+
+
+def test_attention_over_columns_lies_where_its_queries_lie(tmp_path):
+    """v p', with tokens along the last axis: channels-first networks have it so, and without a residual sum."""
+    body = """(float[N,3,8,12] image) => (float[N,5] logits) {
+        a = Conv <strides = [4,4]> (image, w)
+        k = Constant <value_ints = [0, 4, -1]> ()
+        t = Reshape (a, k)
+        u = Transpose <perm = [0,2,1]> (t)
+        s = MatMul (u, t)
+        p = Softmax <axis = -1> (s)
+        turned = Transpose <perm = [0,2,1]> (p)
+        b = MatMul (t, turned)
+        c = Constant <value_ints = [0, 4, 2, 3]> ()
+        map = Reshape (b, c)
+        pooled = GlobalAveragePool (map)
+        f = Flatten (pooled)
+        logits = Gemm <transB = 1> (f, v)
+    }"""
+    model = load(tmp_path, body, w=(4, 3, 4, 4), v=(5, 4))
+    assert layers(model)[0] == ("map", "NCHW")
+    np.testing.assert_array_equal(grids(model).places[id(model.values["map"])][0, 0], raster(2, 3))
 
 
 # Marks
