@@ -1,8 +1,8 @@
 """Where the evidence for a box or a segment lies: the share of the map's energy inside a box drawn by hand.
 
 ``python -m benchmarks.detectors ZOO`` prints, for detectors and a segmenter of other people (ZOO is their folder, see
-ONNXCAM_REAL_ZOO), the share of the heatmap inside the box, the box's share of the picture, and how many times the one is
-the other. The boxes (x0, y0, x1, y1, in pixels of the photo) are drawn by eye.
+ONNXCAM_REAL_ZOO), the share of the heatmap inside the box, the box's share of the picture, and how many times the one
+is the other. The boxes (x0, y0, x1, y1, in pixels of the photo) are drawn by eye.
 """
 
 from __future__ import annotations

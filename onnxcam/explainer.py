@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxcam.core import eigen, maps
+from onnxcam.core import maps
 from onnxcam.core.localize import Placement
 from onnxcam.errors import GradientError, OptionError, UnknownNameError
 from onnxcam.explanation import Explanation
+from onnxcam.finding import SMOOTHINGS, Finder
 from onnxcam.gradients import ENGINES
 from onnxcam.graph.attention import find_attention, written_out
 from onnxcam.graph.inspect import Logits, find_logits
-from onnxcam.graph.paths import first_float
 from onnxcam.image import Preprocess, as_image
 from onnxcam.inputs import Given, given_inputs, vocabulary
 from onnxcam.labels import find_labels
@@ -29,15 +29,13 @@ from onnxcam.methods import Method, find_method
 from onnxcam.model import Model
 from onnxcam.offers import offered
 from onnxcam.opening import choose_preprocess, input_spec, opened
-from onnxcam.probe import ModelProbe, Progress
-from onnxcam.programs import Plan, Program, Programs, repeated
-from onnxcam.record import Raw, Recorder, Shaping, provenance
+from onnxcam.probe import Progress
+from onnxcam.programs import Plan, Programs, repeated
+from onnxcam.record import Recorder, Shaping, provenance
 from onnxcam.runtime import Array, Session
 from onnxcam.targets import Box, Region, Target, as_target, split_output
 
 TargetLike = int | str | Target | None
-SMOOTHINGS = ("aug", "eigen")
-_BRIGHTNESS = (1.0, 0.9, 1.1)
 
 
 class Explainer:
@@ -236,7 +234,7 @@ class Explainer:
         if len(self.levels) < 2:
             return self
         try:
-            answers, _ = self._run(x, target, others, Plan(wrt=tuple(layer.value for layer in self.levels)))
+            answers, _ = self.programs.run(x, target, others, Plan(wrt=tuple(layer.value for layer in self.levels)))
         except GradientError:
             return self
         own = [layer for layer in self.levels if np.any(answers[f"G/{layer.value}"])]
@@ -248,10 +246,9 @@ class Explainer:
         return one
 
     def _recorded(self, x: Array, chosen: Target, others: Mapping[str, Array]) -> list[Explanation]:
+        finder = Finder(self.programs, self.method, self.layers, self.options, self.smooth, self.batch, self.progress)
         try:
-            raw = self._find(x, chosen, others)
-            if "aug" in self.smooth:
-                raw = self._averaged(raw, x, chosen, others)
+            raw = finder.find(x, chosen, others)
         except GradientError as error:
             raise GradientError(f"{error}\n{offered(self.model, self.logits)}") from error
         whence = provenance(self.model, self.logits.name)
@@ -277,114 +274,6 @@ class Explainer:
         together = self.explain_tensor(x) if targets is None else None
         found = together or [self.explain_tensor(x[k : k + 1], t)[0] for k, t in enumerate(each)]
         return np.stack([e.heatmap[None] if e.attribution is None else e.attribution for e in found])
-
-    def _find(self, x: Array, target: Target, others: Mapping[str, Array]) -> Raw:
-        return (self._by_procedure if self.method.procedure else self._at_once)(x, target, others)
-
-    def _averaged(self, raw: Raw, x: Array, target: Target, others: Mapping[str, Array]) -> Raw:
-        """With the maps of further views, mirrored back: pytorch-grad-cam's test-time augmentation."""
-        rest, views, pixels = repeated(others, len(x)), list[list[Array]](), list[list[Array]]()
-        across = 2 if self.model.image_input.layout == "NHWC" else 3
-        for flipped, factor in [(f, b) for f in (False, True) for b in _BRIGHTNESS][1:]:
-            seen = _scaled(np.flip(x, across) if flipped else x, factor)
-            each = [
-                self._find(seen[k : k + 1], target.fixed(int(c)), {n: a[k : k + 1] for n, a in rest.items()})
-                for k, c in enumerate(raw.answers["class_index"])
-            ]
-            step = -1 if flipped else 1
-            cams = [np.concatenate(cam)[..., ::step] for cam in zip(*(r.cams for r in each), strict=True)]
-            pixels.append([r.signed[..., ::step] for r in each if r.signed is not None])
-            views.append(cams)
-        if raw.signed is None:
-            return replace(raw, more=views)
-        return replace(raw, signed=np.mean([raw.signed, *map(np.concatenate, pixels)], axis=0), more=views)
-
-    # Methods of one run
-
-    def _at_once(self, x: Array, target: Target, others: Mapping[str, Array]) -> Raw:
-        values = tuple(dict.fromkeys(layer.value for layer in self.layers))
-        wrt = tuple(dict.fromkeys(layer.pooled or layer.value for layer in self.layers))
-        needs = self.method.needs
-        pixels = first_float(self.model.values[self.model.image_input.name]) if self.method.pixels else None
-        read = values if pixels is None or pixels.is_graph_input() else (*values, str(pixels.name))
-        plan = Plan(read, wrt if "gradient" in needs else (), wrt if "curvature" in needs else (), self.method.relu)
-        answers, program = self._run(x, target, others, plan)
-        answers = {k: v if v.dtype.kind == "i" else _float32(v) for k, v in answers.items()}
-        cams = [self._cam(answers, layer) for layer in self.layers]
-        image = x if read == values else answers[f"A/{read[-1]}"]
-        signed = self._signed(answers["pixels"], image) if self.method.relu is not None else None
-        return Raw(answers, cams, signed, program.walk, program.untouched is not None)
-
-    def _run(
-        self, x: Array, target: Target, others: Mapping[str, Array], plan: Plan, programs: Programs | None = None
-    ) -> tuple[dict[str, Array], Program]:
-        """The answers for any number of samples; a fixed batch axis is filled up, and the filling dropped."""
-        programs = programs or self.programs
-        fixed = programs.model.image_input.batch
-        size = len(x) if fixed is None else fixed
-        rest = repeated(others, len(x))
-        padded = np.concatenate([x, np.repeat(x[-1:], -len(x) % size, axis=0)])
-        rest = {n: np.concatenate([a, np.repeat(a[-1:], len(padded) - len(a), axis=0)]) for n, a in rest.items()}
-        parts = [
-            {self.model.image_input.name: padded[k : k + size], **target.feeds(size)}
-            | {n: a[k : k + size] for n, a in rest.items()}
-            for k in range(0, len(padded), size)
-        ]
-        program = programs.get(target, plan, lambda: parts[0])
-        found = [program.run(part) for part in parts]
-        whole = [{k: np.repeat(a, size, axis=0) if len(a) == 1 < size else a for k, a in f.items()} for f in found]
-        return {k: np.concatenate([f[k] for f in whole])[: len(x)] for k in whole[0]}, program
-
-    def _cam(self, answers: Mapping[str, Array], layer: TargetLayer) -> Array:
-        assert self.method.terms is not None
-        A = layer.fold(answers[f"A/{layer.value}"])
-        extra = [answers[f"{kind}/{layer.pooled or layer.value}"] for kind in "GH" if self._wants(kind)]
-        if layer.pooled:
-            extra = [np.broadcast_to(e, (len(A), *e.shape[1:])).reshape(len(A), -1, 1, 1) for e in extra]
-        else:
-            extra = [layer.fold(np.broadcast_to(e, answers[f"A/{layer.value}"].shape)) for e in extra]
-        return _float32(eigen.join(self.method.terms(np, A, *extra), self._join()))
-
-    def _join(self) -> str:
-        return "eigen" if "eigen" in self.smooth else self.method.join
-
-    def _wants(self, kind: str) -> bool:
-        return {"G": "gradient", "H": "curvature"}[kind] in self.method.needs
-
-    def _signed(self, gradient: Array, x: Array) -> Array:
-        """The attribution as (N, C, H, W)."""
-        found = self._nchw(gradient)
-        if self.method.pixels is None:
-            return found
-        return _float32(self.method.pixels(np, found, self._nchw(x).astype(np.float32)))
-
-    def _nchw(self, a: Array) -> Array:
-        channels, layout = self.model.image_input.channels, self.model.image_input.layout
-        last = a.shape[-1] == channels and (a.shape[1] != channels or layout == "NHWC")
-        return np.ascontiguousarray(np.moveaxis(a, 3, 1)) if last else a
-
-    # Methods of many runs
-
-    def _by_procedure(self, x: Array, target: Target, others: Mapping[str, Array]) -> Raw:
-        plan = Plan() if self.programs.quantised else Plan(tuple(layer.value for layer in self.layers))
-        answers, _ = self._run(x, target, others, plan, self.programs.many)
-        answers = {k: v if v.dtype.kind == "i" else _float32(v) for k, v in answers.items()}
-        rest = repeated(others, len(x))
-        found = [
-            self._one_procedure(x[k : k + 1], target.fixed(int(index)), {n: a[k : k + 1] for n, a in rest.items()})
-            for k, index in enumerate(answers["class_index"])
-        ]
-        stacked = [_float32(np.stack(maps_of)) for maps_of in zip(*found, strict=True)]
-        return Raw(answers, [], stacked[0]) if self.method.gives == "pixels" else Raw(answers, stacked)
-
-    def _one_procedure(self, x: Array, target: Target, others: Mapping[str, Array]) -> list[Array]:
-        """The raw maps of one sample, one per layer."""
-        assert self.method.procedure is not None
-        probes = [
-            ModelProbe(self.programs, x, target, layer, others, self.batch, self.progress)
-            for layer in (self.layers or (None,))
-        ]
-        return [self.method.procedure(probe, **self.options) for probe in probes]
 
     # Checks
 
@@ -445,19 +334,7 @@ def _smoothings(given: str | Sequence[str], method: Method) -> tuple[str, ...]:
     return names
 
 
-def _scaled(x: Array, factor: float) -> Array:
-    """Brighter or darker, in the input's own type."""
-    if x.dtype.kind == "f":
-        return np.asarray(x * factor, x.dtype)
-    limits = np.iinfo(x.dtype)
-    return np.clip(np.rint(x * factor), limits.min, limits.max).astype(x.dtype)
-
-
 def _one_of(kind: str, given: str, known: Sequence[str]) -> str:
     if given not in known:
         raise UnknownNameError.of(kind, given, known)
     return given
-
-
-def _float32(a: Array) -> Array:
-    return np.ascontiguousarray(a, dtype=np.float32)

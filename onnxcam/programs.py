@@ -148,6 +148,25 @@ class Programs:
         self.built[key] = self._build(target, plan, feeds)
         return self.built[key]
 
+    def run(
+        self, x: Array, target: Target, others: Mapping[str, Array], plan: Plan
+    ) -> tuple[dict[str, Array], Program]:
+        """The answers for any number of samples; a fixed batch axis is filled up, and the filling dropped."""
+        fixed = self.model.image_input.batch
+        size = len(x) if fixed is None else fixed
+        rest = repeated(others, len(x))
+        padded = np.concatenate([x, np.repeat(x[-1:], -len(x) % size, axis=0)])
+        rest = {n: np.concatenate([a, np.repeat(a[-1:], len(padded) - len(a), axis=0)]) for n, a in rest.items()}
+        parts = [
+            {self.model.image_input.name: padded[k : k + size], **target.feeds(size)}
+            | {n: a[k : k + size] for n, a in rest.items()}
+            for k in range(0, len(padded), size)
+        ]
+        program = self.get(target, plan, lambda: parts[0])
+        found = [program.run(part) for part in parts]
+        whole = [{k: np.repeat(a, size, axis=0) if len(a) == 1 < size else a for k, a in f.items()} for f in found]
+        return {k: np.concatenate([f[k] for f in whole])[: len(x)] for k in whole[0]}, program
+
     def _build(self, target: Target, plan: Plan, feeds: Callable[[], Mapping[str, Array]]) -> Program:
         names = dict.fromkeys((*plan.read, *plan.wrt, plan.start))
         edited = turn(self.model, [n for n in names if n.startswith(TURNED)])

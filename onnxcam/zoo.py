@@ -71,7 +71,8 @@ def root() -> Path:
 
 
 def _entry(row: dict[str, Any]) -> ZooModel:
-    return ZooModel(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    return ZooModel(**fields)
 
 
 def models() -> dict[str, ZooModel]:

@@ -237,11 +237,9 @@ class Placement:
         return np.logical_and.outer(down, across)
 
     def point_to_input(self, x: float, y: float) -> tuple[float, float]:
-        """A point (x, y) in pixels of the picture, in pixels of the model's input; outside of it where it is cut off."""
-        down, across = (
-            at * resized / source - offset for at, (source, resized, offset, _) in zip((y, x), self._axes(), strict=True)
-        )
-        return across, down
+        """A point (x, y) in pixels of the picture, in pixels of the model's input; beyond it where it is cut off."""
+        (height, tall, top, _), (width, wide, left, _) = self._axes()
+        return x * wide / width - left, y * tall / height - top
 
     def box_to_image(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
         """Bring a box (x0, y0, x1, y1) in pixels of the model's input to pixels of the picture, clipped to it."""

@@ -147,19 +147,19 @@ def turn(model: Model, names: Sequence[str]) -> Model:
     edited = model.clone()
     for name in names:
         value = find_value(edited, name.removeprefix(TURNED))
+        readers = [(node, k) for node in value.consumers() for k, v in enumerate(node.inputs) if v is value]
         dims = dims_of(value)
         here = ir.node("Transpose", [value], {"perm": [1, 0, 2]}, name=name)
         back = ir.node("Transpose", [here.outputs[0]], {"perm": [1, 0, 2]}, name=f"{name}/back")
         here.outputs[0].name, back.outputs[0].name = name, f"{name}/back"
         for made, shape in ((here, (dims[1], dims[0], dims[2])), (back, dims)):
             made.outputs[0].type, made.outputs[0].shape = value.type, ir.Shape(shape)
-        readers = [(node, k) for node in value.consumers() for k, v in enumerate(node.inputs) if v is value]
         producer = value.producer()
         assert producer is not None
         edited.graph.insert_after(producer, [here, back])
         for node, k in readers:
             node.replace_input_with(k, back.outputs[0])
-    return edited
+    return replace(edited)  # which knows the new values
 
 
 def splice(model: Model, name: str, given: str) -> Model:

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from builders import NODES, classifier, png, value, weights, write
 from onnx import helper
+from transformers import ViT
 
 from onnxcam import Explainer, Explanation, explanation
 from onnxcam.methods import METHODS
@@ -86,7 +87,8 @@ def test_several_layers_are_fused_where_asked(run, model, picture, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_of_the_catalogue_runs(run, model, picture, tmp_path, method):
-    done = run("explain", model, picture, "-o", tmp_path / "out", "--method", method, "--json")
+    given = write(tmp_path / "vit.onnx", ViT().proto()) if "attention" in METHODS[method].needs else model
+    done = run("explain", given, picture, "-o", tmp_path / "out", "--method", method, "--json")
     assert (done.code, done.json[0]["method"]) == (0, method)
 
 

@@ -45,3 +45,13 @@ def test_scopes_of_the_dynamo_exporter(tmp_path):
 def test_an_unknown_name_offers_the_closest(tmp_path):
     with pytest.raises(UnknownNameError, match=r"did you mean 'block2\.1' or 'block2\.0'"):
         find_value(model(tmp_path), "block2.9")
+
+
+def test_full_names_of_modules_are_found_in_names_of_torchscript(tmp_path):
+    nodes = (
+        "/stem/Relu", "/stages/stages.1/blocks/blocks.0/norm/Add", "/stages/stages.1/blocks/blocks.1/norm/Add",
+        "/head/norm/Add", "head",
+    )  # fmt: skip
+    found = load(tmp_path, BODY, nodes=nodes)
+    names = ("stages.1.blocks.0.norm", "stages.1.blocks.1", "stages.1", "head.norm")
+    assert [find_value(found, n).name for n in names] == ["b", "c", "c", "d"]

@@ -101,7 +101,7 @@ def yolov8(folder: Path, meta: dict[str, str] | None = None) -> Path:
 
 
 def chained(folder: Path) -> Path:
-    """(1, 7, 80) as `yolov8`, but its classes come straight from the trunk, where the coarse map is made of the fine."""
+    """(1, 7, 80) as `yolov8`, its classes straight from the trunk, where the coarse map is made of the fine."""
     trunk = TRUNK.replace("Conv (h1, c1)", "Conv (f1, c1)").replace("Conv (h2, c2)", "Conv (f2, c2)")
     body = f"""(float[1,3,16,16] x) => (float[1,7,80] out) {{{trunk}{decoded_boxes()}
     {flat("k", 3)}
@@ -144,11 +144,13 @@ def ssd(folder: Path) -> Path:
     return saved(folder / "ssd.onnx", body, **used(body, **placing(), **more))
 
 
-def suppressed(folder: Path) -> Path:
-    """NonMaxSuppression inside: what comes out are the selected boxes and their scores."""
+def suppressed(folder: Path, together: bool = False) -> Path:
+    """NonMaxSuppression inside: what comes out are the selected boxes and their scores; each class apart, or not."""
+    best = "km = ReduceMax <keepdims=1> (kc, e1)\n ks = Identity (km)" if together else "ks = Identity (kc)"
     body = f"""(float[1,3,16,16] x) => (float[M,4] kept, float[M] rated, int64[M,3] chosen) {{{TRUNK}{decoded_boxes()}
     {flat("k", 3)}
-    ks = Sigmoid (k)
+    kc = Sigmoid (k)
+    {best}
     rows = Transpose <perm=[0,2,1]> (box)
     chosen = NonMaxSuppression <center_point_box=1> (rows, ks, most, iou, floor)
     two = Constant <value_ints=[2]> ()

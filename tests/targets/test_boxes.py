@@ -214,6 +214,15 @@ def test_what_is_selected_is_counted_as_the_graph_selects_it(tmp_path):
         ex.explain_tensor(picture(), f"box:#{len(chosen)}")
 
 
+def test_boxes_that_are_suppressed_whatever_their_class_do_not_tell_it(tmp_path):
+    ex = Explainer(detectors.suppressed(tmp_path, together=True), preprocess="unit")
+    kc, km = ex.programs.peek(["kc", "km"], {"x": picture()})
+    (e,) = ex.explain_tensor(picture())
+    assert told(e)["index"] == int(np.argmax(km[0, 0]))
+    assert e.score == pytest.approx(kc.max(), rel=1e-5)
+    assert any("does not tell the class" in n for n in e.notes)
+
+
 def test_a_method_of_many_runs_asks_about_the_same_box(tmp_path):
     ex = Explainer(detectors.yolox(tmp_path), preprocess="unit", method="occlusion", options={"window": 8, "stride": 8})
     (e,) = ex.explain_tensor(picture(), "box:#10")
