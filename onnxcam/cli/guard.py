@@ -29,6 +29,7 @@ def guarded(command: Callable[[], None]) -> int:
     for name in _FORWARDED:
         signal.signal(getattr(signal, name), lambda number, frame: _forward(child, number))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed once more while this process ends, it would decide the code
     return code if code >= 0 else _told(signal.Signals(-code))
 
 
