@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxcam.methods import find_method
+
 METHODS = ("gradcam", "scorecam", "rise")
 _PLAIN = "plain run"
 
@@ -31,12 +33,10 @@ def main() -> None:
         return
     plain = _measured(given.model, _PLAIN, 0)
     print(f"{_PLAIN:28s} {plain:6.0f} MB")
-    from onnxcam.methods import METHODS as rows
-
     for method in given.methods:
-        for budget in given.budget if rows[method].budget else given.budget[:1]:
+        for budget in given.budget if find_method(method).budget else given.budget[:1]:
             found = _measured(given.model, method, budget)
-            name = f"{method} ({budget})" if rows[method].budget else method
+            name = f"{method} ({budget})" if find_method(method).budget else method
             print(f"{name:28s} {found:6.0f} MB   {found - plain:+.0f}")
 
 
@@ -55,9 +55,7 @@ def peak(model: str, method: str, budget: int) -> float:
         session.run(None, {given.name: _image([d if isinstance(d, int) else 1 for d in given.shape])})
     else:
         from onnxcam import Explainer
-        from onnxcam.methods import METHODS as rows
-
-        explainer = Explainer(model, method=method, budget=budget if rows[method].budget else None)
+            explainer = Explainer(model, method=method, budget=budget if find_method(method).budget else None)
         image = explainer.model.image_input
         explainer.explain_tensor(_image([1, image.channels, image.height, image.width]), 0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -175,7 +175,8 @@ def load_model(path: str | Path | bytes) -> Model:
     """Open an ONNX image model; the file itself is only ever read.
 
     Args:
-        path: the ``.onnx`` file, or its bytes. External data must lie in its folder (a hub cache's symbolic links are followed).
+        path: the ``.onnx`` file, or its bytes. External data must lie in its folder (a hub cache's
+            symbolic links are followed).
 
     Raises:
         ModelError: missing, damaged, no opset, unknown operators, or conversion to opset 18 failed.

@@ -80,7 +80,8 @@ PAPERS: dict[str, Paper] = {
         ),
         Paper(
             "zhang2025finercam",
-            "Ziheng Zhang and Jianyang Gu and Arpita Chowdhury and Zheda Mai and David Carlyn and Tanya Berger-Wolf and "
+            "Ziheng Zhang and Jianyang Gu and Arpita Chowdhury and Zheda Mai and David Carlyn and Tanya Berger-Wolf "
+            "and "
             "Yu Su and Wei-Lun Chao",
             "Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation",
             "CVPR",

@@ -23,10 +23,10 @@ _NOISE = 4 * float(np.finfo(np.float32).eps)
 def eigen(terms: Array) -> Array:
     """The first principal component of the pixels: X v, X the centred terms (pixels, C), v its first singular vector.
 
-    Of the evidence G * A it is EigenGrad-CAM, of any CAM's terms *eigen smoothing*; both are known from
-    pytorch-grad-cam. A singular vector has no sign of its own. The one taken makes the map grow where the sum of the terms grows (a
-    positive covariance with it); where the two are unrelated, the pixel that stands out most is positive. Peers take
-    the sign that the linear algebra library happens to give, so that maps may come out inverted.
+    Of the evidence G * A it is EigenGrad-CAM, of any CAM's terms *eigen smoothing*; both are known from pytorch-
+    grad-cam. A singular vector has no sign of its own. The one taken makes the map grow where the sum of the terms
+    grows (a positive covariance with it); where the two are unrelated, the pixel that stands out most is positive.
+    Peers take the sign that the linear algebra library happens to give, so that maps may come out inverted.
 
     Args:
         terms: (N, C, h, w).

@@ -239,11 +239,12 @@ def normalize(xp: Any, maps: Array, kind: str = "max") -> Array:
     """Bring each map to [0, 1], sample by sample over its last two axes.
 
     ``"max"``: ``relu(x) / max(x)``, so 0 stays "no evidence". ``"minmax"``: ``(x - min) / (max - min)``.
-    ``"percentile"``: ``relu(x) / p``, at most 1, with p the 99th percentile of ``relu(x)`` (its maximum where that is 0),
-    so that a few bright pixels do not darken the rest; NumPy alone. ``"none"``: unchanged. There is no epsilon: a map that peaks at 1e-9 is stretched like any other. A map
-    that holds nothing but rounding gives zeros, never noise: no value above float32's smallest normal number
-    for ``"max"``, no spread beyond 4 float32 epsilons of its largest value for ``"minmax"``. So a constant
-    positive map is 1 everywhere by ``"max"`` and 0 by ``"minmax"``. A NaN makes its sample's whole map NaN.
+    ``"percentile"``: ``relu(x) / p``, at most 1, with p the 99th percentile of ``relu(x)`` (its maximum where
+    that is 0), so that a few bright pixels do not darken the rest; NumPy alone. ``"none"``: unchanged. There is
+    no epsilon: a map that peaks at 1e-9 is stretched like any other. A map that holds nothing but rounding gives
+    zeros, never noise: no value above float32's smallest normal number for ``"max"``, no spread beyond 4 float32
+    epsilons of its largest value for ``"minmax"``. So a constant positive map is 1 everywhere by ``"max"`` and 0
+    by ``"minmax"``. A NaN makes its sample's whole map NaN.
 
     Args:
         xp: The array namespace.

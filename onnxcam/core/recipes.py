@@ -24,7 +24,7 @@ class Recipe:
     Attributes:
         name: as written in options.
         draw: (cam (h, w), picture (H, W, 3) uint8 RGB) -> uint8 (H, W, 3) RGB.
-        whole: drawn on the photo at its own size, which the model must have seen as a whole; else on what the model saw.
+        whole: drawn on the photo at its own size, which the model must have seen whole; else on what the model saw.
         target: the kind of score that the script explains.
         words: what it does.
     """
@@ -90,7 +90,7 @@ def _grown(n: int, size: int) -> NDArray[np.float64]:
 
 
 def matlab_jet() -> NDArray[np.float64]:
-    """MATLAB's ``jet(256)``, (256, 3) in [0, 1]: each channel a trapezium of 64 rising, 63 full and 64 falling steps."""
+    """MATLAB's ``jet(256)``, (256, 3) in [0, 1]: each channel a trapezium: 64 steps up, 63 full, 64 down."""
     ramp = np.arange(1, 65) / 64
     trapezium = np.concatenate([ramp, np.ones(63), ramp[::-1]])
     table = np.zeros((256 + 191, 3))

@@ -90,6 +90,7 @@ CAMS = (
         papers("cai2025cams"),
         (*AT_LAYER, "curvature"),
         terms=weights.shapleycam,
+        target="rest",
     ),
     Method(
         "eigencam",

@@ -2,7 +2,7 @@
 
 from onnxcam.targets.base import CLASS, TOP1, Head, Scene, Target, View, class_index
 from onnxcam.targets.boxes import Box
-from onnxcam.targets.classes import Finer, Logit, LogProbability, Margin, Probability, Sum
+from onnxcam.targets.classes import Finer, Logit, LogProbability, Margin, Probability, Rest, Sum
 from onnxcam.targets.dense import Region
 from onnxcam.targets.parse import FORMS, TARGETS, as_target, split_output
 from onnxcam.targets.tokens import Token, Tokens
@@ -23,6 +23,7 @@ __all__ = [
     "Margin",
     "Probability",
     "Region",
+    "Rest",
     "Scene",
     "Similarity",
     "Sum",

@@ -80,6 +80,25 @@ class LogProbability(_Classes):
         )
 
 
+class Rest(LogProbability):
+    """Residual softmax: z_c + log softmax(z)_c, the score that ShapleyCAM is made for.
+
+    Cai, "CAMs as Shapley Value-based Explainers", 2025, https://arxiv.org/abs/2501.06261: unlike a logit it looks at
+    the other classes too, and unlike a log-probability it does not saturate.
+    """
+
+    name = "rest"
+    words = "logit and log-probability of {}"
+
+    def score(self, scene: Scene, z: Tensor, picks: Sequence[Tensor]) -> Tensor:
+        """z_c + log softmax(z)_c, or z_c + log sigmoid(z_c) where classes are independent."""
+        return pick(z, picks[0]) + super().score(scene, z, picks)
+
+    def doubt(self, score: float) -> str:
+        """The logit never saturates."""
+        return ""
+
+
 class Margin(_Classes):
     """Why class a rather than class b: z_a - z_b.
 

@@ -9,13 +9,13 @@ from onnxcam.errors import OptionError
 from onnxcam.graph.inspect import Kind
 from onnxcam.targets.base import TOP1, ClassTarget, Target, checked_index, class_index
 from onnxcam.targets.boxes import Box
-from onnxcam.targets.classes import Finer, Logit, LogProbability, Margin, Probability, Sum
+from onnxcam.targets.classes import Finer, Logit, LogProbability, Margin, Probability, Rest, Sum
 from onnxcam.targets.dense import Region
 from onnxcam.targets.tokens import Token, Tokens
 from onnxcam.targets.values import Element, Similarity
 
-TARGETS: dict[str, type[Logit | Probability | LogProbability | Margin | Sum | Finer]] = {
-    t.name: t for t in (Logit, Probability, LogProbability, Margin, Sum, Finer)
+TARGETS: dict[str, type[Logit | Probability | LogProbability | Rest | Margin | Sum | Finer]] = {
+    t.name: t for t in (Logit, Probability, LogProbability, Rest, Margin, Sum, Finer)
 }
 _COUNTS = {"margin": (2, 2), "sum": (1, 99), "finer": (1, 99)}
 FORMS = {
@@ -24,6 +24,7 @@ FORMS = {
     "logit:CLASS": "the class logit",
     "probability:CLASS": "the class probability",
     "logprob:CLASS": "the logarithm of the class probability",
+    "rest:CLASS": "logit plus log-probability, ShapleyCAM's score",
     "margin:A,B": "why A rather than B: the difference of their logits",
     "sum:A,B,...": "several classes of a model of many labels: the sum of their logits",
     "finer:A or finer:A,B,...": "what sets A apart from the classes most like it, or from B, ... (Finer-CAM)",

@@ -62,6 +62,9 @@ def kpca_by_loops(sample):
     return signed([x * value**0.5 for x in u], points)
 
 
+BY_LOOPS = [(eigen.eigen, eigen_by_loops), (eigen.svd, svd_by_loops), (eigen.kpca, kpca_by_loops)]
+
+
 @pytest.mark.parametrize(
     ("factors", "expected"),
     [
@@ -84,7 +87,7 @@ def test_where_the_sum_says_nothing_the_pixel_that_stands_out_is_positive():
         np.testing.assert_allclose(found, expected * np.sign(expected[at]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("project", "by_loops"), [(eigen.eigen, eigen_by_loops), (eigen.svd, svd_by_loops), (eigen.kpca, kpca_by_loops)])
+@pytest.mark.parametrize(("project", "by_loops"), BY_LOOPS)
 @pytest.mark.parametrize("channels", [3, 20])
 def test_projections_are_those_of_plain_loops(project, by_loops, channels):
     terms = np.random.default_rng(channels).normal(size=(2, channels, 3, 4)).astype(np.float32)

@@ -27,6 +27,7 @@ SCORES = {
     "top1": lambda z: z.max(),
     "probability:2": lambda z: softmax(z)[2],
     "logprob:2": lambda z: np.log(softmax(z)[2]),
+    "rest:2": lambda z: z[2] + np.log(softmax(z)[2]),
     "margin:1,5": lambda z: z[1] - z[5],
     "sum:1,4,0": lambda z: z[1] + z[4] + z[0],
     "finer:2": lambda z: finer(z, 2),

@@ -33,4 +33,3 @@ def _is_plain(node: Node, given: list[Tensor | None]) -> bool:
     changed = node.attr("is_causal", 0) or node.attr("softcap", 0.0)
     windows = max(node.attr("left_window_size", -1), node.attr("right_window_size", -1)) >= 0
     return not used and not changed and not windows and counts[0] == counts[1] and counts[0] is not None
-
