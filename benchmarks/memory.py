@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from onnxcam.methods import find_method
-
 METHODS = ("gradcam", "scorecam", "rise")
 _PLAIN = "plain run"
 
@@ -34,9 +32,9 @@ def main() -> None:
     plain = _measured(given.model, _PLAIN, 0)
     print(f"{_PLAIN:28s} {plain:6.0f} MB")
     for method in given.methods:
-        for budget in given.budget if find_method(method).budget else given.budget[:1]:
+        for budget in given.budget if _has_budget(method) else given.budget[:1]:
             found = _measured(given.model, method, budget)
-            name = f"{method} ({budget})" if find_method(method).budget else method
+            name = f"{method} ({budget})" if _has_budget(method) else method
             print(f"{name:28s} {found:6.0f} MB   {found - plain:+.0f}")
 
 
@@ -55,10 +53,17 @@ def peak(model: str, method: str, budget: int) -> float:
         session.run(None, {given.name: _image([d if isinstance(d, int) else 1 for d in given.shape])})
     else:
         from onnxcam import Explainer
-            explainer = Explainer(model, method=method, budget=budget if find_method(method).budget else None)
+
+        explainer = Explainer(model, method=method, budget=budget if _has_budget(method) else None)
         image = explainer.model.image_input
         explainer.explain_tensor(_image([1, image.channels, image.height, image.width]), 0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _has_budget(method: str) -> bool:
+    from onnxcam.methods import find_method
+
+    return find_method(method).budget is not None
 
 
 def _image(shape: list[Any]) -> Any:

@@ -106,4 +106,5 @@ def _departures() -> Iterable[str]:
 
 
 def _does(departs: Departure) -> str:
-    return departs.does + (f" ({', '.join(departs.where)})" if departs.where else "")
+    where = [n for n in NETWORKS if n in departs.where]
+    return departs.does + (f" ({', '.join(where)})" if where else "")

@@ -298,9 +298,13 @@ def answer(
         "options": options,
         "free_sign": method.free_sign,
         "draws": keep(key, question, arrays),
-        "noise": max(distance(found, exact) for found in (single, *others)),
+        "noise": max(apart(found, exact, method.free_sign) for found in (single, *others)),
         "seconds": seconds,
     }
+
+
+def apart(found: Any, exact: Any, free_sign: bool) -> float:
+    return min(distance(found, exact), distance(-found, exact) if free_sign else np.inf)
 
 
 def again(method: Method, question: Question, model: Any, options: dict[str, Any]) -> Iterator[Any]:
