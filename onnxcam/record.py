@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -198,10 +199,15 @@ def _probability(answers: Mapping[str, Array], k: int, index: int) -> float | No
 
 def provenance(model: Model, logits: str) -> dict[str, Any]:
     """What was explained, by hash, and with which versions."""
-    runtime = load_runtime()
     return {
         "model": str(model.path) if model.path else "",
         "model_sha256": model.sha256,
         "logits": logits,
-        "versions": {"onnxcam": __version__, "onnxruntime": runtime.__version__, "builds": installed_builds()},
+        "versions": dict(_versions()),
     }
+
+
+@cache
+def _versions() -> dict[str, Any]:
+    """Reading what is installed takes longer than a small model's run."""
+    return {"onnxcam": __version__, "onnxruntime": load_runtime().__version__, "builds": installed_builds()}

@@ -169,6 +169,8 @@ def resize_pixels(
     _check_resize(min(image.shape[:2]), min(size), kind)
     top, left, bottom, right = window or (0, 0, *size)
     h, w, channels = image.shape
+    if (h, w) == size:
+        return image[top:bottom, left:right].copy()
     scale = h / size[0]
     margin = 2 * max(scale, 1.0) + 1
     lo, hi = max(0, int((top + 0.5) * scale - margin)), min(h, int((bottom + 0.5) * scale + margin))
