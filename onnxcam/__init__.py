@@ -15,6 +15,7 @@ _HOMES = {  # public names and where they live; loaded at first use
     "Endpoint": "onnxcam.endpoint",
     "Explainer": "onnxcam.explainer",
     "Explanation": "onnxcam.explanation",
+    "Method": "onnxcam.methods",
     "Model": "onnxcam.model",
     "OnnxcamError": "onnxcam.errors",
     "Preprocess": "onnxcam.image",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from onnxcam.explanation import Explanation as Explanation
     from onnxcam.gradients import add_gradients as add_gradients
     from onnxcam.image import Preprocess as Preprocess
+    from onnxcam.methods import Method as Method
     from onnxcam.model import Model as Model
     from onnxcam.model import load_model as load_model
 
