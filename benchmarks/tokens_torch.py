@@ -86,8 +86,8 @@ NETWORKS = {
     "davit": Network("davit_tiny", "stages.3", "NCHW"),
     "nest": Network("nest_tiny_jx", "norm", "NHWC"),
     "torchvision vit_b_16": Network("vit_b_16", "encoder.layers.encoder_layer_11.ln_1", (1, 14, 14)),
-    "torchvision swin_t": Network("swin_t", "features", "NHWC"),
-    "torchvision swin_v2_t": Network("swin_v2_t", "features", "NHWC"),
+    "torchvision swin_t": Network("swin_t", "norm", "NHWC"),
+    "torchvision swin_v2_t": Network("swin_v2_t", "norm", "NHWC"),
     "torchvision maxvit_t": Network("maxvit_t", "blocks.3", "NCHW"),
 }  # fmt: skip
 
