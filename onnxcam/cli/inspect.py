@@ -40,6 +40,8 @@ def describe(model: Model, output: str | None = None) -> dict[str, Any]:
     from onnxcam.graph.inspect import find_logits, target_layers
     from onnxcam.graph.paths import first_float, float_path
     from onnxcam.labels import find_labels
+    from onnxcam.methods import possible
+    from onnxcam.offers import given_by
     from onnxcam.opening import choose_preprocess
 
     image, logits = model.image_input, find_logits(model, output)
@@ -64,6 +66,7 @@ def describe(model: Model, output: str | None = None) -> dict[str, Any]:
         "layers": [{**asdict(layer), "layout": str(layer.layout)} for layer in layers],
         "activations": {"sites": len(sites), "rectifiers": sum(s.rectifier for s in sites)},
         "engines": _engines(model, logits.name, layers[0].name if layers else None, pixels),
+        "methods": possible(given_by(model, logits)),
         "preprocess": {"name": preset.name, "reason": reason},
         "labels": None if labels is None else len(labels),
         "metadata": model.meta,
@@ -80,13 +83,13 @@ def _engines(model: Model, logits: str, layer: str | None, pixels: Any) -> dict[
     """Per engine: "ok", or why not, for the gradient at the best layer and at the image."""
     from onnxcam.gradients import training
     from onnxcam.gradients.expansion import is_covered
-    from onnxcam.gradients.refusals import Refusal, unknown_ranks
+    from onnxcam.gradients.refusals import Refusal, doubtful_pools, unknown_ranks
     from onnxcam.gradients.rules import NO_GRADIENT
     from onnxcam.graph.paths import float_path
 
     def portably(path: Any) -> str:
         missing = [Refusal(n, "no gradient rule") for n in path if not is_covered(n, model.opset)]
-        return "; ".join(map(str, [*missing, *unknown_ranks(path)]))
+        return "; ".join(map(str, [*missing, *unknown_ranks(path), *doubtful_pools(model.graph)]))
 
     checks: dict[str, Callable[[Any], str]] = {"portable": portably, "training": training.why_not}
     starts = {"layer": model.values[layer] if layer else None, "image": pixels}
@@ -109,6 +112,7 @@ def _show(facts: dict[str, Any]) -> None:
         ("activations", f"{sites['sites']}, of them {sites['rectifiers']} rectifiers (guided methods change these)"),
         ("preprocess", facts["preprocess"]["reason"]),
         ("target layer", "{name}; {reason}".format(**facts["layers"][0]) if facts["layers"] else _NO_LAYER),
+        ("methods", _methods_line(facts["methods"])),
         *((f"engine {name}", _engine_line(can)) for name, can in facts["engines"].items()),
         *(("note", note) for note in facts["notes"]),
     ]  # fmt: skip
@@ -121,6 +125,16 @@ def _show(facts: dict[str, Any]) -> None:
         table(("#", "target layer, best first", "made by", "shape", "layout"), best)
     if len(facts["layers"]) > _SHOWN:
         print(f"... {len(facts['layers'])} in all; --json lists them with their reasons")
+
+
+def _methods_line(names: Sequence[str]) -> str:
+    """All, or which not."""
+    from onnxcam.methods import METHODS
+
+    missing = [name for name in METHODS if name not in names]
+    return f"all {len(METHODS)} but {', '.join(missing)}" if 0 < len(missing) < len(names) else (
+        f"all {len(METHODS)}" if not missing else ", ".join(names)
+    )  # fmt: skip
 
 
 def _dims(shape: Sequence[Any] | None) -> str:

@@ -11,6 +11,7 @@ from builders import NODES, classifier, value, weights, write
 from onnx import helper, numpy_helper
 
 from onnxcam import runtime
+from onnxcam.methods import METHODS
 
 LONG = "StatefulPartitionedCall/model_1/block_16_project/BiasAdd;model_1/block_16_project/Conv2D;kernel_11_prequant"
 
@@ -45,6 +46,20 @@ def test_json_tells_everything(run, softmaxed):
     assert facts["engines"]["portable"] == {"layer": "ok", "image": "ok"}
     assert facts["labels"] == 4
     assert facts["preprocess"]["name"] == "imagenet"
+    assert set(METHODS) - set(facts["methods"]) == {"legrad", "rollout"}
+
+
+def test_a_pool_that_no_engine_differentiates_leaves_the_methods_without_gradient(run, tmp_path):
+    """Its last window begins beyond the picture: runtimes do not agree what it holds."""
+    w = weights()
+    pool = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [1, 1, 1, 1], "ceil_mode": 1}
+    nodes = [*NODES[:2], helper.make_node("AveragePool", ["relu1"], ["pool"], "pool", **pool), *NODES[3:]]
+    image, logits = value("image", ["N", 3, 13, 13]), value("logits", ["N", 4])
+    done = run("inspect", write(tmp_path / "m.onnx", builders.model(nodes, [image], [logits], w)), "--json")
+    (facts,) = done.json
+    assert "pool" in facts["engines"]["portable"]["image"]
+    assert {"scorecam", "rise"} <= set(facts["methods"])
+    assert not {"gradcam", "saliency"} & set(facts["methods"])
 
 
 def test_the_table_tells_what_a_person_needs(run, softmaxed):
