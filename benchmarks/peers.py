@@ -195,7 +195,7 @@ def main() -> None:
             mark = "   " if row.holds else "!!!"
             off = "-" if row.found is None else f"{row.found:.1e}"
             print(mark, row.network, row.key, off, f"({row.noise:.1e})", row.note, flush=True)
-        store.write_text(json.dumps(list(known.values())))
+            store.write_text(json.dumps(list(known.values())))
     if not given.only:
         from benchmarks.peers_document import document
 

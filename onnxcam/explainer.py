@@ -54,7 +54,7 @@ class Explainer:
         threads: threads within an operator.
         output: the name of the output to explain, or ``"NAME[3]"`` for that element of it; None chooses.
         options: the method's own, such as ``{"samples": 50}``; ``onnxcam methods`` lists them.
-        budget: how many runs a method of many may take for an image.
+        budget: how many samples, masks or steps a method of many runs takes for an image: its option of that kind.
         inputs: what the model takes beside the picture, by name: (1, ...) for every picture, or one row per picture,
             or words where the model has a vocabulary; what is not given here is given with each picture.
         batch: pictures of one run, for methods of many runs.
@@ -99,6 +99,8 @@ class Explainer:
         self.method = method if isinstance(method, Method) else find_method(method)
         self.options = self.method.checked(options or {}, budget)
         self.inputs = given_inputs(self.model, inputs or {}, whole=False)
+        if batch < 1:
+            raise OptionError(f"batch={batch}: give a number above 0")
         self.batch, self.progress = batch, progress
         fusion = None if fuse is None else _one_of("fusion", fuse, maps.FUSIONS)
         self.shaping = Shaping(
@@ -216,7 +218,10 @@ class Explainer:
         if self.element is not None and target is not None:
             raise OptionError(f"output names one element already; leave the target {target!r} out, or the [...]")
         given = self.element if target is None else target
-        chosen = as_target(given, self.labels, self.logits.classes, self.method.target, self.logits.kind)
+        kind = self.method.target
+        if kind == "probability" and self.logits.classes == 1 and "Sigmoid" not in self.logits.stepped_over:
+            kind = "logit"  # the softmax of one number is 1
+        chosen = as_target(given, self.labels, self.logits.classes, kind, self.logits.kind)
         if not chosen.looks and len(self.levels) < 2:
             return self._recorded(x, chosen, others)
         if "aug" in self.smooth and isinstance(chosen, Box | Region):
@@ -272,7 +277,11 @@ class Explainer:
         if len(each) != len(x):
             raise OptionError(f"{len(each)} targets for {len(x)} samples: give one each")
         together = self.explain_tensor(x) if targets is None else None
-        found = together or [self.explain_tensor(x[k : k + 1], t)[0] for k, t in enumerate(each)]
+        rest = repeated(self.inputs, len(x))
+        found = together or [
+            self.explain_tensor(x[k : k + 1], t, {n: a[k : k + 1] for n, a in rest.items()})[0]
+            for k, t in enumerate(each)
+        ]
         return np.stack([e.heatmap[None] if e.attribution is None else e.attribution for e in found])
 
     # Checks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,7 +54,7 @@ class Explanation:
         top: the best classes as (index, label or None, logit), best first.
         target: the score in words.
         method: the catalogue's name.
-        engine: which engine wrote the gradient.
+        engine: which engine wrote the gradient; "" where the method needs none.
         attribution: (C, H, W) float32, signed, of pixel methods; else None.
         notes: what a reader should know: a blank map, a tied arg-max, assumptions.
         provenance: model, hashes, versions.
@@ -103,14 +104,14 @@ class Explanation:
     @property
     def title(self) -> str:
         """Class and score, for a picture's head line."""
-        if not self.target.startswith("logit"):
+        if not re.fullmatch(r"logit of [^,]*", self.target):
             return f"{self.target} {self.score:.3g}"
         name = self.label if self.label is not None else f"class {self.class_index}"
         return f"{name} {self.probability:.2f}" if self.probability is not None else f"{name} {self.score:.3g}"
 
     def per_layer(self) -> tuple[Explanation, ...]:
         """One explanation per target layer, each with that layer's map."""
-        return tuple(replace(self, heatmap=m.heatmap, maps=(m,)) for m in self.maps)
+        return tuple(replace(self, heatmap=m.heatmap, maps=(m,), fuse=None) for m in self.maps)
 
     def heatmap_on_image(self, kind: str = "bilinear") -> Float:
         """(H0, W0) float32 in [0, 1] in pixels of the original picture; 0 where the model did not look."""
@@ -152,7 +153,12 @@ class Explanation:
         return overlay(picture, heatmap, style=style, blend=blend, colormap=colours, title=text)
 
     def signed_overlay(self, blend: float = 0.7) -> Pixels:
-        """The raw map over the picture, red for the score and blue against it: uint8 (H0, W0, 3) RGB."""
+        """The raw map over the picture, red for the score and blue against it: uint8 (H0, W0, 3) RGB.
+
+        Raises:
+            OptionError: the maps of several layers were fused, which have no common scale.
+        """
+        self._unfused()
         from onnxcam.core.maps import resize
 
         raw = np.asarray(resize(np, self.cam, (self.heatmap.shape[0], self.heatmap.shape[1])), np.float32)
@@ -171,6 +177,7 @@ class Explanation:
         from onnxcam.core.recipes import find_recipe
 
         chosen = find_recipe(name)
+        self._unfused()
         if self.image is None or self.placement is None:
             raise OptionError("there is no picture to draw on; explain a picture, not a tensor")
         seen = self.placement
@@ -182,6 +189,10 @@ class Explanation:
                 "give the preprocessing fit=stretch"
             )
         return chosen.draw(self.cam, self.image)
+
+    def _unfused(self) -> None:
+        if self.fuse:
+            raise OptionError("the raw maps of several layers have no common scale; take one of e.per_layer()")
 
     def attribution_image(self) -> Pixels:
         """Pixel methods: the signed gradient as a grey-centred picture, uint8 (H, W, 3) RGB.

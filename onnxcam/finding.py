@@ -125,15 +125,22 @@ class Finder:
 
     def _by_procedure(self, x: Array, target: Target, others: Mapping[str, Array]) -> Raw:
         plan = Plan() if self.programs.quantised else Plan(tuple(layer.value for layer in self.layers))
-        answers, _ = self.programs.many.run(x, target, others, plan)
+        logits, many = self.programs.logits, self.programs.many
+        plan = replace(plan, read=(*plan.read, logits.name)) if logits.kind == "dense" else plan
+        answers, _ = many.run(x, target, others, plan)
         answers = {k: v if v.dtype.kind == "i" else _float32(v) for k, v in answers.items()}
-        rest = repeated(others, len(x))
-        found = [
-            self._one_procedure(x[k : k + 1], target.fixed(int(index)), {n: a[k : k + 1] for n, a in rest.items()})
-            for k, index in enumerate(answers["class_index"])
-        ]
+        z = answers[f"A/{logits.name}" if logits.kind == "dense" else "logits"]
+        rest, found = repeated(others, len(x)), []
+        for k, index in enumerate(answers["class_index"]):
+            one, own = x[k : k + 1], {n: a[k : k + 1] for n, a in rest.items()}
+            held = target.held(int(index), z[k : k + 1], logits)
+            if held.key != target.key:  # the same score where it is, but not when the image changes
+                answers["score"][k] = many.run(one, held, own, Plan())[0]["score"][0]
+            found.append(self._one_procedure(one, held, own))
         stacked = [_float32(np.stack(maps_of)) for maps_of in zip(*found, strict=True)]
-        return Raw(answers, [], stacked[0]) if self.method.gives == "pixels" else Raw(answers, stacked)
+        raw = Raw(answers, [], stacked[0]) if self.method.gives == "pixels" else Raw(answers, stacked)
+        walk = many.free.last_walk if set(self.method.needs) - {"layer", "head"} else None
+        return replace(raw, walk=walk, quantised=walk is not None and walk.quantised)
 
     def _one_procedure(self, x: Array, target: Target, others: Mapping[str, Array]) -> list[Array]:
         """The raw maps of one sample, one per layer."""

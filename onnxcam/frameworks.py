@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcam.errors import ModelError, OptionError
+from onnxcam.integrity import first_line
 from onnxcam.model import Model, load_model
 
 Array = npt.NDArray[Any]
@@ -43,12 +44,12 @@ def torch_to_model(module: Any, example_input: Any) -> Model:
             try:
                 return load_model(_torch_bytes(torch, module, arguments, free, dynamo))
             except Exception as error:  # torch's own, of many kinds
-                failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
+                failures.append(f"{type(error).__name__}: {first_line(error)[:200]}")
     finally:
         module.train(was_training)
     raise ModelError(
-        f"torch cannot export this {type(module).__name__}: {failures[-1]}. Export it yourself with torch.onnx.export, "
-        "and explain the file"
+        f"torch cannot export this {type(module).__name__}: {'; '.join(dict.fromkeys(failures))}. Export it yourself "
+        "with torch.onnx.export, and explain the file"
     )
 
 
@@ -97,15 +98,13 @@ def quantus_explainer(method: str = "gradcam", **options: Any) -> Callable[..., 
     Returns:
         ``explain(model, inputs, targets, **kwargs)`` with inputs (N, C, H, W) and targets (N,), giving float32
         (N, C, H, W) of pixel methods and (N, 1, H, W) of all others. ``model`` is a torch module, a Keras model, a
-        path, or an Explainer; explainers are made once per model.
+        path, or an Explainer. A module is exported anew each time: metrics change its weights in place.
     """
-    made: dict[int, Any] = {}
 
     def explain(model: Any, inputs: Any, targets: Any, **kwargs: Any) -> Array:
         x = np.asarray(inputs, dtype=np.float32)
-        if id(model) not in made:
-            made[id(model)] = _explainer(model, x[:1], {"method": method, **options})
-        return np.asarray(made[id(model)].attributions(x, np.asarray(targets)))
+        explainer = _explainer(model, x[:1], {"method": method, **options})
+        return np.asarray(explainer.attributions(x, np.asarray(targets)))
 
     return explain
 

@@ -20,8 +20,9 @@ from onnxcam.graph.surgery import TURNED, expose, make_batch_dynamic, splice, tu
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.model import Model
 from onnxcam.runtime import Array, Session
-from onnxcam.targets import CLASS, Scene, Target
+from onnxcam.targets import CLASS, ClassTarget, Scene, Target
 
+_MOST = 12
 FEATURES, PIXELS = f"{PREFIX}features", f"{PREFIX}image"
 
 
@@ -127,6 +128,11 @@ class Programs:
         """Whether reading an inner value may change what the model answers."""
         return any(n.op_type == "QuantizeLinear" for n in self.model.graph)
 
+    @property
+    def last_walk(self) -> Backward | None:
+        """The reverse walk of the program built last that has one."""
+        return next((p.walk for p in reversed(self.built.values()) if p.walk is not None), None)
+
     def peek(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Values of the model by name, from a plain run."""
         key = tuple(names)
@@ -142,11 +148,14 @@ class Programs:
             ModelError: the runtime refuses the graph.
         """
         key = (target.key, plan)
-        for (kind, other), program in self.built.items():
+        for (kind, other), program in list(self.built.items()):
             if kind == target.key and other.answers(plan) and (other == plan or not self.quantised):
                 return program
-        self.built[key] = self._build(target, plan, feeds)
-        return self.built[key]
+        program = self._build(target, plan, feeds)
+        while len(self.built) >= _MOST:  # each holds its own copy of the weights
+            del self.built[next(iter(self.built))]
+        self.built[key] = program
+        return program
 
     def run(
         self, x: Array, target: Target, others: Mapping[str, Array], plan: Plan
@@ -205,6 +214,11 @@ class Programs:
         """Attention maps, and the gradients of the blocks' scores there."""
         if not plan.attention:
             return {}
+        if not isinstance(target, ClassTarget):
+            raise OptionError(
+                "attention methods explain the score of a class, which they ask of every block; take a class, or a "
+                "method that looks at the image or a layer"
+            )
         found = self.attention
         named = {f"P/{k}": writer.tensor(edited.values[n]) for k, n in enumerate(found.maps)}
         named |= {"P/pool": writer.tensor(edited.values[found.pool])} if found.pool else {}

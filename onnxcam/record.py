@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -89,13 +89,16 @@ class Recorder:
         """One per sample; ``size`` is the model's input (H, W)."""
         heats = [self._heat(views, size) for views in zip(raw.cams, *raw.more, strict=True)]
         fuse = self.shaping.fuse
-        whole = maps.fuse(np, heats, fuse) if fuse and heats else (heats[0] if heats else None)
         signed = raw.signed
+        if signed is not None and heats:  # a product with a rectified map, however the result is shown
+            heats = [replace(self, shaping=Shaping())._heat(v, size) for v in zip(raw.cams, *raw.more, strict=True)]
+        whole = maps.fuse(np, heats, fuse) if fuse and heats else (heats[0] if heats else None)
         if signed is not None:
             signed = guided.guided_gradcam(np, signed, whole) if whole is not None else signed
             whole = maps.normalize(np, guided.magnitude(np, signed), self.shaping.normalize)
         assert whole is not None
-        parts = [self._maps(k, raw.cams, heats, whole, signed) for k in range(len(whole))]
+        cams = [np.asarray(np.mean(views, axis=0), np.float32) for views in zip(raw.cams, *raw.more, strict=True)]
+        parts = [self._maps(k, cams, heats, whole, signed) for k in range(len(whole))]
         return [self._one(k, target, raw, whole[k], parts[k], signed) for k in range(len(whole))]
 
     def _heat(self, views: Sequence[Array], size: tuple[int, int]) -> Array:
@@ -135,7 +138,7 @@ class Recorder:
             top=tuple((int(i), self._name(int(i)), float(logits[i])) for i in best) if index >= 0 else (),
             target=self._words(target, index),
             method=self.method.name,
-            engine=raw.walk.engine if raw.walk else "portable",
+            engine=raw.walk.engine if raw.walk else "",
             attribution=None if signed is None else signed[k],
             notes=(
                 *target.notes,

@@ -39,7 +39,7 @@ def command(
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="An option of the method: samples=50.")
     ] = None,
-    budget: Annotated[int | None, typer.Option(help="Runs for each image, for methods of many runs.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Samples, masks or steps for each image.")] = None,
     batch: Annotated[int, typer.Option(help="Images of one run, for methods of many runs.")] = 16,
     smooth: Annotated[list[str] | None, typer.Option(help="aug, eigen, or both.")] = None,
     preprocess: Annotated[

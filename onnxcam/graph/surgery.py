@@ -100,6 +100,8 @@ def _fixes_batch(node: ir.Node, batch: int) -> bool:
     """Operators that would mix images, or that carry the batch length where it cannot be replaced."""
     if node.op_type in ("Expand", "Tile", "ConstantOfShape", "NonMaxSuppression", "Loop", "Scan", "If", "Einsum"):
         return True
+    if node.op_type == "Resize" and len(node.inputs) > 3 and node.inputs[3] is not None:  # sizes of all axes
+        return True
     if node.op_type == "Reshape":
         return _reshape_mixes(node, batch)
     return node.op_type in ("Concat", "Split", "Squeeze", "Flatten") and _touches_batch(node)

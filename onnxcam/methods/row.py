@@ -96,8 +96,10 @@ class Method:
             has = ", ".join(f"{k}={v!r}" for k, v in known.items()) or "none"
             raise OptionError(f"{self.title} has no option {unknown[0]!r}; its options: {has}")
         if wrong := [k for k, v in given.items() if not _fits(v, known[k])]:
-            name, kind = wrong[0], "whole number" if isinstance(known[wrong[0]], int) else "number"
-            raise OptionError(f"{self.title}: {name}={given[name]!r}: give a {kind}, such as {known[name]}")
+            name, default = wrong[0], known[wrong[0]]
+            kind = "a number" if isinstance(default, float) else "a whole number"
+            kind = "true or false" if isinstance(default, bool) else f"{kind}{', not below 0' * _below(given[name])}"
+            raise OptionError(f"{self.title}: {name}={given[name]!r}: give {kind}, such as {default}")
         if budget is None:
             return dict(given)
         if self.budget is None:
@@ -107,12 +109,18 @@ class Method:
         return {**given, self.budget: budget}
 
 
+def _below(value: Any) -> bool:
+    return isinstance(value, int | float) and value < 0
+
+
 def _fits(value: Any, default: Any) -> bool:
-    """Whether a value can stand for a default that is a number; a generator may stand for a seed."""
-    if isinstance(default, bool) or not isinstance(default, int | float):
+    """Whether a value can stand for a default that is a number or a truth; a generator may stand for a seed."""
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if not isinstance(default, int | float):
         return True
     plain = isinstance(value, str | bool | list | tuple | dict | NoneType)
-    return not plain and not (isinstance(default, int) and isinstance(value, float))
+    return not (plain or (_below(value) and default >= 0) or (isinstance(default, int) and isinstance(value, float)))
 
 
 def papers(*keys: str) -> tuple[Paper, ...]:

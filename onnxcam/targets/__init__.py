@@ -1,6 +1,6 @@
 """What is explained: each target writes one scalar per sample, the score, in front of the reverse walk."""
 
-from onnxcam.targets.base import CLASS, TOP1, Head, Scene, Target, View, class_index
+from onnxcam.targets.base import CLASS, TOP1, ClassTarget, Head, Scene, Target, View, class_index
 from onnxcam.targets.boxes import Box
 from onnxcam.targets.classes import Finer, Logit, LogProbability, Margin, Probability, Rest, Sum
 from onnxcam.targets.dense import Region
@@ -14,6 +14,7 @@ __all__ = [
     "TARGETS",
     "TOP1",
     "Box",
+    "ClassTarget",
     "Custom",
     "Element",
     "Finer",

@@ -204,6 +204,19 @@ class Target:
         """The same target, with what depends on the sample decided (of those that look)."""
         return self
 
+    def held(self, index: int, z: Array, logits: Logits) -> Target:
+        """The same target for methods that change the image: what the image decides stays as it is now.
+
+        Args:
+            index: the explained class.
+            z: the sample's logits in the model's own form, (1, ...).
+            logits: where they are.
+
+        Raises:
+            OptionError: it cannot be held.
+        """
+        return self.fixed(index)
+
     def describe(self, names: Sequence[str]) -> str:
         """The score in words, from the names of its classes."""
         return self.words.format(*names)

@@ -12,8 +12,9 @@ import onnx_ir as ir
 from onnxcam.errors import OptionError
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.detector import Detector
+from onnxcam.graph.inspect import Logits
 from onnxcam.graph.symbolic import PREFIX, Tensor
-from onnxcam.targets.base import TOP1, Array, ClassTarget, Scene, View, one_hot
+from onnxcam.targets.base import TOP1, Array, ClassTarget, Scene, Target, View, one_hot
 
 _BOX = "box"
 _FAINT = 0.1  # as a probability; a box that scores less is hardly a detection
@@ -57,6 +58,19 @@ class Box(ClassTarget):
     def fixed(self, index: int) -> Box:
         """With the class that the arg-max found."""
         return replace(self, of=index)
+
+    def held(self, index: int, z: Array, logits: Logits) -> Target:
+        """The row is the box, except in a list that the model sorts anew for every image.
+
+        Raises:
+            OptionError: such a list.
+        """
+        if logits.detector is not None and logits.detector.form == "listed":
+            raise OptionError(
+                "this detector gives a sorted list: when the image changes, a row is another box, and methods that "
+                "change the image would explain now one, now the other. Take a gradient method, such as hirescam"
+            )
+        return self.fixed(index)
 
     def feeds(self, count: int) -> dict[str, Array]:
         """Class and box."""

@@ -10,8 +10,10 @@ import onnx_ir as ir
 
 from onnxcam.errors import OptionError
 from onnxcam.graph import symbolic as xp
+from onnxcam.graph.inspect import Logits
 from onnxcam.graph.symbolic import Tensor
-from onnxcam.targets.base import TOP1, ClassTarget, Scene, one_hot, pick
+from onnxcam.targets.base import TOP1, Array, ClassTarget, Scene, Target, one_hot, pick
+from onnxcam.targets.dense import own_region
 
 _SURE = 1e-6  # nearer to 0 or 1 a float32 probability has no gradient but rounding
 
@@ -29,6 +31,10 @@ class _Classes(ClassTarget):
     def fixed(self, index: int) -> _Classes:
         """The same target, with the class that the arg-max found."""
         return replace(self, classes=(index, *self.classes[1:]))
+
+    def held(self, index: int, z: Array, logits: Logits) -> Target:
+        """With the pixels that the class wins now, where there is a class per pixel."""
+        return own_region(self.fixed(index), z, logits) if logits.kind == "dense" else self.fixed(index)
 
 
 class Logit(_Classes):
@@ -175,6 +181,15 @@ class Finer(_Classes):
         k = z.writer.constant(np.asarray([count], dtype=np.int64))
         nearest = z.writer.ops("TopK", distance, k, outputs=2, axis=1, largest=0)[1]
         return xp.sum(one_hot(z, xp.astype(nearest, ir.DataType.INT64)), axis=1)
+
+    def held(self, index: int, z: Array, logits: Logits) -> Target:
+        """With the classes that are most like it now."""
+        own = z.reshape(len(z), z.shape[1], -1).mean(axis=2)[0] if logits.kind == "dense" else z.reshape(-1)
+        distance = np.abs(own - own[index])
+        distance[index] = np.inf
+        nearest = np.argsort(distance, kind="stable")[: min(self.references, len(own) - 1)]
+        named = self.classes[1:] or tuple(map(int, nearest))
+        return super(Finer, replace(self, classes=(index, *named))).held(index, z, logits)
 
     def describe(self, names: Sequence[str]) -> str:
         """Against what."""

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnxcam.errors import OptionError
 from onnxcam.graph import symbolic as xp
+from onnxcam.graph.inspect import Logits
 from onnxcam.graph.symbolic import PREFIX, Tensor
 from onnxcam.targets.base import TOP1, Array, ClassTarget, Scene, View, channels_first
 
@@ -105,10 +106,57 @@ class Region(ClassTarget):
 
     def rows(self, scene: Scene) -> Tensor:
         """(N, C): each class's logit over the region."""
-        z = channels_first(scene.tensor(), scene.logits)
-        height, width = (z.shape or (None,) * 4)[2:]
-        region = xp.astype(scene.input(_MASK, ir.DataType.FLOAT, height, width), z.dtype)
-        return xp.sum(z * xp.expand_dims(region, 1), axis=(2, 3))
+        return _over_region(scene)
+
+
+@dataclass(frozen=True, eq=False)
+class Held(ClassTarget):
+    """A score of classes over the pixels that the class won on the image as it is, whatever is done to the image.
+
+    Attributes:
+        inner: the score.
+        weights: (H, W), the pixels, in sum 1.
+    """
+
+    inner: ClassTarget
+    weights: Array
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The score's."""
+        return self.inner.classes
+
+    @property
+    def key(self) -> Hashable:
+        """Which pixels is fed."""
+        return Held, self.inner.key
+
+    def score(self, scene: Scene, z: Tensor, picks: Sequence[Tensor]) -> Tensor:
+        """The score's own, over these pixels."""
+        return self.inner.score(scene, z, picks)
+
+    def rows(self, scene: Scene) -> Tensor:
+        """(N, C): each class's logit over the pixels."""
+        return _over_region(scene)
+
+    def feeds(self, count: int) -> dict[str, Array]:
+        """Classes and pixels."""
+        return {**self.inner.feeds(count), f"{PREFIX}{_MASK}": np.repeat(self.weights[None], count, axis=0)}
+
+
+def own_region(target: ClassTarget, z: Array, logits: Logits) -> Held:
+    """``target`` over the pixels that its first class wins in ``z`` (1, ...), or over all where it wins none."""
+    scores = z[0] if logits.class_axis == 1 else np.moveaxis(z[0], -1, 0)
+    won = (scores[target.classes[0]] == scores.max(axis=0)).astype(np.float32)
+    won = won if won.any() else np.ones_like(won)
+    return Held(target, won / won.sum())
+
+
+def _over_region(scene: Scene) -> Tensor:
+    z = channels_first(scene.tensor(), scene.logits)
+    height, width = (z.shape or (None,) * 4)[2:]
+    region = xp.astype(scene.input(_MASK, ir.DataType.FLOAT, height, width), z.dtype)
+    return xp.sum(z * xp.expand_dims(region, 1), axis=(2, 3))
 
 
 def _shares(cells: int, pixels: int) -> Array:

@@ -1,0 +1,136 @@
+"""What is written down of methods of many runs, how many sessions are kept, and settings that would mislead."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from builders import classifier, write
+from small import picture, saved
+
+from onnxcam import Explainer
+from onnxcam.errors import OptionError
+from onnxcam.image import read_image
+from onnxcam.targets import Custom
+from onnxcam.zoo import samples
+
+MODEL = "zoo:shapes-cnn"
+SCENE = samples("shapes-cnn")[4]
+
+
+def test_guided_grad_cam_is_a_product_with_the_rectified_map_however_it_is_shown():
+    plain = Explainer(MODEL, method="guided_gradcam").explain(SCENE, "star").attribution
+    for shown in ("none", "minmax", "percentile"):
+        e = Explainer(MODEL, method="guided_gradcam", normalize=shown).explain(SCENE, "star")
+        np.testing.assert_array_equal(e.attribution, plain)
+
+
+def test_the_raw_map_of_several_views_is_their_mean_and_the_pictures_follow():
+    smoothed = Explainer(MODEL, smooth="aug").explain(SCENE, "star")
+    plain = Explainer(MODEL)
+    x = plain.preprocess.apply(read_image(SCENE), plain.spec)[0]
+    views = []
+    for factor in (0.9, 1.0, 1.1):
+        views.append(plain.explain_tensor((x * factor).astype(np.float32), "star")[0].cam)
+        views.append(plain.explain_tensor((x[..., ::-1] * factor).astype(np.float32), "star")[0].cam[:, ::-1])
+    np.testing.assert_allclose(smoothed.cam, np.mean(views, axis=0), atol=1e-5)
+    assert np.abs(smoothed.recipe("hook").astype(int) - plain.explain(SCENE, "star").recipe("hook")).max() > 1
+
+
+def test_raw_pictures_of_fused_layers_are_refused_and_of_each_are_not():
+    e = Explainer(MODEL, target_layer=["stage1", "auto"], fuse="max").explain(SCENE, "star")
+    for draw in (lambda one: one.recipe("hook"), lambda one: one.signed_overlay()):
+        with pytest.raises(OptionError, match=r"no common scale.*per_layer"):
+            draw(e)
+        for one in e.per_layer():
+            draw(one)
+
+
+def test_a_procedure_s_record_tells_the_engine_that_it_used():
+    assert Explainer(MODEL, method="rise", budget=8).explain(SCENE).engine == ""
+    assert Explainer(MODEL, method="integrated_gradients", budget=2).explain(SCENE).engine == "portable"
+
+
+@pytest.mark.real
+def test_a_procedure_on_a_quantised_network_says_so(real_zoo):
+    path = real_zoo / "models" / "mobilenetv2_int8_qdq_nhwc_u8.onnx"
+    e = Explainer(path, method="integrated_gradients", budget=1).explain(real_zoo / "photos" / "zebra.jpg")
+    assert any("quantised network is differentiated" in n for n in e.notes)
+    assert not any("differentiated" in n for n in Explainer(path, method="rise", budget=2).explain(
+        real_zoo / "photos" / "zebra.jpg").notes)  # fmt: skip
+
+
+def test_sessions_do_not_pile_up():
+    explainer = Explainer(MODEL)
+    for c in range(20):
+        explainer.explain(SCENE, Custom(lambda xp, out, c=c: out["logits"][:, c % 7] * float(c + 1)))
+    assert len(explainer.programs.built) <= 12
+    assert explainer.explain(SCENE, "star").label == "star"
+
+
+@pytest.mark.parametrize(
+    ("settings", "say"),
+    [
+        ({"method": "reciprocam", "options": {"gaussian": "False"}}, "gaussian='False': give true or false"),
+        ({"method": "rise", "options": {"seed": -1}}, "seed=-1: give a whole number, not below 0"),
+        ({"method": "smoothgrad", "options": {"noise": -0.5}}, "noise=-0.5: give a number, not below 0"),
+        ({"batch": 0}, "batch=0"),
+    ],
+)
+def test_settings_that_would_mislead_are_refused(settings, say):
+    with pytest.raises(OptionError, match=say):
+        Explainer(MODEL, **settings)
+
+
+def test_a_fixed_batch_that_a_resize_holds_is_run_one_by_one(tmp_path):
+    """A Resize to sizes names the batch among them."""
+    body = """(float[1,3,16,16] x) => (float[1,4] z) {
+        a = Conv <pads=[1,1,1,1], strides=[2,2]> (x, w)
+        r = Relu (a)
+        up = Resize <mode="nearest"> (r, , , sizes)
+        p = GlobalAveragePool (up)
+        f = Flatten (p)
+        z = MatMul (f, v)
+    }"""
+    path = saved(tmp_path / "m.onnx", body, w=(6, 3, 3, 3), v=(6, 4), sizes=np.array([1, 6, 12, 12]))
+    free = body.replace("float[1,", "float[N,").replace("up = Resize <mode=\"nearest\"> (r, , , sizes)",
+                                              "up = Resize <mode=\"nearest\"> (r, , scales)")  # fmt: skip
+    other = saved(tmp_path / "f.onnx", free, w=(6, 3, 3, 3), v=(6, 4), scales=np.array([1, 1, 1.5, 1.5], np.float32))
+    for method in ("scorecam", "occlusion"):
+        a, b = (Explainer(p, preprocess="unit", method=method).explain_tensor(picture())[0] for p in (path, other))
+        np.testing.assert_allclose(a.cam, b.cam, atol=1e-5)
+
+
+def test_attributions_take_one_row_of_further_inputs_per_sample():
+    explainer = Explainer("zoo:shapes-vqa", inputs={"question": np.array([[5, 6, 3, 17], [5, 6, 3, 14]])})
+    x = np.random.default_rng(0).random((2, 3, 112, 112), dtype=np.float32)
+    found = explainer.attributions(x, np.array([1, 1]))
+    for k in range(2):
+        alone = explainer.explain_tensor(x[k : k + 1], 1, {"question": explainer.inputs["question"][k : k + 1]})[0]
+        np.testing.assert_allclose(found[k, 0], alone.heatmap, atol=1e-6)
+
+
+def test_quantus_gets_the_weights_as_they_are_now(tmp_path):
+    """Its sanity checks change a model in place; here the file behind a path."""
+    from onnxcam.frameworks import quantus_explainer
+
+    explain, x = quantus_explainer("saliency"), picture(size=12)
+    first = explain(str(write(tmp_path / "m.onnx", classifier())), x, [1])
+    proto = classifier()
+    for tensor in proto.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(-2 * onnx.numpy_helper.to_array(tensor), tensor.name))
+    second = explain(str(write(tmp_path / "m.onnx", proto)), x, [1])
+    assert first.shape == second.shape == (1, 3, 12, 12)
+    assert np.abs(first - second).max() > 0.1 * np.abs(first).max()
+
+
+def test_attention_methods_take_scores_of_classes(tmp_path):
+    from transformers import ViT
+
+    path = write(tmp_path / "vit.onnx", ViT().proto())
+    explainer = Explainer(path, method="legrad", preprocess="unit")
+    image = explainer.model.image_input
+    x = np.random.default_rng(0).random((1, image.channels, image.height, image.width), dtype=np.float32)
+    with pytest.raises(OptionError, match="score of a class, which they ask of every block"):
+        explainer.explain_tensor(x, "element:1")
+    assert explainer.explain_tensor(x, 1)[0].heatmap.any()
