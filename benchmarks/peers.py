@@ -114,7 +114,8 @@ def answer(peers: Peers, key: str, threads: int = 1) -> Array:
     asked, our = peers.asked(key), counterpart(key)
     assert our is not None, f"{key} has no counterpart"
     layer = asked.about["layer"]
-    place = {"target_layer": peers.layers[layer]} if layer and METHODS[our.method].has_layer else {}
+    named = layer and METHODS[our.method].has_layer and our.method != "cam"  # whose layer is what is pooled
+    place = {"target_layer": peers.layers[layer]} if named else {}
     options = {} if our.direct else our.options(asked)
     explainer = Explainer(
         peers.model, "unit", method=our.method, options=options, threads=threads, **place, **(our.settings or {})

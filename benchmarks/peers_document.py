@@ -37,6 +37,10 @@ Maps of the first principal component are compared up to their sign, which the p
 library; Guided Grad-CAM and Deep Feature Factorization up to a positive factor (onnxcam brings the Grad-CAM, and each
 concept's map, to a maximum of 1).
 
+densenet121 has an in-place ReLU behind its last map, which overwrites what the hooks of pytorch-grad-cam and torch-cam
+keep of it: the one would multiply the map behind the ReLU with the gradient in front of it. Here that ReLU is not in
+place.
+
 The peer's own float32 is the largest of several that differ by rounding alone: of the network as it is, with its
 BatchNorms folded into convolutions as in the .onnx file, and, for gradients at the picture, of that with the picture
 moved by a rounding (four times, twice for the last three networks) and without oneDNN. Where a unit lies within a

@@ -12,6 +12,7 @@ import torch
 from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
 from pytorch_grad_cam.feature_factorization.deep_feature_factorization import dff
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputReST, ClassifierOutputTarget
+from torch.nn import functional
 from torchcam import methods as torchcam
 
 from benchmarks.peers_torch import Method, Question
@@ -24,6 +25,17 @@ def quiet() -> Iterator[None]:
     """Without their progress bars."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
+
+
+@contextlib.contextmanager
+def out_of_place() -> Iterator[None]:
+    """No ReLU writes over its input, which is what the hooks keep of a layer in front of it (densenet121)."""
+    plain = functional.relu
+    functional.relu = lambda x, inplace=False: plain(x)
+    try:
+        yield
+    finally:
+        functional.relu = plain
 
 
 # ---- pytorch-grad-cam ----
@@ -50,7 +62,7 @@ def raw(base: Any, call: Callable[[], Any], q: Question) -> Any:
         return kept[0]
 
     base.get_cam_image = keep
-    with quiet(), q.drawn(uniform="weights"):
+    with quiet(), out_of_place(), q.drawn(uniform="weights"):
         call()
     base.activations_and_grads.gradients.clear()  # a fold leaves views, which it cannot release by itself
     base.activations_and_grads.activations.clear()
@@ -107,7 +119,8 @@ def camera(kind: str, scores: bool = True) -> Callable[..., Any]:
         with getattr(torchcam, kind)(q.model, q.layer, input_shape=tuple(q.x.shape[1:]), **more, **options) as cam:
             inner = getattr(cam, "base_cam", cam)
             inner._relu = False
-            with q.drawn(normal="noise"):
+            # CAM's weights belong to what is pooled, which is behind the ReLU.
+            with contextlib.nullcontext() if kind == "CAM" else out_of_place(), q.drawn(normal="noise"):
                 given = {"scores": q.model(q.x)}
                 return detached(cam(q.target, normalized=False, **(given if scores else {}))[0])
 

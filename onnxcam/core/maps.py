@@ -77,7 +77,8 @@ def resize_matrix(
     kind: str = "bilinear",
     antialias: bool = True,
     span: tuple[float, float] | None = None,
-) -> NDArray[np.float32]:
+    dtype: type[np.floating[Any]] = np.float32,
+) -> NDArray[Any]:
     """One axis of a resize, as a matrix: ``out = matrix @ in``.
 
     Half-pixel centres (ONNX Resize, ``coordinate_transformation_mode="half_pixel"``). With ``antialias`` the
@@ -92,9 +93,10 @@ def resize_matrix(
         antialias: Widen the kernel when shrinking.
         span: The interval of the input, in pixels, that the output covers; all of it by default. It may reach
             beyond the input: the edge value is repeated there.
+        dtype: Of the matrix.
 
     Returns:
-        float32 (n_out, n_in); every row sums to 1.
+        (n_out, n_in); every row sums to 1.
 
     Raises:
         UnknownNameError: An unknown ``kind``.
@@ -104,7 +106,7 @@ def resize_matrix(
     start, stop = span or (0.0, float(n_in))
     centres = np.clip(start + (np.arange(n_out) + 0.5) * (stop - start) / n_out, 0.0, n_in)
     lo, weights = _taps(centres, n_in, (stop - start) / n_out, kind, antialias)
-    matrix = np.zeros((n_out, n_in), np.float32)
+    matrix = np.zeros((n_out, n_in), dtype)
     matrix[:, lo : lo + weights.shape[1]] = weights
     return matrix
 

@@ -86,7 +86,7 @@ def matlab(cam: NDArray[Any], picture: Pixels) -> Pixels:
 def _grown(n: int, size: int) -> NDArray[np.float64]:
     """(size, n + 4): bicubic growth of the inner n of mirrored pixels."""
     span = (float(_BEYOND), float(n + _BEYOND))
-    return resize_matrix(n + 2 * _BEYOND, size, "bicubic", antialias=n > size, span=span).astype(np.float64)
+    return resize_matrix(n + 2 * _BEYOND, size, "bicubic", antialias=n > size, span=span, dtype=np.float64)
 
 
 def matlab_jet() -> NDArray[np.float64]:

@@ -37,7 +37,9 @@ def test_the_additive_scripts(cam, picture):
     heat = np.float32(cv2.applyColorMap(np.uint8(255 * grown), cv2.COLORMAP_JET))[..., ::-1] / 255
     both = heat + np.float32(picture) / 255
     theirs = np.uint8(255 * (both / both.max())).astype(int)
-    assert np.mean(np.abs(additive(cam, picture) - theirs) <= 1) > 0.99
+    off = np.abs(additive(cam, picture) - theirs)
+    assert off.max() <= 4  # one step of jet, where float32 lies on the border of two colours
+    assert np.mean(off <= 1) > 0.999
 
 
 def cubic(x):
@@ -67,8 +69,7 @@ def test_matlab_s_example(cam, picture):
     index = np.floor((grown - grown.min()) / (grown.max() - grown.min()) * 256).clip(0, 255).astype(int)
     theirs = np.rint(0.5 * picture + 127.5 * matlab_jet()[index])
     off = np.abs(matlab(cam, picture) - theirs)
-    assert np.mean(off <= 1) > 0.999
-    assert off.max() <= 3  # where float32 lies on the border of two colours
+    assert off.max() <= 1
 
 
 def test_matlab_s_jet():
