@@ -30,7 +30,7 @@ peer's own draw, replayed.
 Compared are raw maps: signed, at feature size, before ReLU, resizing and normalisation; for pixel methods the signed
 (C, H, W). A number is the relative L2 distance of onnxcam's float32 map to the peer's in double precision, the largest
 of its layers and classes; behind it, in brackets, how far the peer's own float32 is from its double precision. A row
-holds if the distance is at most max({tolerance}, {margin} x the peer's own); one that does not is in **bold** and in
+holds if the distance is at most max({tolerance}, {margin:g} x the peer's own); one that does not is in **bold** and in
 the closed list below. A dash: the peer cannot be asked that of this network, or it was left out as too slow.
 
 Maps of the first principal component are compared up to their sign, which the peers leave to the linear algebra
@@ -43,8 +43,8 @@ place.
 
 The peer's own float32 is the largest of several that differ by rounding alone: of the network as it is, with its
 BatchNorms folded into convolutions as in the .onnx file, and, for gradients at the picture, of that with the picture
-moved by a rounding (four times, twice for the last three networks) and without oneDNN. Where a unit lies within a
-rounding of its kink, these take different sides.
+moved by a rounding (four times) and without oneDNN (of vgg16, vit_b_16 and swin_t only twice moved). Where a unit lies
+within a rounding of its kink, these take different sides.
 
 Run again: `python -m benchmarks.peers_torch NETWORK FOLDER` for each network in an environment with torch and the
 peers, then `python -m benchmarks.peers FOLDER` in one with onnxcam. `tests/test_peers.py` holds the same for two tiny

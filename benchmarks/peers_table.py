@@ -275,7 +275,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
         departs=Departure(
             "adds 1e-7 to what it divides by, so that channels of small gradients are damped",
             "psi rescales to [0, 1]",
-            ("tiny_cnn", "mobilenet_v2"),
+            ("tiny_cnn", "mobilenet_v2", "vgg16"),
         ),
     ),
     "pytorch_grad_cam/DeepFeatureFactorization": Counterpart(
@@ -285,7 +285,7 @@ COUNTERPARTS: dict[str, Counterpart] = {
         departs=Departure(
             "subtracts each channel's smallest value first",
             "the rectified activations are factorised",
-            ("densenet121",),
+            ("densenet121", "vgg16"),
         ),
     ),
     "pytorch_grad_cam/GuidedBackpropReLUModel": Counterpart("guided_backprop", departs=_RECTIFIERS),

@@ -52,7 +52,13 @@ def plus_plus(q: Question) -> Any:
 
 
 def xgrad(q: Question) -> Any:
-    return weighted(q, lambda A, G: (G * A).sum(PIXELS, keepdim=True) / A.sum(PIXELS, keepdim=True))
+    """A channel that is 0 everywhere has no weight."""
+
+    def weight(A: Any, G: Any) -> Any:
+        total = A.sum(PIXELS, keepdim=True)
+        return torch.where(total == 0, 0, (G * A).sum(PIXELS, keepdim=True) / torch.where(total == 0, 1, total))
+
+    return weighted(q, weight)
 
 
 def fem(q: Question) -> Any:

@@ -75,6 +75,8 @@ class BlackBox:
         normalize: str | None = None,
         spec: InputSpec | None = None,
     ) -> None:
+        if not callable(predict):
+            raise OptionError(f"BlackBox takes a function of a batch of pictures, not {type(predict).__name__}")
         if batch < 1:
             raise OptionError(f"batch={batch}: give a number above 0")
         if normalize is not None and normalize not in maps.NORMALIZATIONS:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxcam.core import eigen
+from onnxcam.errors import OptionError
 from onnxcam.graph.paths import first_float
 from onnxcam.layers import TargetLayer
 from onnxcam.methods import Method
@@ -149,7 +150,16 @@ class Finder:
             ModelProbe(self.programs, x, target, layer, others, self.batch, self.progress)
             for layer in (self.layers or (None,))
         ]
-        return [self.method.procedure(probe, **self.options) for probe in probes]
+        try:
+            return [np.asarray(self.method.procedure(probe, **self.options)) for probe in probes]
+        except (TypeError, ValueError, AttributeError, IndexError, MemoryError, ArithmeticError) as error:
+            if not self.options:
+                raise
+            given = ", ".join(f"{k}={v!r}" for k, v in self.options.items())
+            raise OptionError(
+                f"{self.method.title} cannot run with {given}: {error}; `onnxcam methods` lists the "
+                "options with their defaults"
+            ) from error
 
 
 def _scaled(x: Array, factor: float) -> Array:

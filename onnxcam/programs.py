@@ -286,7 +286,9 @@ def _curvature(edited: Model, writer: Writer, gradient: Tensor, name: str) -> Te
 def _expose(writer: Writer, tensor: Tensor, name: str) -> str:
     """Make a tensor an output and say under which name: the model's own values keep theirs, without a copy."""
     value = tensor.value
-    if (value.name or "").startswith(PREFIX) and value.name not in (PIXELS, FEATURES):
+    if tensor.const is not None:
+        writer.hold(tensor)
+    elif (value.name or "").startswith(PREFIX) and value.name not in (PIXELS, FEATURES):
         writer.output(tensor, f"{PREFIX}{name}")
         return f"{PREFIX}{name}"
     if not value.is_graph_output():

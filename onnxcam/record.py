@@ -142,7 +142,7 @@ class Recorder:
             attribution=None if signed is None else signed[k],
             notes=(
                 *target.notes,
-                *self._notes(target, logits, heatmap, raw),
+                *self._notes(target, logits, heatmap, raw, parts),
                 *filter(None, [target.doubt(float(answers["score"][k, 0]))]),
                 *self._ties(target, answers, k),
             ),
@@ -159,7 +159,7 @@ class Recorder:
         said = [f"class {i}" if self._name(i) is None else f"{self._name(i)} ({i})" for i in names]
         return target.describe(said)
 
-    def _notes(self, target: Target, logits: Array, heatmap: Array, raw: Raw) -> list[str]:
+    def _notes(self, target: Target, logits: Array, heatmap: Array, raw: Raw, parts: Sequence[LayerMap]) -> list[str]:
         notes, walk = [], raw.walk
         if self.logits.stepped_over:
             notes.append(f"explained at {self.logits.name}, {self.logits.reason}")
@@ -175,7 +175,7 @@ class Recorder:
                 "do not saturate; prediction and score come from the untouched model"
             )
         if not np.any(heatmap):
-            notes.append(self._why_blank())
+            notes.append(self._why_blank(parts))
         return notes
 
     def _ties(self, target: Target, answers: Mapping[str, Array], k: int) -> list[str]:
@@ -184,7 +184,12 @@ class Recorder:
         tied = 0 if own is None or target.classes[:1] != (TOP1,) else int(np.sum(own[k] == own[k].max()))
         return [f"the model's own output is rounded to a tie of {tied} classes at the top"] if tied > 1 else []
 
-    def _why_blank(self) -> str:
+    def _why_blank(self, parts: Sequence[LayerMap]) -> str:
+        if all(part.cam.max() <= 0 and part.cam.min() < 0 for part in parts):
+            return (
+                "the map is blank: all that it holds is negative, it speaks against the score. Show it with normalize "
+                "'none', or ask for what speaks against it: counterfactual"
+            )
         if self.method.name == "counterfactual":
             return (
                 "the map is blank: nothing in the picture speaks against this class at this layer (all weighted "

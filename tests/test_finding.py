@@ -134,3 +134,65 @@ def test_attention_methods_take_scores_of_classes(tmp_path):
     with pytest.raises(OptionError, match="score of a class, which they ask of every block"):
         explainer.explain_tensor(x, "element:1")
     assert explainer.explain_tensor(x, 1)[0].heatmap.any()
+
+
+def test_an_element_of_a_fixed_batch_is_explained(tmp_path):
+    """Its class index is a constant, which is an output as any other."""
+    body = """(float[1,3,16,16] x) => (float[1,4] z) {
+        a = Conv <pads=[1,1,1,1], strides=[2,2]> (x, w)
+        r = Relu (a)
+        p = GlobalAveragePool (r)
+        f = Flatten (p)
+        z = MatMul (f, v)
+    }"""
+    path = saved(tmp_path / "m.onnx", body, w=(6, 3, 3, 3), v=(6, 4))
+    for method in ("gradcam", "rise", "ablationcam"):
+        options = {"budget": 8} if method == "rise" else {}
+        maps = [
+            Explainer(path, preprocess="unit", method=method, **options).explain_tensor(picture(), t)[0]
+            for t in ("element:2", "logit:2")
+        ]
+        np.testing.assert_allclose(maps[0].cam, maps[1].cam, atol=1e-6)
+        assert (maps[0].class_index, maps[1].class_index) == (-1, 2)
+
+
+def test_a_map_of_nothing_but_negative_values_is_told_so():
+    from onnxcam import BlackBox
+
+    picture_of_noise = np.random.default_rng(0).integers(50, 250, (16, 16, 3), dtype=np.uint8)
+    box = BlackBox(lambda p: -p.mean((1, 2, 3)), method="occlusion", options={"fill": "zero"})
+    e = box.explain(picture_of_noise, 0)
+    assert e.is_blank
+    assert e.cam.max() < 0
+    assert any("all that it holds is negative" in n and "counterfactual" in n for n in e.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "say"),
+    [
+        ({"method": "integrated_gradients", "options": {"rule": 3, "steps": 2}}, "cannot run with rule=3"),
+        ({"method": "occlusion", "options": {"window": []}}, r"cannot run with window=\[\]"),
+    ],
+)
+def test_options_that_a_procedure_chokes_on_are_named(settings, say):
+    with pytest.raises(OptionError, match=say):
+        Explainer(MODEL, **settings).explain(SCENE)
+
+
+def test_rows_that_make_no_sense_are_refused():
+    from onnxcam import Method
+
+    for given, say in (
+        ({"needs": ("layer",)}, "needs either a formula"),
+        ({"terms": lambda xp, A: A}, "has a formula at a layer"),
+        ({"terms": lambda xp, A: A, "needs": ("layer", "luck")}, "needs 'luck'; known: layer"),
+    ):
+        with pytest.raises(OptionError, match=say):
+            Method("mine", "Mine", "", (), **given)
+
+
+def test_budget_and_its_option_at_once_are_refused():
+    with pytest.raises(OptionError, match="samples=9 and budget=5 set the same"):
+        Explainer(MODEL, method="rise", options={"samples": 9}, budget=5)
+    with pytest.raises(OptionError, match="a sum needs classes"):
+        Explainer(MODEL).explain(SCENE, "sum:")

@@ -83,6 +83,7 @@ def command(
     from onnxcam.cli.job import Job, Look, boxes, explainers
     from onnxcam.explanation import make_folder
     from onnxcam.inputs import parse_inputs
+    from onnxcam.methods import find_method
 
     look = Look(colormap, blend, style, title, recipe)
     look.check()
@@ -90,6 +91,8 @@ def command(
         raise OptionError(f"--max-pixels {max_pixels}: give a number above 0")
     if grid and layers:
         raise OptionError("--grid and --layers make different pictures; give one of them")
+    if layers and (flat := [name for name in method or () if not find_method(name).has_layer]):
+        raise OptionError(f"--layers shows target layers, and {flat[0]} has none; take a CAM method")
     pictures = list(images or ())
     if endpoint is not None:
         pictures.insert(0, Path(model))

@@ -93,7 +93,12 @@ def chosen(
     for row in rows:
         own = wanted if len(rows) == 1 else {k: v for k, v in wanted.items() if k in row.options}
         runs = budget if len(rows) == 1 or row.budget else None
-        found.append((replace(row, target=target_kind) if target_kind else row, {"options": own, "budget": runs}))
+        found.append(
+            (
+                replace(row, target=target_kind) if target_kind not in (None, "logit") else row,
+                {"options": own, "budget": runs},
+            )
+        )
     unused = [k for k in wanted if len(rows) > 1 and not any(k in row.options for row in rows)]
     if unused:
         raise OptionError(f"none of {', '.join(methods)} has an option {unused[0]!r}; `onnxcam methods` lists them")
@@ -245,7 +250,8 @@ class Job:
         if self.as_json:
             print(json.dumps({**found.to_dict(), "files": {k: str(p) for k, p in files.items()}}), flush=True)
         score = f"{found.score:.4g}" + (f" ({found.probability:.3f})" if found.probability is not None else "")
-        name = found.label or (f"class {found.class_index}" if found.class_index >= 0 else found.target)
+        plain = found.class_index >= 0 and found.target.startswith(("logit of ", "score of "))
+        name = (found.label or f"class {found.class_index}") if plain else found.target
         layer = " + ".join(m.layer for m in found.maps[:3]) + (" + ..." if len(found.maps) > 3 else "") or "-"
         self.rows.append((path.name, name, score, layer, found.method, str(next(iter(files.values())))))
 

@@ -42,7 +42,7 @@ def svd(terms: Array) -> Array:
     """Eigen-CAM's projection: X v, X the terms (pixels, C) as they are, not centred, v the first singular vector of X.
 
     Muhammad and Yeasin, Eigen-CAM, 2020, https://arxiv.org/abs/2008.00299: O = U S V^T, map = O V_1. Peers centre the
-    pixels first. The sign is fixed as in :func:`eigen`.
+    pixels first. Of the two signs the one with the larger sum is taken: behind a ReLU, that of the activations.
 
     Args:
         terms: (N, C, h, w), Eigen-CAM's are the activations.
@@ -110,7 +110,7 @@ def _map(x: Array, component: Callable[[Array], Array], centre: bool) -> Array:
     centred = x - x.mean(axis=0) if centre else x
     if np.abs(centred).max() <= (_NOISE if centre else 0) * np.abs(x).max():
         return np.zeros(len(x))
-    return _oriented(component(centred), centred.sum(axis=1))
+    return _oriented(component(centred), centred.sum(axis=1) if centre else np.ones(len(x)))
 
 
 def _oriented(projection: Array, total: Array) -> Array:

@@ -173,6 +173,8 @@ def _varies(A: Array) -> Array:
 
 def _joined(A: Array, varies: Array, increase: Array, softmax: bool) -> Array:
     weights = increase
+    if not np.any(increase[varies]):  # the score is the same whatever is seen: the softmax would make noise of it
+        return np.zeros(A.shape[1:], np.float32)
     if softmax:
         weights = np.exp(increase - increase.max())
         weights = weights / weights.sum()

@@ -66,6 +66,16 @@ class Method:
     normalize: str = "max"
     aliases: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if bool(self.terms or self.relu) == bool(self.procedure):
+            raise OptionError(f"method {self.name!r} needs either a formula of one run (terms, relu) or a procedure")
+        if unknown := [n for n in self.needs if n not in NEEDS]:
+            raise OptionError(f"method {self.name!r} needs {unknown[0]!r}; known: {', '.join(NEEDS)}")
+        if self.terms and "layer" not in self.needs:
+            raise OptionError(
+                f"method {self.name!r} has a formula at a layer: needs=('layer', 'gradient'), or 'layer' alone"
+            )
+
     @property
     def paper(self) -> str:
         """The first paper, in a line."""
@@ -103,7 +113,11 @@ class Method:
         if budget is None:
             return dict(given)
         if self.budget is None:
-            raise OptionError(f"{self.title} takes {self.runs} runs an image; there is no budget to choose")
+            raise OptionError(f"{self.title} has no budget to choose; runs an image: {self.runs}")
+        if self.budget in given:
+            raise OptionError(
+                f"{self.title}: {self.budget}={given[self.budget]!r} and budget={budget} set the same; give one"
+            )
         if budget < 1:
             raise OptionError(f"budget={budget}: give a number of runs above 0")
         return {**given, self.budget: budget}

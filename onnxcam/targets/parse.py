@@ -82,6 +82,8 @@ def _parsed(text: str, labels: Sequence[str] | None, form: Kind) -> Target | Non
         return None
     if head in TARGETS:
         names = [part for part in rest.split(",") if part.strip()]
+        if head == "sum" and not names:
+            raise OptionError("a sum needs classes, such as sum:1,4")
         return TARGETS[head](tuple(class_index(n, labels) for n in names) or (TOP1,))
     if head in _KINDS:
         return _KINDS[head](rest.strip())

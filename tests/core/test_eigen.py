@@ -48,7 +48,8 @@ def svd_by_loops(sample):
     points = sample.reshape(len(sample), -1).T.astype(float).tolist()
     channels = range(len(points[0]))
     v, _ = dominant([[sum(p[i] * p[j] for p in points) for j in channels] for i in channels])
-    return signed([sum(a * b for a, b in zip(p, v, strict=True)) for p in points], points)
+    found = [sum(a * b for a, b in zip(p, v, strict=True)) for p in points]
+    return found if sum(found) > 0 else [-f for f in found]
 
 
 def kpca_by_loops(sample):
