@@ -25,7 +25,8 @@ HEAD = """\
 Every method that pytorch-grad-cam 1.5.7, torch-cam 0.5.0 or captum 0.9.0 also has, on the same weights and the same
 picture: torchvision networks with seeded random weights, heads and BatchNorm statistics, exported by torch's
 TorchScript exporter, run by onnxruntime. What a method draws at random (noise, baselines, coalitions, weights) is the
-peer's own draw, replayed.
+peer's own draw, replayed. Of LIME, Kernel SHAP and Deep Feature Factorization the estimators are
+compared, on the peer's own samples, their weights and its starting point; which samples onnxcam would draw is its own.
 
 Compared are raw maps: signed, at feature size, before ReLU, resizing and normalisation; for pixel methods the signed
 (C, H, W). A number is the relative L2 distance of onnxcam's float32 map to the peer's in double precision, the largest
