@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.core.baselines import baseline as reference
-from onnxcam.core.probe import Probe, chunks
+from onnxcam.core.probe import Probe, at_least, chunks
 from onnxcam.errors import ModelError, OptionError, UnknownNameError
 
 Array = NDArray[Any]
@@ -84,7 +84,7 @@ def gradient_shap(
         ModelError: NaN or infinite gradients.
     """
     rng, x, starts = np.random.default_rng(seed), probe.x, reference(probe.x, baseline)
-    at_least("samples", samples)
+    at_least(1, samples=samples)
     sigma = deviation(x, noise)
     if not sigma and np.array_equal(np.broadcast_to(x, starts.shape), starts):
         raise _nothing_between()
@@ -110,7 +110,7 @@ def quadrature(rule: str, steps: int) -> tuple[Array, Array]:
     """
     if rule not in RULES:
         raise UnknownNameError.of("rule", rule, RULES)
-    at_least("steps", steps, 2 if rule == "riemann_trapezoid" else 1)
+    at_least(2 if rule == "riemann_trapezoid" else 1, steps=steps)
     return RULES[rule](steps)
 
 
@@ -162,16 +162,6 @@ def check_finite(*found: Array) -> None:
             "the model gives NaN or infinite gradients for this input or near it; check the preprocessing and, for a "
             "float16 model, its range"
         )
-
-
-def at_least(name: str, value: int, least: int = 1) -> None:
-    """Check an option that counts.
-
-    Raises:
-        OptionError: it is below ``least``.
-    """
-    if value < least:
-        raise OptionError(f"{name}={value}: give at least {least}")
 
 
 def deviation(x: Array, noise: float) -> float:

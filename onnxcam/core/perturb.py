@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxcam.core.baselines import baseline
 from onnxcam.core.maps import resize_matrix
-from onnxcam.core.probe import Array, Probe, chunks, finite, scores
+from onnxcam.core.probe import Array, Probe, at_least, chunks, finite, scores
 from onnxcam.errors import OptionError
 
 Window = tuple[slice, slice]
@@ -45,17 +45,6 @@ def blend(x: Array, hidden: Array, masks: Array) -> Array:
 def steady(found: Array) -> bool:
     """Whether scores differ by no more than rounding: constant, or saturated."""
     return bool(np.ptp(found) <= _ROUNDING * np.abs(found).max())
-
-
-def at_least(least: int, **options: int) -> None:
-    """Check whole numbers.
-
-    Raises:
-        OptionError: one is smaller, or no whole number.
-    """
-    for name, value in options.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise OptionError(f"{name}={value!r}: give a whole number, at least {least}")
 
 
 # ---- occlusion ----

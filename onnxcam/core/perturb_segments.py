@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxcam.core.perturb import Fill, at_least, blend, filled, steady
-from onnxcam.core.probe import Array, Probe, finite, scores
+from onnxcam.core.perturb import Fill, blend, filled, steady
+from onnxcam.core.probe import Array, Probe, at_least, finite, scores
 from onnxcam.errors import OptionError, UnknownNameError
 
 # ---- segments ----

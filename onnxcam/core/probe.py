@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError
+from ..errors import ModelError, OptionError
 
 Array = NDArray[Any]
 
@@ -109,3 +109,14 @@ def finite(scores: Array) -> Array:
             "a float16 model, its range; take another target or method"
         )
     return scores
+
+
+def at_least(least: int, **options: int) -> None:
+    """Check whole numbers.
+
+    Raises:
+        OptionError: one is smaller, or no whole number.
+    """
+    for name, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise OptionError(f"{name}={value!r}: give a whole number, at least {least}")

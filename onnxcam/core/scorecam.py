@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import OptionError, UnknownNameError
 from . import maps
-from .probe import Array, Probe, finite, scores
+from .probe import Array, Probe, at_least, finite, scores
 
 Seed = int | np.random.Generator
 NOISY = ("mask", "input")
@@ -70,7 +70,7 @@ def faster_scorecam(probe: Probe, *, channels: int = 10, softmax: bool = True) -
         OptionError: ``channels`` below 1.
         ModelError: a score that is no finite number.
     """
-    _at_least_one("channels", channels)
+    at_least(1, channels=channels)
     A = probe.activations(probe.x)[0]
     kept = A[np.argsort(-A.var(axis=(1, 2)), kind="stable")[:channels]]
     return _joined(kept, _varies(kept), _masked(probe, kept, np.ones(1)), softmax)
@@ -101,7 +101,7 @@ def sscam(probe: Probe, *, samples: int = 35, sigma: float = 2.0, noisy: str = "
         UnknownNameError: another ``noisy``.
         ModelError: a score that is no finite number.
     """
-    _at_least_one("samples", samples)
+    at_least(1, samples=samples)
     if not sigma >= 0:
         raise OptionError(f"sigma={sigma}: the standard deviation of the noise is 0 or more")
     if noisy not in NOISY:
@@ -137,7 +137,7 @@ def iscam(probe: Probe, *, steps: int = 10) -> Array:
         OptionError: ``steps`` below 1.
         ModelError: a score that is no finite number.
     """
-    _at_least_one("steps", steps)
+    at_least(1, steps=steps)
     A = probe.activations(probe.x)[0]
     return _joined(A, _varies(A), _masked(probe, A, np.cumsum(np.arange(1, steps + 1)) / steps), True)
 
@@ -179,8 +179,3 @@ def _joined(A: Array, varies: Array, increase: Array, softmax: bool) -> Array:
         weights = np.exp(increase - increase.max())
         weights = weights / weights.sum()
     return np.tensordot(weights * varies, A, axes=1).astype(np.float32)
-
-
-def _at_least_one(name: str, given: int) -> None:
-    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
-        raise OptionError(f"{name}={given!r}: give a whole number above 0")

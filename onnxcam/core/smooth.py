@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from onnxcam.core.integrate import (
     Seed,
-    at_least,
     check_finite,
     deviation,
     gradients,
@@ -19,7 +18,7 @@ from onnxcam.core.integrate import (
     one_reference,
     quadrature,
 )
-from onnxcam.core.probe import Probe, chunks
+from onnxcam.core.probe import Probe, at_least, chunks
 from onnxcam.errors import UnknownNameError
 
 Array = NDArray[Any]
@@ -97,7 +96,7 @@ def vargrad(
     https://arxiv.org/abs/1810.03307. Options, shapes and errors are those of :func:`smoothgrad`; two samples are the
     least.
     """
-    at_least("samples", samples, 2)
+    at_least(2, samples=samples)
     mean, square = _moments(probe, samples, noise, seed, _attribution(probe, base, steps, baseline))
     return np.asarray(np.maximum(square - mean**2, 0.0), dtype=np.float32)
 
@@ -129,7 +128,7 @@ def smooth_gradcampp(probe: Probe, *, samples: int = 25, noise: float = 0.15, se
         OptionError: too few samples, noise below 0, a constant image.
         ModelError: NaN or infinite gradients.
     """
-    at_least("samples", samples)
+    at_least(1, samples=samples)
     rng, sigma = np.random.default_rng(seed), deviation(probe.x, noise)
     A = np.asarray(probe.activations(probe.x)[0], dtype=np.float64)
     powers = np.zeros((3, *A.shape))
@@ -148,7 +147,7 @@ def _moments(
     probe: Probe, samples: int, noise: float, seed: Seed, attribution: Callable[[Array], Array]
 ) -> tuple[Array, Array]:
     """Means of an attribution and of its square over noisy copies, float64 (C, H, W)."""
-    at_least("samples", samples)
+    at_least(1, samples=samples)
     rng, sigma = np.random.default_rng(seed), deviation(probe.x, noise)
     mean, square = np.zeros((2, *probe.x.shape[1:]))
     for part in chunks(probe, samples):
