@@ -157,6 +157,8 @@ def _shape(view: View) -> tuple[int, int]:
 
 
 def _text(view: View) -> Array:
-    """The ids that are fed, (T,): the integer input of rank 2; empty where there is none."""
-    texts = [a for a in view.feeds.values() if a.ndim == 2 and a.dtype.kind in "iu"]
-    return texts[0][0] if texts else np.zeros(0, dtype=np.int64)
+    """The ids that are fed, (T,): the integer input of rank 2, of several the one of larger numbers (a mask holds 0 and
+    1); empty where there is none.
+    """
+    texts = [a for a in view.feeds.values() if a.ndim == 2 and a.dtype.kind in "iu" and a.size]
+    return max(texts, key=lambda a: int(a.max()))[0] if texts else np.zeros(0, dtype=np.int64)

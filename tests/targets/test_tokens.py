@@ -175,3 +175,16 @@ def test_an_answer_depends_on_the_question_and_so_does_its_explanation(tmp_path)
         slope_holds(e, lambda x, ids=ids: outputs(ex, x, question=ids)[0][0, 1], picture(size=8))
         found.append(e.attribution)
     assert np.abs(found[0] - found[1]).max() > 0.1 * np.abs(found[0]).max()
+
+
+@pytest.mark.parametrize("names", [("mask", "tokens"), ("tokens", "mask")])
+def test_a_mask_beside_the_text_is_no_text(names):
+    """In whatever order they are given."""
+    from types import SimpleNamespace
+
+    from onnxcam.targets.tokens import _text
+
+    held = {"tokens": np.array([[1, 7, 5]]), "mask": np.array([[1, 1, 0]])}
+    view = SimpleNamespace(feeds={"image": np.zeros((1, 3, 4, 4))} | {n: held[n] for n in names})
+    np.testing.assert_array_equal(_text(view), [1, 7, 5])
+    assert _text(SimpleNamespace(feeds={"image": np.zeros((1, 3, 4, 4))})).size == 0
