@@ -65,6 +65,7 @@ MAY_IMPORT = {
         "onnxcam.targets",
     ),
     "onnxcam.finding": (
+        "onnxcam.errors",
         "onnxcam.core",
         "onnxcam.graph",
         "onnxcam.layers",

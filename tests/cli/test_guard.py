@@ -21,7 +21,13 @@ raise SystemExit(guarded(command))
 
 def start(body: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", CODE.format(body=body)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **pipes, preexec_fn=_heed_interrupts)
+
+
+def _heed_interrupts() -> None:
+    """A shell's background jobs ignore them, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGFPE", "SIGABRT"])
