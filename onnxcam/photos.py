@@ -1,0 +1,101 @@
+"""Lists of pictures, with labels where a folder's names or a table tell them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxcam.errors import ImageError, OptionError
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pbm", ".pgm", ".ppm", ".pnm"}
+)
+"""What is taken for a picture in a folder; a file that is named itself may have any suffix."""
+
+_MASK = ".mask.png"  # the ground truth beside a sample, no picture of its own
+_PATH_COLUMNS, _LABEL_COLUMNS = ("path", "file", "filename", "image"), ("label", "class", "target")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture's file, and its class as the source writes it: an index or a name; None where nothing tells."""
+
+    path: Path
+    label: str | None = None
+
+
+def find_photos(source: str | Path | Sequence[str | Path], labels: str | Path | None = None) -> list[Photo]:
+    """The pictures of a folder, a CSV, or a list of any of these and of files; sorted by path within a folder.
+
+    In a folder (searched through) a picture's label is the name of the folder below ``source`` that it lies in, one
+    folder a class; pictures that lie in ``source`` itself have none. A CSV has a column of paths, relative to
+    itself, and one of labels; it may have a header.
+
+    Args:
+        source: what to look through.
+        labels: a CSV of labels for these pictures, by path relative to the CSV, or by the file's name.
+
+    Raises:
+        ImageError: no such file or folder, or no picture in it.
+        OptionError: a CSV that cannot be read, has no labels, or names none of the pictures.
+    """
+    sources = [source] if isinstance(source, str | Path) else list(source)
+    found = [photo for one in sources for photo in _of(Path(one))]
+    if not found:
+        raise ImageError(f"no pictures in {', '.join(map(str, sources)) or 'an empty list'}: give files, or folders")
+    return found if labels is None else _labelled(found, Path(labels))
+
+
+def _of(source: Path) -> list[Photo]:
+    if source.is_dir():
+        return _in_folder(source)
+    if not source.exists():
+        raise ImageError(f"cannot read {str(source)!r}: there is no such file or folder")
+    if source.suffix.lower() == ".csv":
+        return [Photo(path, label) for path, label in _rows(source)]
+    return [Photo(source)]
+
+
+def _in_folder(folder: Path) -> list[Photo]:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    inner = [(p, p.relative_to(folder).parts) for p in files if not p.name.endswith(_MASK)]
+    shown = [(p, parts) for p, parts in inner if not any(part.startswith(".") for part in parts)]
+    if not shown:
+        raise ImageError(f"no pictures in {str(folder)!r}: it holds none of {', '.join(sorted(SUFFIXES))}")
+    return [Photo(p, parts[0] if len(parts) > 1 else None) for p, parts in shown]
+
+
+def _rows(table: Path) -> list[tuple[Path, str | None]]:
+    """(path, label) of each line."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(map(str.strip, row))]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise OptionError(f"cannot read the table {table}: {error}; give lines of path,label") from error
+    path, label = 0, 1
+    header = [cell.lower() for cell in rows[0]] if rows else []
+    if (named := _column(header, _PATH_COLUMNS)) is not None:
+        found = _column(header, _LABEL_COLUMNS)
+        path, label, rows = named, len(header) if found is None else found, rows[1:]
+    return [(table.parent / r[path], (r[label] if label < len(r) else "") or None) for r in rows if len(r) > path]
+
+
+def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
+    return next((header.index(name) for name in names if name in header), None)
+
+
+def _labelled(photos: Sequence[Photo], table: Path) -> list[Photo]:
+    told = {path: label for path, label in _rows(table) if label}
+    whole = {path.resolve(): label for path, label in told.items()}
+    found = [Photo(p.path, whole.get(p.path.resolve(), _by_name(told, p.path.name))) for p in photos]
+    if not any(p.label for p in found):
+        raise OptionError(f"{table} names none of the {len(photos)} pictures; give lines of path,label")
+    return found
+
+
+def _by_name(told: Mapping[Path, str], name: str) -> str | None:
+    """The label of the one path that ends in this name."""
+    labels = [label for path, label in told.items() if path.name == name]
+    return labels[0] if len(labels) == 1 else None

@@ -1,0 +1,75 @@
+"""Lists of pictures: folders, tables, labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from onnxcam.errors import ImageError, OptionError
+from onnxcam.photos import Photo, find_photos
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("dog/b.jpg", "dog/deep/a.PNG", "cat/a.png", "cat/a.mask.png", ".hid/a.png", "dog/note.txt", "z.bmp"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "data"
+
+
+def test_a_folder_tells_its_classes(folder):
+    assert find_photos(folder) == [
+        Photo(folder / "cat/a.png", "cat"),
+        Photo(folder / "dog/b.jpg", "dog"),
+        Photo(folder / "dog/deep/a.PNG", "dog"),
+        Photo(folder / "z.bmp"),
+    ]
+
+
+@pytest.mark.parametrize("header", ["", "label,path\n", "\ufeffimage,x,class\n"])
+def test_a_table_tells_paths_and_labels(tmp_path, header):
+    line = {"": "dog/b.jpg, 3", "label,path\n": "3,dog/b.jpg", "\ufeffimage,x,class\n": "dog/b.jpg,9,3"}[header]
+    table = tmp_path / "t.csv"
+    table.write_text(f"{header}{line}\n\n", encoding="utf-8")
+    assert find_photos(table) == [Photo(tmp_path / "dog/b.jpg", "3")]
+
+
+def test_a_header_without_labels_gives_none(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("path,size\na.png,7\n")
+    assert find_photos(table) == [Photo(tmp_path / "a.png")]
+
+
+def test_labels_of_a_table_go_to_the_pictures_by_path_else_by_name(folder):
+    (folder / "t.csv").write_text("cat/a.png,0\nelsewhere/b.jpg,1\nx/z.bmp,2\ny/z.bmp,3\n")
+    assert [p.label for p in find_photos(folder, folder / "t.csv")] == ["0", "1", None, None]
+
+
+def test_several_sources_are_one_list(folder):
+    found = find_photos([folder / "dog", folder / "z.bmp"])
+    assert [p.path.name for p in found] == ["b.jpg", "a.PNG", "z.bmp"]
+    assert [p.label for p in found] == [None, "deep", None]
+
+
+def test_what_holds_no_picture_says_so(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match=r"no pictures in .*empty'.*\.jpg"):
+        find_photos(tmp_path / "empty")
+    with pytest.raises(ImageError, match="no such file or folder"):
+        find_photos(tmp_path / "nowhere")
+    with pytest.raises(ImageError, match="an empty list"):
+        find_photos([])
+    (tmp_path / "t.csv").write_text("")
+    with pytest.raises(ImageError, match=r"t\.csv"):
+        find_photos(tmp_path / "t.csv")
+
+
+def test_a_table_of_other_pictures_or_of_none_is_refused(tmp_path, folder):
+    (tmp_path / "t.csv").write_text("other.png,1\n")
+    with pytest.raises(OptionError, match="names none of the 4 pictures"):
+        find_photos(folder, tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00bad")
+    with pytest.raises(OptionError, match="cannot read the table"):
+        find_photos(folder, tmp_path / "t.csv")
