@@ -1,7 +1,7 @@
 """shapes-net: one small network of the usual parts, written by every exporter from the same weights.
 
 Convolutions with BatchNorm, a residual Add, a Concat of two branches, global average pool, linear head. The weights
-live in ``shapes-net.npz`` under PyTorch's names (``stem.0.weight``, OIHW), from where each exporter's script takes them.
+live in ``shapes-net.npz`` under PyTorch's names (``stem.0.weight``, OIHW): each exporter's script takes them there.
 """
 
 from __future__ import annotations
