@@ -22,13 +22,12 @@ from onnxcam.graph.attention import find_attention, written_out
 from onnxcam.graph.inspect import Logits, find_logits
 from onnxcam.image import Preprocess, as_image
 from onnxcam.inputs import Given, given_inputs, vocabulary
-from onnxcam.labels import find_labels
 from onnxcam.layers import TargetLayer, best_layer, classifier_layer, levels, named_layer
 from onnxcam.looks import Looks
 from onnxcam.methods import Method, find_method
 from onnxcam.model import Model
 from onnxcam.offers import offered
-from onnxcam.opening import choose_preprocess, input_spec, opened
+from onnxcam.opening import choose_labels, choose_preprocess, input_spec, opened
 from onnxcam.probe import Progress
 from onnxcam.programs import Plan, Programs, repeated
 from onnxcam.record import Recorder, Shaping, provenance
@@ -45,11 +44,12 @@ class Explainer:
         model: a path, ``zoo:NAME``, or a loaded :class:`~onnxcam.model.Model`; several are joined one behind the
             other, such as encoder and decoder.
         preprocess: a preset (``"imagenet"``, ``"caffe,mean=104/117/123"``), a
-            :class:`~onnxcam.image.Preprocess`, or ``"auto"``: what the graph or its metadata decide, else ``imagenet``.
+            :class:`~onnxcam.image.Preprocess`, or ``"auto"``: what :func:`~onnxcam.conventions.known` finds, else
+            ``imagenet``.
         target_layer: ``"auto"``, or one or more names of values, nodes or modules.
         method: a name of the catalogue, or a :class:`~onnxcam.methods.Method` of your own.
         engine: ``"auto"``, ``"portable"`` or ``"training"``.
-        labels: class names or a file of them; None takes the model's metadata.
+        labels: class names or a file of them; None takes what its surroundings or metadata tell.
         providers: onnxruntime's execution providers.
         threads: threads within an operator.
         output: the name of the output to explain, or ``"NAME[3]"`` for that element of it; None chooses.
@@ -107,7 +107,7 @@ class Explainer:
             _one_of("normalization", normalize or self.method.normalize, maps.NORMALIZATIONS), fusion
         )
         self.smooth = _smoothings(smooth, self.method)
-        self.labels = find_labels(labels, self.model.meta)
+        self.labels = choose_labels(self.model, labels)
         self.spec = input_spec(self.model)
         self.preprocess, self.preprocess_reason = choose_preprocess(self.model, preprocess)
         output, self.element = split_output(output, [str(v.name) for v in self.model.outputs])

@@ -232,7 +232,7 @@ _SETTINGS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "scale": (_number, "a number or a fraction such as 1/255"),
     "mean": (_numbers, "one number, or three such as 104/117/123"),
     "std": (lambda given: _numbers(given, 1e-9), "one number above 0, or three such as 58.4/57.1/57.4"),
-    "fit": (_choice("fit", ("stretch", "crop", "letterbox")), ""),
+    "fit": (_choice("fit", ("stretch", "crop", "squash", "letterbox")), ""),
     "crop_ratio": (lambda given: _number(given, 0.01, 1), "a number from 0.01 to 1"),
     "interpolation": (_choice("interpolation", INTERPOLATIONS), ""),
     "antialias": (lambda given: {"true": True, "false": False}[str(given).lower()], "true or false"),
@@ -255,8 +255,9 @@ class Preprocess:
         scale: Factor for grey levels.
         mean, std: One for all channels or one per channel, in the model's channel order.
         fit: ``"stretch"``: the whole picture, aspect ratio lost. ``"crop"``: resize to cover
-            ``size / crop_ratio``, keep the centre. ``"letterbox"``: the whole picture, padded with ``fill``.
-        crop_ratio: 0.875 is ImageNet's 224 of 256.
+            ``size / crop_ratio``, keep the centre. ``"squash"``: stretch to ``size / crop_ratio``, keep the centre.
+            ``"letterbox"``: the whole picture, padded with ``fill``.
+        crop_ratio: Of crop and squash; 0.875 is ImageNet's 224 of 256.
         interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
         antialias: Widen the kernel when shrinking, as Pillow and torchvision do; OpenCV does not.
         fill, align: The letterbox: grey level of its margin; ``"center"`` or ``"topleft"`` (YOLOX).
@@ -349,7 +350,7 @@ class Preprocess:
             return Placement.stretch(source, size)
         if self.fit == "letterbox":
             return Placement.letterbox(source, size, centred=self.align == "center")
-        return Placement.crop(source, size, self.crop_ratio)
+        return Placement.crop(source, size, self.crop_ratio, keep_aspect=self.fit == "crop")
 
     def _target(self, source: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
         fixed = spec.height, spec.width

@@ -56,6 +56,15 @@ def _from_text(text: str) -> Labels:
         data = json.loads(text)
     except ValueError:
         data = ast.literal_eval(text)
+    return in_order(data)
+
+
+def in_order(data: object) -> Labels:
+    """Names from a list of them, or from ``{index: name}``; an index that is left out is its own name.
+
+    Raises:
+        ValueError: neither of the two, or an index that is no number.
+    """
     if not isinstance(data, dict | list | tuple):
         raise ValueError("it holds neither a list nor {index: name}")
     return _by_index(data) if isinstance(data, dict) else tuple(map(str, data))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 
+from onnxcam.conventions import contradiction, known, known_labels
 from onnxcam.errors import OptionError
-from onnxcam.graph.inspect import input_convention
 from onnxcam.graph.surgery import join
 from onnxcam.image import InputSpec, Preprocess
+from onnxcam.labels import Labels, find_labels
 from onnxcam.model import Model, load_model
 
 
@@ -41,17 +41,22 @@ def input_spec(model: Model) -> InputSpec:
 
 
 def choose_preprocess(model: Model, given: str | Preprocess) -> tuple[Preprocess, str]:
-    """The preprocessing, and a notice where it was chosen for the caller.
+    """The preprocessing, and a notice where it was chosen for the caller, or contradicts what is known for certain.
 
-    ``"auto"`` takes the model's own metadata, else what its graph decides, else ``imagenet``.
+    ``"auto"`` takes what `onnxcam.conventions.known` finds, else ``imagenet`` (``unit`` of one channel).
     """
-    if isinstance(given, Preprocess):
-        return given, ""
     if given != "auto":
-        return Preprocess.parse(given), ""
-    if (own := model.meta.get("onnxcam/preprocess")) is not None:
-        return Preprocess.from_dict(json.loads(own)), "preprocessing from the model's metadata"
-    if (found := input_convention(model)) is not None:
-        return Preprocess.parse(found.preset), f"preprocessing {found.preset}: {found.reason}"
+        chosen = given if isinstance(given, Preprocess) else Preprocess.parse(given)
+        return chosen, contradiction(model, chosen)
+    told = known(model)
+    if told.preprocess is not None:
+        doubt = contradiction(model, told.preprocess)
+        return told.preprocess, f"preprocessing {told.preprocess.name} from {told.source}" + (doubt and f"; {doubt}")
     preset = "imagenet" if model.image_input.channels == 3 else "unit"
-    return Preprocess.parse(preset), f"preprocessing {preset} is assumed: nothing in the model tells; check it"
+    advice = f"check it with `onnxcam doctor {model.path or 'MODEL'} PHOTOS`"
+    return Preprocess.parse(preset), f"preprocessing {preset} is assumed: nothing in the model tells; {advice}"
+
+
+def choose_labels(model: Model, given: str | Path | Sequence[str] | None) -> Labels | None:
+    """The class names that are given, or else those that are known."""
+    return known_labels(model) if given is None else find_labels(given, {})

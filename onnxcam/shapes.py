@@ -29,12 +29,14 @@ _INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL)
 _FOLDED = {"Add", "Sub", "Mul", "Div", "Mod", "Neg", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Gather", "Slice"}
 _FOLDED |= {"Concat", "Range", "Max", "Min", "ConstantOfShape", "Equal", "Where", "Not", "ReduceProd", "ReduceSum"}
 _FOLDED |= {"Expand", "CumSum", "Split", "Identity", "Less", "Greater", "And", "Or", "Abs", "ScatterElements", "Size"}
+_FOLDED |= {"Ceil", "Floor"}
 _MOVES = {"Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Identity"}
 _STEERED = {"If", "Loop"}  # by integers
 _POOLS = {"MaxPool", "AveragePool", "LpPool"}
 _CLAMPS = 22  # the first opset that says which windows of ceil_mode count
 _SETTLED = "onnxcam.settled"  # inference lets operators of other domains be
 _LARGEST = 4096  # elements of an integer tensor that is computed
+_FEW = 16  # elements of a float tensor that lengths are computed with
 # Operators whose output has as many axes as their first input.
 _KEEPS_RANK = {"Split", "Slice", "Pad", "Tile", "Resize", "Transpose", "ScatterElements", "ScatterND", "Trilu"}
 _KEEPS_RANK |= {"CumSum", "DFT", "ReverseSequence", "CenterCropPad", "Clip", "LayerNormalization"}
@@ -85,12 +87,21 @@ def _inferred(proto: ModelProto) -> tuple[ModelProto, Integers]:
     inferred = _infer(folded)
     while _settle_pool(folded, types_of(inferred.graph)):
         inferred = _infer(folded)
+    if _pads_by_length(folded, known):
+        known = _fold_integers(folded, types_of(inferred.graph), follow=True)
+        inferred = _infer(folded)
     if not _unknown(inferred.graph) and not any(node.op_type in _STEERED for node in folded.graph.node):
         return inferred, known
     more = _fold_integers(folded, types_of(inferred.graph))
     inferred = _infer(folded) if len(more) > len(known) else inferred
     _complete(inferred, more)
     return inferred, more
+
+
+def _pads_by_length(proto: ModelProto, known: Integers) -> bool:
+    """Whether a Pad computes how much it adds, so that each length hangs on the one before it."""
+    held = known.keys() | {t.name for t in proto.graph.initializer}
+    return any(node.op_type == "Pad" and len(node.input) > 1 and node.input[1] not in held for node in proto.graph.node)
 
 
 def _infer(proto: ModelProto) -> ModelProto:
@@ -189,14 +200,25 @@ def known_integers(proto: ModelProto) -> Integers:
     return _fold_integers(draft, types_of(draft.graph))
 
 
-def _fold_integers(proto: ModelProto, types: Types) -> Integers:
-    """Compute constant shape arithmetic, and make its nodes constants."""
+def _fold_integers(proto: ModelProto, types: Types, follow: bool = False) -> Integers:
+    """Compute constant shape arithmetic, and make its nodes constants.
+
+    Args:
+        proto: the model; changed.
+        types: of its values, as far as they are known.
+        follow: update ``types`` on the way, by what has been computed before; node by node, so it takes its time.
+    """
     opsets = {o.domain: o.version for o in proto.opset_import}
     known = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.data_type in _INTEGERS}
+    drawn = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if _is_little(t)}
     partly: dict[str, npt.NDArray[np.float64]] = {}
     for node in proto.graph.node:
+        if follow:
+            types.update(_followed(node, types, known, opset_of(proto)))
         if node.op_type == "Constant" and (held := _held(node.attribute[0])) is not None:
             known[node.output[0]] = held
+        elif node.op_type == "Constant" and _is_little(node.attribute[0].t):
+            drawn[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
         elif (lengths := _lengths(node, types, known, partly, opsets)) is not None:
             partly[node.output[0]] = lengths
             if not np.isnan(lengths).any():
@@ -205,11 +227,34 @@ def _fold_integers(proto: ModelProto, types: Types) -> Integers:
             size = np.asarray(math.prod(dims), dtype=np.int64)
             shape = np.asarray(_shape_slice(node, dims), dtype=np.int64)
             _make_constant(node, [size if node.op_type == "Size" else shape], known)
-        elif node.op_type in _FOLDED and node.input and all(not name or name in known for name in node.input):
+        elif node.op_type in _FOLDED and node.input and all(n in known or n in drawn for n in node.input if n):
             with suppress(Exception):  # what cannot be computed stays unknown
-                found = ReferenceEvaluator(node, opsets=opsets).run(None, {n: known[n] for n in node.input if n})
-                _make_constant(node, [np.asarray(a) for a in cast("list[npt.NDArray[np.integer]]", found)], known)
+                feeds = {n: known[n] if n in known else drawn[n] for n in node.input if n}
+                made = cast("list[npt.NDArray[Any]]", ReferenceEvaluator(node, opsets=opsets).run(None, feeds))
+                found = [np.asarray(a) for a in made]
+                drawn.update((n, a) for n, a in zip(node.output, found, strict=True) if _few_floats(a))
+                _make_constant(node, found, known)
     return known
+
+
+def _few_floats(a: npt.NDArray[Any]) -> bool:
+    return a.dtype.kind == "f" and a.size <= _FEW
+
+
+def _is_little(tensor: TensorProto) -> bool:
+    """Floats, so few that they may be what lengths are divided by."""
+    few = tensor.data_location != TensorProto.EXTERNAL and math.prod(tensor.dims) <= _FEW
+    return few and tensor.data_type == TensorProto.FLOAT
+
+
+def _followed(node: NodeProto, types: Types, known: Integers, opset: int) -> Types:
+    """What the types of a node's inputs, as they are known by now, tell of its outputs."""
+    told = node.domain in ("", "ai.onnx") and all(n in types for n in node.input if n)
+    if not told or all(_static(types.get(name)) is not None for name in node.output if name):
+        return {}
+    with suppress(Exception):
+        return {n: t for n, t in infer_node(node, types, known, opset).items() if has_rank(t)}
+    return {}
 
 
 def _held(given: AttributeProto) -> npt.NDArray[np.integer] | None:

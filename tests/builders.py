@@ -79,7 +79,8 @@ def classifier(
 
 def plain_scores(proto: onnx.ModelProto, x: Any) -> Any:
     """Logits of `classifier`, in loops over pixels."""
-    w = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in proto.graph.initializer}
+    held = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    w = {name: a.astype(np.float64) for name, a in held.items() if a.dtype.kind in "fiu"}
     first = np.maximum(_conv(x.astype(np.float64), w["w1"], w["b1"]), 0)
     n, c, h, wide = first.shape
     pooled = first[:, :, : h // 2 * 2, : wide // 2 * 2].reshape(n, c, h // 2, 2, wide // 2, 2).max(axis=(3, 5))

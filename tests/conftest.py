@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from files import FILES, FileServer, file_server, public_table
 from served import Server, serving
 
 
@@ -25,4 +27,30 @@ def server(monkeypatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr("onnxcam.endpoint._PAUSE", 0.01)
     with serving() as one:
+        yield one
+
+
+@pytest.fixture
+def zoo_cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache, and a zoo of two public models beside the bundled ones."""
+    from onnxcam import zoo
+
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    shutil.copy(zoo.root() / "index.toml", folder)
+    (folder / "labels.txt").write_text("ant\nbee\ncat\ndog\n")
+    (folder / "public.toml").write_text(public_table())
+    monkeypatch.setattr(zoo, "root", lambda: folder)
+    monkeypatch.setenv("ONNXCAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("ONNXCAM_OFFLINE", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def host(zoo_cache, monkeypatch) -> Iterator[FileServer]:
+    """The server of these public models."""
+    with file_server() as one:
+        one.files = dict(FILES)
+        monkeypatch.setenv("ONNXCAM_ZOO_URL", one.url)
         yield one

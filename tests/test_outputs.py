@@ -23,12 +23,14 @@ NAMED = [
     helper.make_node("ArrayFeatureExtractor", ["names", "index"], ["name"], domain="ai.onnx.ml"),
     helper.make_node("Cast", ["name"], ["label"], to=TensorProto.INT64),
 ]
+SPELT = helper.make_node("ArrayFeatureExtractor", ["texts", "index"], ["text"], domain="ai.onnx.ml")
 ZIPPED = helper.make_node("ZipMap", ["p"], ["map"], domain="ai.onnx.ml", classlabels_int64s=[5, 6, 7, 8])
 ENDINGS = {
     "an index": ([SOFTMAX, CHOICE], ["index"], "output index is what ArgMax chose; read p before it"),
     "a label": ([SOFTMAX, CHOICE, *NAMED], ["label"], "output label is what ArgMax chose; read p before it"),
     "a map": ([SOFTMAX, ZIPPED], ["map"], "output map is no tensor; read p before it"),
     "a label and a map": ([SOFTMAX, CHOICE, *NAMED, ZIPPED], ["label", "map"], "output map is no tensor; read p"),
+    "a text and a map": ([SOFTMAX, CHOICE, SPELT, ZIPPED], ["text", "map"], "output map is no tensor; read p"),
     "the two best": (
         [SOFTMAX, helper.make_node("TopK", ["p", "two"], ["best", "at"])],
         ["best", "at"],
@@ -44,12 +46,18 @@ ENDINGS = {
 
 def saved(tmp_path, what, dtype=np.float32):
     nodes, names, _ = ENDINGS[what]
-    integers = {"index": 7, "label": 7, "at": 7}
+    others = {
+        "index": TensorProto.INT64,
+        "label": TensorProto.INT64,
+        "at": TensorProto.INT64,
+        "text": TensorProto.STRING,
+    }
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     outputs = [
-        helper.make_value_info(n, KINDS[n]) if n in KINDS else value(n, None, integers.get(n, kind)) for n in names
+        helper.make_value_info(n, KINDS[n]) if n in KINDS else value(n, None, others.get(n, kind)) for n in names
     ]
     held = {"names": np.array([50, 60, 70, 80]), "two": np.array([2])}
+    held["texts"] = np.array(["fifty", "sixty", "seventy", "eighty"], object)
     used = {k: v for k, v in held.items() if any(k in n.input for n in nodes)}
     proto = model(
         [*NODES, *nodes], [value("image", [2, 3, 12, 12], kind)], outputs,

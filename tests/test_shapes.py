@@ -56,6 +56,36 @@ def test_lengths_follow_from_integers_that_are_computed(tmp_path) -> None:
     assert [n.op_type for n in loaded.graph] == [n.op_type for n in nodes]
 
 
+def padded_as_same(x: str, to: str, stride: float) -> list:
+    """Pad rows and columns for windows of three, ``(ceil(length / stride) - 1) * stride + 3 - length``, by floats."""
+    n = {k: f"{to}/{k}" for k in ("shape", "last", "size", "steps", "ceil", "less", "span", "full", "lack", "half")}
+    return [
+        node("Shape", [x], [n["shape"]]), node("Slice", [n["shape"], "two", "four"], [n["last"]]),
+        node("Cast", [n["last"]], [n["size"]], to=1), node("Div", [n["size"], f"stride{stride}"], [n["steps"]]),
+        node("Ceil", [n["steps"]], [n["ceil"]]), node("Sub", [n["ceil"], "1.0"], [n["less"]]),
+        node("Mul", [n["less"], f"stride{stride}"], [n["span"]]), node("Add", [n["span"], "3.0"], [n["full"]]),
+        node("Sub", [n["full"], n["size"]], [n["lack"]]), node("Div", [n["lack"], "2.0"], [n["half"]]),
+        node("Floor", [n["half"]], [f"{to}/before"]), node("Ceil", [n["half"]], [f"{to}/after"]),
+        node("Concat", ["none", f"{to}/before", "none", f"{to}/after"], [f"{to}/floats"], axis=0),
+        node("Cast", [f"{to}/floats"], [f"{to}/pads"], to=7), node("Pad", [x, f"{to}/pads"], [to]),
+    ]  # fmt: skip
+
+
+def test_lengths_that_each_hang_on_the_padding_before(tmp_path) -> None:
+    """9 x 8, windows of three: padded 11 x 10 at stride 1; 5 x 4 of stride 2 come of 11 x 9, of 5 x 4 again 7 x 6."""
+    nodes = [
+        *padded_as_same("x", "p", 1), *padded_as_same("x", "q", 2),
+        node("MaxPool", ["q"], ["r"], kernel_shape=[3, 3], strides=[2, 2]), *padded_as_same("r", "y", 1),
+    ]  # fmt: skip
+    floats = {"1.0": [1, 1], "2.0": [2, 2], "3.0": [3, 3], "stride1": [1, 1], "stride2": [2, 2], "none": [0, 0]}
+    arrays = {k: np.array(v, np.float32) for k, v in floats.items()} | {"two": np.array([2]), "four": np.array([4])}
+    loaded = opened(tmp_path, nodes, ["n", 3, 9, 8], arrays)
+    assert {k: dims_of(loaded.values[k])[1:] for k in "pqry"} == {
+        "p": (3, 11, 10), "q": (3, 11, 9), "r": (3, 5, 4), "y": (3, 7, 6),
+    }  # fmt: skip
+    assert [n.op_type for n in loaded.graph] == [n.op_type for n in nodes]
+
+
 def test_known_integers_are_noted_where_they_are_computed(tmp_path) -> None:
     """Axes by Range of a rank, as ONNX's function of RMSNormalization has them."""
     nodes = [

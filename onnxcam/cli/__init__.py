@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxcam import __version__
-from onnxcam.cli import explain, inspect, listing
+from onnxcam.cli import compare, explain, inspect, listing, zoo
 from onnxcam.cli.guard import guarded
 from onnxcam.errors import OnnxcamError
 
@@ -23,10 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("compare")(compare.command)
 app.command("explain")(explain.command)
 app.command("inspect")(inspect.command)
 app.command("methods")(listing.methods)
-app.command("zoo")(listing.zoo)
+app.add_typer(zoo.app, name="zoo")
 
 
 def _version(given: bool) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,16 +24,35 @@ def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx file, or zoo:NAME.")],
     output: Annotated[str | None, typer.Option(help="Model output to look at, where there are several.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    sidecar: Annotated[
+        bool,
+        typer.Option("--write-sidecar", help="Write MODEL.toml beside it: preprocessing and labels, to be edited."),
+    ] = False,
 ) -> None:
     """Show inputs, logits, candidate layers, activations, engines and preprocessing, each with its reason."""
     from onnxcam.model import load_model
     from onnxcam.opening import locate
 
-    facts = describe(load_model(locate(model)), output)
+    opened = load_model(locate(model))
+    facts = describe(opened, output)
     if as_json:
         print(json.dumps(facts))
     else:
         _show(facts)
+    if sidecar:
+        print(f"onnxcam: wrote {_write_sidecar(opened)}", file=sys.stderr)
+
+
+def _write_sidecar(model: Model) -> Path:
+    from onnxcam.conventions import known
+    from onnxcam.errors import OptionError
+    from onnxcam.sidecar import sidecar_path, write_sidecar
+
+    path = sidecar_path(model.path or "model.onnx")
+    if path.exists():
+        raise OptionError(f"{path} exists; edit it, or delete it to have it written anew")
+    told = known(model)
+    return write_sidecar(path, sha256=model.sha256, preprocess=told.preprocess, labels=told.labels)
 
 
 def describe(model: Model, output: str | None = None) -> dict[str, Any]:
@@ -39,10 +60,9 @@ def describe(model: Model, output: str | None = None) -> dict[str, Any]:
     from onnxcam.graph.activations import activation_sites
     from onnxcam.graph.inspect import find_logits, target_layers
     from onnxcam.graph.paths import first_float, float_path
-    from onnxcam.labels import find_labels
     from onnxcam.methods import possible
     from onnxcam.offers import given_by
-    from onnxcam.opening import choose_preprocess
+    from onnxcam.opening import choose_labels, choose_preprocess
 
     image, logits = model.image_input, find_logits(model, output)
     layers = target_layers(model, logits)
@@ -50,7 +70,7 @@ def describe(model: Model, output: str | None = None) -> dict[str, Any]:
     path = float_path(model.values[logits.name], [pixels])
     sites = activation_sites(path)
     preset, reason = choose_preprocess(model, "auto")
-    labels = find_labels(None, model.meta)
+    labels = choose_labels(model, None)
     return {
         "model": str(model.path),
         "sha256": model.sha256,
@@ -67,7 +87,7 @@ def describe(model: Model, output: str | None = None) -> dict[str, Any]:
         "activations": {"sites": len(sites), "rectifiers": sum(s.rectifier for s in sites)},
         "engines": _engines(model, logits.name, layers[0].name if layers else None, pixels),
         "methods": possible(given_by(model, logits)),
-        "preprocess": {"name": preset.name, "reason": reason},
+        "preprocess": {**preset.to_dict(), "reason": reason},
         "labels": None if labels is None else len(labels),
         "metadata": model.meta,
     }

@@ -1,4 +1,4 @@
-"""``onnxcam methods`` and ``onnxcam zoo``: what there is to choose from."""
+"""``onnxcam methods``: what there is to choose from, and the tables in which lists are shown."""
 
 from __future__ import annotations
 
@@ -66,23 +66,6 @@ def _markdown() -> str:
 
 def _options(method: Method) -> str:
     return " ".join(f"{k}={v}" for k, v in method.options.items())
-
-
-def zoo(as_json: Annotated[bool, _JSON] = False) -> None:
-    """List the named models, usable as zoo:NAME wherever a model is asked for."""
-    from onnxcam.zoo import models
-
-    found = models().values()
-    if as_json:
-        print(json.dumps([{"name": m.name, "bytes": m.bytes, "labels": m.labels, "sha256": m.sha256} for m in found]))
-        return
-    table(
-        ("name", "kB", "input", "classes", "description"),
-        [
-            (m.name, str(m.bytes // 1024), "x".join(map(str, m.input_size)), ", ".join(m.labels), m.description)
-            for m in found
-        ],
-    )
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

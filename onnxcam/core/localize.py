@@ -182,9 +182,15 @@ class Placement:
         return cls(source, size, (0, 0), size)
 
     @classmethod
-    def crop(cls, source: tuple[int, int], size: tuple[int, int], ratio: float) -> Placement:
-        """The centre: resized to cover ``size / ratio``, then cut (torchvision's Resize and CenterCrop)."""
-        resized = _scaled(source, (round(size[0] / ratio), round(size[1] / ratio)), cover=True)
+    def crop(
+        cls, source: tuple[int, int], size: tuple[int, int], ratio: float, keep_aspect: bool = True
+    ) -> Placement:
+        """The centre: resized to cover ``size / ratio``, then cut (torchvision's Resize and CenterCrop).
+
+        Without ``keep_aspect`` it is stretched to ``size / ratio`` (DeiT's; timm's ``squash``).
+        """
+        whole = round(size[0] / ratio), round(size[1] / ratio)
+        resized = _scaled(source, whole, cover=True) if keep_aspect else whole
         corner = round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2)
         return cls(source, resized, corner, size)
 

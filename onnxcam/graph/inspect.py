@@ -1,4 +1,4 @@
-"""What a graph tells about itself: logits, target layers, how it wants its image. Facts, each with its reason."""
+"""What a graph tells about itself: logits and target layers. Facts, each with its reason."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import onnx_ir as ir
 from onnxcam.errors import ModelError, UnknownNameError
 from onnxcam.graph.detector import Detector, class_convs, class_count, find_detector, find_suppression
 from onnxcam.graph.paths import FLOATS, PASSING, TO_NCHW, cuts, first_float, float_path, map_layouts, reads
+from onnxcam.graph.pixels import Convention as Convention
+from onnxcam.graph.pixels import input_convention as input_convention
 from onnxcam.graph.tokens import Grids, Tokens, find_grids, past_normalization
 from onnxcam.model import Dim, Layout, Model, dims_of
 
@@ -18,7 +20,6 @@ Kind = Literal["classes", "dense", "boxes", "tokens"]
 
 _PROBABILITY = {"Softmax", "LogSoftmax", "Sigmoid"}
 _QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
-_NORMALISING = {"Sub", "Add", "Mul", "Div", "BatchNormalization"}
 _TRAILING = {"Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"} | _QUANTISERS
 _DECODING = (
     _TRAILING | _PROBABILITY | {"Concat", "Slice", "Split", "Mul", "Add", "Sub", "Div", "Exp", "Gather", "Resize"}
@@ -73,32 +74,6 @@ class Layer:
     shape: tuple[Dim, ...]
     layout: Layout | Tokens
     reason: str
-
-
-@dataclass(frozen=True)
-class Convention:
-    """What the graph says of the pixels it wants: a preprocessing preset, and why."""
-
-    preset: str
-    reason: str
-
-
-def input_convention(model: Model) -> Convention | None:
-    """The preset that the graph decides by itself: an integer input, or normalisation nodes in front; else None."""
-    value = model.values[model.image_input.name]
-    if value.dtype not in FLOATS:
-        return Convention("raw", f"the input takes {value.dtype} pixels, so the model normalises itself")
-    while len(ahead := {id(n): n for n in value.consumers()}) == 1:
-        node = next(iter(ahead.values()))
-        constants = [v.const_value.numpy() for v in node.inputs if v is not None and v.const_value is not None]
-        if node.op_type in _NORMALISING and constants:
-            grey = any(abs(c).max() > 1.5 or (node.op_type == "Mul" and abs(c).max() < 0.1) for c in constants)
-            scale = "0 to 255" if grey else "0 to 1"
-            return Convention("raw" if grey else "unit", f"{node.op_type} {node.name} in front normalises {scale}")
-        if node.op_type not in ("Transpose", "Cast", "Identity"):
-            break
-        value = node.outputs[0]
-    return None
 
 
 # Logits

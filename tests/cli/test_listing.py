@@ -1,4 +1,4 @@
-"""`onnxcam methods` and `onnxcam zoo`."""
+"""`onnxcam methods`, and tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from onnxcam import zoo
 from onnxcam.cli.listing import table
 from onnxcam.methods import METHODS
 
@@ -22,16 +21,6 @@ def test_methods_are_the_catalogue(run):
     assert {r["name"]: (r["formula"], r["paper"], r["runs"]) for r in rows} == {
         m.name: (m.formula, m.paper, m.runs) for m in METHODS.values()
     }
-
-
-def test_the_zoo_is_its_index(run):
-    done = run("zoo")
-    assert done.code == 0
-    rows = json.loads(run("zoo", "--json").out)
-    assert [r["name"] for r in rows] == list(zoo.models())
-    for entry in zoo.models().values():
-        assert entry.name in done.out
-        assert entry.description in done.out
 
 
 def test_square_brackets_are_no_markup(capsys):

@@ -1,0 +1,130 @@
+"""One network, every exporter: how far do its explanations differ?
+
+    python -m benchmarks.exporters [--scenes 50] [--method gradcam ...] [NAME...]
+
+Every ``zoo:shapes-net-*`` of the index except the weak twin is explained on held-out scenes, for the class that the
+TorchScript export names, and compared with that export's explanation: the raw map (largest difference over the largest
+absolute value), the heatmap (largest difference, in [0, 1]) and the correlation of the two heatmaps. Prints the README's
+table. What the installed runtime cannot load is listed with the reason. Saliency has no raw map to compare: a gradient
+is per unit of the input, and units differ (0 to 1, 0 to 255). In half precision and int8 it is another function's:
+rounding turns ReLUs and maxima of pools over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxcam import Explainer, Explanation, Preprocess, zoo
+from onnxcam.errors import RuntimeUnavailableError
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "model_zoo" / "recipes"))
+import scenes
+
+REFERENCE = "shapes-net-torchscript"
+FAMILY = "shapes-net-"
+CAMS = ("gradcam", "hirescam", "layercam")
+METHODS = (*CAMS, "saliency")
+Images = Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One scene, one export against the reference.
+
+    Attributes:
+        map: largest difference of the raw maps, relative to the reference's largest absolute value.
+        heatmap: largest difference of the heatmaps, in [0, 1].
+        correlation: Pearson's, of the heatmaps.
+    """
+
+    map: float
+    heatmap: float
+    correlation: float
+
+    @classmethod
+    def between(cls, a: Explanation, reference: Explanation) -> Drift:
+        raw = np.abs(a.cam - reference.cam).max() / np.abs(reference.cam).max()
+        correlation = np.corrcoef(a.heatmap.ravel(), reference.heatmap.ravel())[0, 1]
+        return cls(float(raw), float(np.abs(a.heatmap - reference.heatmap).max()), float(correlation))
+
+
+def members() -> list[str]:
+    """The exports of the one network, the reference first."""
+    names = [n for n in zoo.models() if n.startswith(FAMILY) and n != f"{FAMILY}weak"]
+    return sorted(names, key=lambda n: n != REFERENCE)
+
+
+def precision(name: str) -> str:
+    """``float``, ``half`` or ``int8``: how closely the export can follow."""
+    return "int8" if "int8" in name else "half" if "fp16" in name else "float"
+
+
+def heldout(count: int, size: int = scenes.SIZE) -> list[np.ndarray]:
+    return [scenes.render(scenes.HELDOUT_SEED + k, size).image for k in range(count)]
+
+
+def explainer(name: str, method: str) -> Explainer:
+    stated = zoo.model(name)
+    preprocess = Preprocess.from_dict(stated.preprocess)
+    return Explainer(zoo.locate(name), preprocess=preprocess, labels=stated.labels, method=method)
+
+
+def top_labels(images: Images) -> list[str]:
+    """What the reference names."""
+    return [str(e.label) for e in explainer(REFERENCE, "gradcam").explain_batch(images)]
+
+
+def explained(one: Explainer, images: Images, labels: Sequence[str]) -> list[Explanation]:
+    """Each picture for its own class, one run per class."""
+    found: dict[int, Explanation] = {}
+    for label in sorted(set(labels)):
+        own = [k for k, wanted in enumerate(labels) if wanted == label]
+        found.update(zip(own, one.explain_batch([images[k] for k in own], label), strict=True))
+    return [found[k] for k in range(len(images))]
+
+
+def drifts(name: str, method: str, images: Images, labels: Sequence[str], wanted: list[Explanation]) -> list[Drift]:
+    """One export against the reference's explanations ``wanted``, scene by scene."""
+    found = explained(explainer(name, method), images, labels)
+    return [Drift.between(a, b) for a, b in zip(found, wanted, strict=True)]
+
+
+def row(name: str, kinds: Sequence[str], images: Images, labels: Sequence[str], wanted: dict[str, list]) -> str:
+    """One line of the table: worst map and heatmap per method; correlation of the first, worst and median."""
+    cells = []
+    for method in kinds:
+        found = drifts(name, method, images, labels, wanted[method])
+        worst = [max(d.map for d in found)] if method in CAMS else []
+        cells.append(" / ".join(f"{v:.0e}" for v in (*worst, max(d.heatmap for d in found))))
+        r = [d.correlation for d in found]
+        cells += [f"{min(r):.4f} / {np.median(r):.4f}"] if method == kinds[0] else []
+    return f"| {name.removeprefix(FAMILY)} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="such as int8-qdq")
+    parser.add_argument("--scenes", type=int, default=50)
+    parser.add_argument("--method", action="append")
+    options = parser.parse_args()
+    methods = options.method or METHODS
+    images = heldout(options.scenes)
+    labels = top_labels(images)
+    wanted = {method: explained(explainer(REFERENCE, method), images, labels) for method in methods}
+    print(f"| export | {methods[0]}: map / heatmap | correlation: worst / median | {' | '.join(methods[1:])} |")
+    print("|---|" + "---|" * (len(methods) + 1))
+    for name in [f"{FAMILY}{n}" for n in options.names] or members()[1:]:
+        try:
+            print(row(name, methods, images, labels, wanted), flush=True)
+        except RuntimeUnavailableError as error:
+            print(f"| {name.removeprefix(FAMILY)} | {error} |")
+
+
+if __name__ == "__main__":
+    main()

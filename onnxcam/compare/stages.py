@@ -1,0 +1,195 @@
+"""From image to scores, stage by stage: where two networks begin to differ by more than their precision explains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+ALLOWED: Mapping[str, float] = {"float": 0.01, "half": 0.05, "int8": 0.5}
+"""The error of a channel that a precision explains; docs/compare.md says how these were chosen."""
+_SETTLED = 0.2  # share of the allowance below which what follows a stage counts as in agreement
+_UNRELATED = 0.5  # share of a stage's channels that differ, above which the networks are two
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One place where both networks were read.
+
+    Attributes:
+        what: ``"layer"``; ``"weights"``, the mean gradient of the score per channel of the explained layer; or
+            ``"scores"``, the logits.
+        a, b: the values' names.
+        depth: as a share of the way from image to logits.
+        errors: (C,), per channel or class; see :func:`errors`.
+        odd: the channels whose error is larger than the precision explains.
+        swapped: those of them that stand in each other's place.
+    """
+
+    what: str
+    a: str
+    b: str
+    depth: float
+    errors: Array
+    odd: tuple[int, ...]
+    swapped: tuple[tuple[int, int], ...]
+
+    @property
+    def worst(self) -> float:
+        """The largest error."""
+        return float(self.errors.max())
+
+    @property
+    def title(self) -> str:
+        """In words, of the first model."""
+        return {"layer": f"layer {self.a}", "weights": f"the gradients at {self.a}", "scores": "the scores"}[self.what]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "what": self.what, "a": self.a, "b": self.b, "depth": self.depth, "channels": len(self.errors),
+            "worst": self.worst, "median": float(np.median(self.errors)), "odd": list(self.odd),
+            "swapped": [list(pair) for pair in self.swapped],
+        }  # fmt: skip
+
+
+@dataclass
+class Channels:
+    """Sums over pictures and pixels, from which the errors of a layer's channels come.
+
+    Maps before and after a rectifier are held against each other rectified, so that an exporter's fusion is no error.
+    """
+
+    count: int = 0
+    sums: Array = field(default_factory=lambda: np.zeros(()))
+    squares: Array = field(default_factory=lambda: np.zeros(()))
+    off: Array = field(default_factory=lambda: np.zeros(()))
+    means: list[tuple[Array, Array]] = field(default_factory=list)
+
+    def add(self, a: Array, b: Array) -> None:
+        """One picture's maps (C, h, w); of different grids they say nothing and are left out."""
+        if a.shape != b.shape:
+            return
+        x, y = (v.reshape(len(v), -1).astype(np.float64) for v in (a, b))
+        if (x.min() < 0) != (y.min() < 0):
+            x, y = np.maximum(x, 0), np.maximum(y, 0)
+        self.count += x.shape[1]
+        self.sums, self.squares = self.sums + x.sum(axis=1), self.squares + (x * x).sum(axis=1)
+        self.off = self.off + ((x - y) ** 2).sum(axis=1)
+        self.means.append((x.mean(axis=1), y.mean(axis=1)))
+
+    def stage(self, a: str, b: str, depth: float, allowed: float) -> Stage | None:
+        """What was found; None where nothing could be held against each other."""
+        if not self.count:
+            return None
+        spread = np.sqrt(np.maximum(self.squares / self.count - (self.sums / self.count) ** 2, 0))
+        found = errors(np.sqrt(self.off / self.count), spread)
+        return _judged("layer", a, b, depth, found, allowed, *map(np.stack, zip(*self.means, strict=True)))
+
+
+def rows_stage(what: str, a: str, b: str, depth: float, x: Array, y: Array, allowed: float) -> Stage:
+    """A stage of one number per picture and channel: ``x``, ``y`` (N, C)."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    scale = x.std() or np.abs(x).max() or 1.0
+    found = np.sqrt(((x - y) ** 2).mean(axis=0)) / scale
+    return _judged(what, a, b, depth, found, allowed, x, y)
+
+
+def errors(off: Array, spread: Array) -> Array:
+    """The error of each channel: ``off_c / max(spread_c, median of the spreads of all live channels)``.
+
+    Two unrelated channels of equal spread have 1.4; where one constant stands for another channel it is 1.
+
+    Args:
+        off: (C,), root mean square of the difference.
+        spread: (C,), standard deviation in the first model, over pictures and pixels.
+    """
+    live = spread[spread > 1e-6 * spread.max(initial=0)]
+    typical = float(np.median(live)) if len(live) else 1.0
+    return np.asarray(off / np.maximum(spread, typical))
+
+
+def _judged(what: str, a: str, b: str, depth: float, found: Array, allowed: float, x: Array, y: Array) -> Stage:
+    odd = tuple(map(int, np.flatnonzero(found > allowed)))
+    return Stage(what, a, b, depth, found, odd, swapped(x, y, odd))
+
+
+def swapped(x: Array, y: Array, odd: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Pairs of ``odd`` channels where each one's row of means (N,) is the other's; ``x``, ``y`` (N, C)."""
+    if not odd:
+        return ()
+    chosen = list(odd)
+    away = np.sqrt(((x[:, chosen, None] - y[:, None, chosen]) ** 2).mean(axis=0))  # (of x, of y)
+    nearest = away.argmin(axis=0)
+    mutual = [(i, int(j)) for i, j in enumerate(nearest) if i < j and nearest[j] == i]
+    clear = [(i, j) for i, j in mutual if away[i, j] + away[j, i] < 0.5 * (away[i, i] + away[j, j])]
+    return tuple((chosen[i], chosen[j]) for i, j in clear)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the stages say.
+
+    Attributes:
+        kind: ``"sound"``: one network, the differences are those of its precision; ``"fault"``: one network, and
+            something in it is wrong; ``"different"``: two networks, or two preprocessings; ``"unknown"``: no stage
+            could be compared.
+        text: in words.
+        at: the first stage that differs, or None.
+    """
+
+    kind: str
+    text: str
+    at: Stage | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"kind": self.kind, "text": self.text, "at": None if self.at is None else self.at.to_dict()}
+
+
+def verdict(stages: Sequence[Stage], precision: str, explained: str = "") -> Verdict:
+    """From stages in order, image first.
+
+    A layer that differs while all that follows agrees is read differently, not computed wrongly: it counts only if it
+    is the explained one.
+
+    Args:
+        stages: as read.
+        precision: of :data:`ALLOWED`; the coarser one of the two.
+        explained: the first model's explained layer.
+    """
+    if not any(s.what == "layer" for s in stages):
+        return Verdict("unknown", "no layer of the one model has the shape and the depth of one of the other")
+    allowed = ALLOWED[precision]
+    for k, stage in enumerate(stages):
+        alone = all(s.worst < _SETTLED * allowed for s in stages[k + 1 :]) and k + 1 < len(stages)
+        if stage.odd and not (alone and stage.a != explained):
+            return _of(stage, k, precision)
+    read = f"{sum(s.what == 'layer' for s in stages)} layers"
+    return Verdict("sound", f"no fault: {read}, gradients and scores agree within what {precision} explains")
+
+
+def _of(stage: Stage, before: int, precision: str) -> Verdict:
+    share = len(stage.odd) / len(stage.errors)
+    if stage.what == "layer" and before == 0 and share > _UNRELATED:
+        text = (
+            f"the models differ from {stage.title} on, the first that was read, in {share:.0%} of its channels: they "
+            "are two networks, or one of them gets its picture in another way (see preprocess)"
+        )
+        return Verdict("different", text, stage)
+    where = "from there on" if stage.what == "layer" else "while all layers agree"
+    text = f"fault: {_which(stage)} (error {stage.worst:.2g}, {precision} explains {ALLOWED[precision]:g}), {where}"
+    return Verdict("fault", text, stage)
+
+
+def _which(stage: Stage) -> str:
+    kind, many = ("classes", len(stage.odd)) if stage.what == "scores" else ("channels", len(stage.odd))
+    if stage.swapped and 2 * len(stage.swapped) == many:
+        pairs = "; ".join(f"{i} and {j}" for i, j in stage.swapped)
+        return f"{kind} {pairs} of {stage.title} are swapped"
+    listed = ", ".join(map(str, stage.odd[:8])) + (", ..." if many > 8 else "")
+    return f"{many} of {len(stage.errors)} {kind} of {stage.title} differ: {listed}"

@@ -1,0 +1,237 @@
+"""Preprocessing that finds itself: what a model's surroundings, its metadata and its graph tell of its pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcam import published, zoo
+from onnxcam.errors import ModelError, OnnxcamError, OptionError
+from onnxcam.graph.inspect import Convention, input_convention
+from onnxcam.image import Preprocess
+from onnxcam.labels import Labels, find_labels
+from onnxcam.model import Model, dims_of
+from onnxcam.published import Published
+from onnxcam.sidecar import read_sidecar
+
+_LARGEST = 16 * 2**20  # bytes of a .json that is read
+_ODD = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, OptionError)
+_ALIKE = 0.02  # of the span between black and white
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a model's pictures and classes.
+
+    Attributes:
+        preprocess: how a picture becomes the input; None where nothing tells.
+        labels: class names in index order; None where nothing tells.
+        source: where the preprocessing comes from, in words; "" where nothing tells.
+    """
+
+    preprocess: Preprocess | None
+    labels: Labels | None
+    source: str
+
+
+def known(model: Model) -> Known:
+    """What the model's surroundings, its metadata and its graph tell, the first that does:
+
+    1. ``MODEL.toml`` beside it (`onnxcam.sidecar`): people wrote it.
+    2. ``onnxcam/preprocess`` and ``onnxcam/labels`` of its ``metadata_props``; for a file of the zoo that carries
+       none, the zoo's entry (`onnxcam.zoo.recognise`).
+    3. What other tools write: Ultralytics' metadata; beside the model, or above it where its folder is called
+       ``onnx``, Hugging Face's ``preprocessor_config.json`` and ``config.json``, or timm's ``config.json``. Where the
+       graph contradicts (it takes integers, or normalises by itself), the tool's resizing is kept and the graph's
+       range and order of colours taken; a fixed input size goes before the tool's.
+    4. The graph: `onnxcam.graph.inspect.input_convention`.
+
+    Only files of these names are opened, the larger ones refused. Files that are something else are passed over.
+
+    Raises:
+        OptionError: a sidecar or a ``preprocessor_config.json`` that cannot be understood.
+        ModelError: a sidecar of another model, or damaged metadata.
+    """
+    preprocess, source = _told(model)
+    return Known(preprocess, known_labels(model), source)
+
+
+def known_labels(model: Model) -> Labels | None:
+    """The class names of `known`, whatever may be wrong with the preprocessing's files.
+
+    Raises:
+        OptionError: a sidecar that cannot be understood.
+        ModelError: a sidecar of another model.
+    """
+    sidecar = read_sidecar(model)
+    if sidecar is not None and sidecar.labels is not None:
+        return sidecar.labels
+    entry = zoo.recognise(model.sha256)
+    return find_labels(None, model.meta) or (entry and entry.labels) or _nearby(model, _names)
+
+
+def contradiction(model: Model, preprocess: Preprocess) -> str:
+    """What speaks against a preprocessing, for certain: the graph, or else what `known` finds; "" if nothing does.
+
+    Compared are the order of the colours and the values that black and white become, within 2 % of their span, not
+    how the picture is resized, which may be chosen for the picture's sake.
+    """
+    fact, colours = input_convention(model), model.image_input.channels == 3
+    if fact is not None:
+        why = _difference(preprocess, _of_graph(fact), colours and fact.color is not None)
+        if why:
+            return f"preprocessing {preprocess.name} contradicts the graph: {why} ({fact.reason})"
+    with suppress(OnnxcamError):  # what is wrong with a file is told where the file is needed
+        truth, source = _beside(model, fact)
+        if truth is not None and (why := _difference(preprocess, truth, colours)):
+            return f"preprocessing {preprocess.name} contradicts {source}: {why}"
+    return ""
+
+
+def _told(model: Model) -> tuple[Preprocess | None, str]:
+    fact = input_convention(model)
+    preprocess, source = _beside(model, fact)
+    if preprocess is not None or fact is None:
+        return preprocess, source
+    return _of_graph(fact), f"the graph: {fact.reason}"
+
+
+def _beside(model: Model, fact: Convention | None) -> tuple[Preprocess | None, str]:
+    """From files and metadata alone, corrected by the graph's fact where a tool wrote them."""
+    sidecar = read_sidecar(model)
+    if sidecar is not None and sidecar.preprocess is not None:
+        return sidecar.preprocess, str(sidecar.path)
+    if (own := model.meta.get("onnxcam/preprocess")) is not None:
+        return _from_metadata(model, own), "the model's metadata"
+    if (entry := zoo.recognise(model.sha256)) is not None and entry.preprocess:
+        return Preprocess.from_dict(entry.preprocess), f"the zoo's entry of {entry.name}"
+    found = _by_tools(model)
+    return (None, "") if found is None else _settled(found, fact, model)
+
+
+def _from_metadata(model: Model, text: str) -> Preprocess:
+    try:
+        return Preprocess.from_dict(json.loads(text))
+    except (*_ODD, OnnxcamError) as error:
+        raise ModelError(
+            f"{model.label}: its metadata onnxcam/preprocess cannot be understood: {error}. Write a sidecar beside it, "
+            "which goes before: `onnxcam inspect MODEL --write-sidecar`"
+        ) from error
+
+
+def _of_graph(fact: Convention) -> Preprocess:
+    return Preprocess.parse(fact.preset + (f",color={fact.color}" if fact.color else ""))
+
+
+def _settled(found: Published, fact: Convention | None, model: Model) -> tuple[Preprocess, str]:
+    """A tool's settings, with the graph's facts put in their place."""
+    image, result, source = model.image_input, found.preprocess, found.source
+    free = None in (image.height, image.width)
+    fits = result.size and all(a in (None, b) for a, b in zip((image.height, image.width), result.size, strict=True))
+    result = replace(result, size=result.size if free and fits else None)
+    if fact is not None and _difference(result, graph := _of_graph(fact), fact.color is not None):
+        color = fact.color or result.color
+        result = replace(result, scale=graph.scale, mean=graph.mean, std=graph.std, color=color)
+        source += f"; but not its normalisation, for {fact.reason}"
+    return result, source
+
+
+def _difference(one: Preprocess, other: Preprocess, order: bool) -> str:
+    """How two preprocessings differ in what they do to black and white, and to red and blue."""
+    (black, white), (low, high) = _ends(one), _ends(other)
+    span = np.abs(high - low)
+    if np.any(np.abs(black - low) > _ALIKE * span) or np.any(np.abs(white - high) > _ALIKE * span):
+        return f"it makes {_range(black, white)} of grey levels, not {_range(low, high)}"
+    if order and one.color != other.color and "GRAY" not in (one.color, other.color):
+        return f"it gives {one.color}, not {other.color}"
+    return ""
+
+
+def _ends(preprocess: Preprocess) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What black and white become, per channel."""
+    mean, std = (np.broadcast_to(v, 3).astype(np.float64) for v in (preprocess.mean, preprocess.std))
+    return (0 - mean) / std, (255 * preprocess.scale - mean) / std
+
+
+def _range(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> str:
+    return f"{min(low.min(), high.min()):.3g} to {max(low.max(), high.max()):.3g}"
+
+
+# What other tools write
+
+
+def _by_tools(model: Model) -> Published | None:
+    rank = next((len(v.shape) for v in model.outputs if v.shape is not None), 0)
+    found = published.ultralytics(model.meta, rank) or _nearby(model, _published)
+    if found is None or len(found.preprocess.mean) > model.image_input.channels:
+        return None
+    return found
+
+
+def _nearby(model: Model, read: Callable[[Path, Model], Found | None]) -> Found | None:
+    """What ``read`` finds in the model's folder, or above one called ``onnx``."""
+    if model.path is None:
+        return None
+    here = Path(os.path.abspath(model.path)).parent  # links are not followed: a hub cache keeps the files beside them
+    folders = (here, here.parent) if here.name.lower().startswith("onnx") else (here,)
+    return next((found for folder in folders if (found := read(folder, model)) is not None), None)
+
+
+def _published(folder: Path, model: Model) -> Published | None:
+    config, image = _config(folder), model.image_input
+    if not _is_of(model, config):
+        return None
+    own = folder / "preprocessor_config.json"
+    if own.is_file():
+        try:
+            found = published.hugging_face(_json(own))
+        except _ODD as error:
+            raise OptionError(
+                f"cannot understand {own}: {error}. Mend it or delete it, or say the preprocessing yourself "
+                "(preprocess=, --preprocess or MODEL.toml)"
+            ) from error
+        if found is not None:
+            return found
+    with suppress(*_ODD):  # a config.json may be anybody's
+        return published.timm(config, (image.height, image.width))
+    return None
+
+
+def _names(folder: Path, model: Model) -> Labels | None:
+    with suppress(*_ODD):
+        config = _config(folder)
+        return published.names(config) if _is_of(model, config) else None
+    return None
+
+
+def _is_of(model: Model, config: dict[str, Any]) -> bool:
+    """Whether a ``config.json`` can be this model's: one that names other classes than it scores is another's."""
+    with suppress(*_ODD):
+        names = published.names(config)
+        rows = [dims_of(v)[1] for v in model.outputs if v.shape is not None and len(v.shape) == 2]
+        return names is None or not rows or any(n == len(names) or not isinstance(n, int) for n in rows)
+    return True
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    with suppress(*_ODD, OSError):
+        return _json(folder / "config.json")
+    return {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST:,} bytes")
+    data = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(data, dict):
+        raise ValueError("it holds no JSON object")
+    return data

@@ -1,0 +1,207 @@
+"""What was found about a model's preprocessing, and how it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from onnxcam.image import Preprocess
+
+from . import ranking
+from .candidates import FITS, Candidate, Field, as_text
+
+
+@dataclass(frozen=True)
+class Row:
+    """One convention, and what was found of it.
+
+    Attributes:
+        candidate: the convention.
+        classes: how many different classes are answered; None where the model has no classes.
+        misfit: distance from the running statistics of the first BatchNormalization, see
+            `onnxcam.doctor.evidence.RunningStatistics`; None without one.
+        against: why it is ruled out; "" if it is not.
+        proven: whether that is a record in the graph, not elimination by the answers.
+        accuracy: share of the labelled photos that are right, over the ways of resizing that were tried.
+        likelihood: their mean log-probability, natural logarithm.
+        p: that it is no worse than the best all the same; None of the best.
+    """
+
+    candidate: Candidate
+    classes: int | None = None
+    misfit: float | None = None
+    against: str = ""
+    proven: bool = False
+    accuracy: float | None = None
+    likelihood: float | None = None
+    p: float | None = None
+
+    @property
+    def possible(self) -> bool:
+        """Whether nothing rules it out."""
+        return not self.against and (self.p is None or self.p >= ranking.LEVEL)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the evidence allows to say.
+
+    Attributes:
+        field: the conventions that graph and surroundings left open.
+        rows: what was found of each, best first; those ruled out last.
+        photos, labelled: how many were tried, and how many of them have a class.
+        guess: the log-probability of a guess among the model's classes.
+        fits: the ways of resizing that cannot be told apart, best first; empty where there was no such question.
+        size: (height, width) that was tried where the model takes any; None: its own.
+        grey: the model has one channel.
+        notes: what a reader should know: photos that could not be read, labels that were none.
+    """
+
+    field: Field
+    rows: tuple[Row, ...]
+    photos: int
+    labelled: int
+    guess: float
+    fits: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    grey: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def possible(self) -> tuple[Row, ...]:
+        """The conventions that the evidence cannot tell apart, best first."""
+        return tuple(row for row in self.rows if row.possible)
+
+    @property
+    def best(self) -> Row | None:
+        """The one that is named: the best by labels, or the only one left. None: not sure."""
+        if self.labelled and not self.field.settled:
+            first = self.possible[0]
+            return first if first.likelihood is not None and first.likelihood > self.guess else None
+        return self.possible[0] if len(self.possible) == 1 else None
+
+    @property
+    def certain(self) -> bool:
+        """Whether the order of colours and the scale are settled, by proof or by labels."""
+        if self.best is None or len(self.possible) > 1:
+            return False
+        return bool(self.labelled or self.field.settled or all(row.proven for row in self.rows if not row.possible))
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """What to use: the convention named, resized in its preset's way unless that is surely worse."""
+        if self.best is None:
+            return None
+        one = self.best.candidate.preprocess
+        if self.field.settled:
+            return one
+        own = next((n for n, fit in FITS.items() if _has(one, fit)), "")
+        if self.fits and own not in self.fits:
+            settings: dict[str, Any] = FITS[self.fits[0]]
+            one = replace(one, **settings)
+        return replace(one, size=self.size)
+
+    @property
+    def text(self) -> str:
+        """`preprocess`, as ``--preprocess`` takes it; "" if none is named."""
+        return "" if self.preprocess is None else as_text(self.preprocess, self.grey)
+
+    def sentences(self) -> list[str]:
+        """The verdict in words, the most important first."""
+        if self.field.settled:
+            return [f"{self.rows[0].candidate.name}: decided by {self.field.source}", *self._check()]
+        if self.labelled:
+            return self._by_labels()
+        return self._without_labels()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        rows = [
+            {
+                "name": row.candidate.name, "preprocess": as_text(row.candidate.preprocess, self.grey),
+                "possible": row.possible, "against": row.against or None, "accuracy": row.accuracy,
+                "log_likelihood": row.likelihood, "p": row.p, "classes": row.classes, "misfit": row.misfit,
+            }
+            for row in self.rows
+        ]  # fmt: skip
+        return {
+            "best": None if self.best is None else self.best.candidate.name,
+            "preprocess": self.text or None,
+            "certain": self.certain,
+            "possible": [row.candidate.name for row in self.possible],
+            "fits": list(self.fits),
+            "photos": self.photos,
+            "labelled": self.labelled,
+            "decided_by": self.field.source or None,
+            "verdict": self.sentences(),
+            "notes": list(self.notes),
+            "candidates": rows,
+        }
+
+    # Sentences
+
+    def _check(self) -> list[str]:
+        row = self.rows[0]
+        if row.against:
+            return [f"But it {row.against}"]
+        if row.accuracy is None or row.likelihood is None:
+            return []
+        doubt = "" if row.likelihood > self.guess else ", no better than guessing: that preprocessing, or the labels, "
+        return [f"With it {row.accuracy:.0%} of {self.labelled} labelled photos are right{doubt and doubt + 'are wrong'}"]
+
+    def _by_labels(self) -> list[str]:
+        if self.best is None:
+            return [
+                f"Not sure: no convention makes the model better than guessing on {self.labelled} labelled photos. Check "
+                "that the labels are its classes (a background class shifts all by one), or the photos are of its kind"
+            ]
+        best = self.best
+        lines = [f"{best.candidate.name} fits best: {best.accuracy or 0:.0%} right of {self.labelled} labelled photos"]
+        if not self.grey:
+            lines.append(self._question("Colour", [row.candidate.color for row in self.rows], best.candidate.color))
+        lines.append(self._question("Scale", [row.candidate.scale for row in self.rows], best.candidate.scale))
+        if self.fits:
+            lines.append(f"Resize: {_listed(self.fits)}{'' if len(self.fits) == 1 else ' cannot be told apart'}")
+        if len(self.possible) > 1 and self.labelled < (needed := self._needed()):
+            lines.append(f"{self.labelled} photos cannot make it certain: that takes {needed} at the very least")
+        return lines
+
+    def _question(self, about: str, names: Sequence[str], best: str) -> str:
+        """One line: the answer, and what cannot be told from it."""
+        others = {name: row for name, row in zip(names[::-1], self.rows[::-1], strict=True) if name != best}
+        if not others:
+            return f"{about}: {best}, {f'by the graph: {self.field.source}' if self.field.source else 'the only one'}"
+        left = [name for name in dict.fromkeys(names) if name in others and others[name].possible]
+        if not left:
+            chance = max((row.p for row in others.values() if row.p is not None), default=0.0)
+            return f"{about}: {best}, certain (any other: p <= {chance:.2g})"
+        p = others[left[0]].p
+        ahead = "" if p is None else f"; {best} is ahead, p = {p:.2g}"
+        return f"{about}: {_listed([best, *left])} cannot be told apart{ahead}"
+
+    def _needed(self) -> int:
+        """The fewest photos with which the test can come out below its level."""
+        others = max(1, len(self.rows) - 1)
+        return next(n for n in range(1, 64) if others * 2.0**-n < ranking.LEVEL)
+
+    def _without_labels(self) -> list[str]:
+        names = [row.candidate.name for row in self.possible]
+        ground = f" ({self.field.source})" if self.field.source else ""
+        if self.best is not None:
+            gone = [row.candidate.name for row in self.rows if not row.possible]
+            if self.certain:
+                return [f"{names[0]}: all else contradicts the model's own records{ground}"]
+            return [f"{names[0]} by elimination, not proven{ground}; the runner-ups: {_listed(gone)}", _ADVICE]
+        return [f"Not sure: {len(names)} of {len(self.rows)} conventions are left{ground}: {_listed(names)}", _ADVICE]
+
+
+_ADVICE = "Labels tell more: one folder per class, or --truth CSV with lines of path,label"
+
+
+def _has(preprocess: Preprocess, fit: dict[str, Any]) -> bool:
+    return all(getattr(preprocess, key) == value for key, value in fit.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"

@@ -1,0 +1,222 @@
+"""Trying conventions on photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcam.errors import ModelError
+from onnxcam.graph.inspect import Logits, find_logits
+from onnxcam.labels import Labels
+from onnxcam.model import Model
+from onnxcam.photos import Photo
+
+from . import evidence, ranking
+from .candidates import Candidate, find_candidates
+from .diagnosis import Diagnosis, Row
+from .evidence import RunningStatistics
+from .pictures import Pictures, classes_of, read_pictures
+from .trials import Answers, Trial
+
+Numbers = npt.NDArray[np.float64]
+Progress = Callable[[int, int], None]
+MOST = 100  # photos that are tried; more tell no more
+_HOPELESS = 1.0  # nats of log-probability behind the best in the first round, and surely so: no further round
+
+
+def diagnose(
+    model: Model,
+    photos: Sequence[Photo],
+    labels: Labels | None = None,
+    *,
+    given: bool = False,
+    output: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Try the conventions that a model's graph and surroundings leave open on photos.
+
+    With labels the best is named by the mean log-probability of the photos' classes, over several ways of resizing
+    (which average out how each photo happens to be cut), and a paired test says which others cannot be told from it
+    (Fisher's randomisation, Holm's correction, 5 %). Without labels conventions are only ruled out, each for a reason
+    that holds by itself: NaN; one answer to every photo; values that the model's input quantiser cannot hold; far off
+    the running statistics of an unfolded BatchNormalization.
+
+    Args:
+        model: the model.
+        photos: pictures, some or all with a label; of more than 100, 100 are taken, evenly spread.
+        labels: class names, in index order.
+        given: whether the photos' labels were given on purpose, not by the names of folders.
+        output: the model output to read, where there are several.
+        threads: within an operator; None lets the runtime choose.
+        progress: called with (done, total) pictures run.
+
+    Raises:
+        ImageError: no photo can be read.
+        OptionError, UnknownNameError: labels that the model does not have; a model of more than one picture.
+        ModelError: the runtime failed, or the model answers NaN whatever is tried.
+    """
+    logits, options = find_logits(model, output), find_candidates(model)
+    statistics = evidence.running_statistics(model)
+    trial = Trial(model, logits, statistics, threads)
+    taken, notes = _spread(photos)
+    truth, more = _truth(taken, labels, logits, given)
+    own = options.candidates[0].preprocess if options.settled else None
+    pictures = read_pictures(taken, truth, trial.spec, own)
+    rounds = Rounds(trial, options.candidates, pictures, progress)
+    rows = [_observed(c, a, logits, statistics) for c, a in zip(options.candidates, rounds.first(), strict=True)]
+    held = None if options.settled else evidence.input_range(model)
+    rows = _ruled_out(rows, rounds, pictures.distinct, held)
+    if not any(row.possible for row in rows):
+        raise ModelError(f"{model.label}: {rows[0].against}, whatever is tried: export it again")
+    rows, fits = rounds.ranked(rows) if np.any(pictures.truth >= 0) else (rows, ())
+    return Diagnosis(
+        options, tuple(sorted(rows, key=_place)), len(pictures.paths), int(np.sum(pictures.truth >= 0)),
+        -float(np.log(max(2, logits.classes or 2))), fits, pictures.size, trial.spec.channels == 1,
+        (*notes, *more, *pictures.skipped),
+    )  # fmt: skip
+
+
+def _spread(photos: Sequence[Photo]) -> tuple[Sequence[Photo], list[str]]:
+    if len(photos) <= MOST:
+        return photos, []
+    chosen = np.linspace(0, len(photos) - 1, MOST).round().astype(int)
+    return [photos[k] for k in chosen], [f"{MOST} of the {len(photos)} photos are tried, evenly spread"]
+
+
+def _truth(photos: Sequence[Photo], labels: Labels | None, logits: Logits, given: bool) -> tuple[list[int], list[str]]:
+    """The class of each photo, and a notice where labels are not read."""
+    none = [-1] * len(photos)
+    if all(p.label is None for p in photos):
+        return none, []
+    if logits.kind != "classes":
+        return none, [f"labels are not read: the model gives {logits.kind}, not one class for the picture"]
+    count = 2 if logits.classes == 1 else logits.classes
+    found = classes_of(photos, labels, count, given)
+    return found, [] if max(found) >= 0 else ["the names of the folders are no classes of the model: no labels"]
+
+
+def _place(row: Row) -> tuple[bool, float, float]:
+    return bool(row.against), -(row.likelihood or 0.0), row.misfit or 0.0
+
+
+def _observed(candidate: Candidate, answers: Answers, logits: Logits, statistics: RunningStatistics | None) -> Row:
+    classes = len(set(answers.scores.argmax(axis=1))) if logits.kind == "classes" and answers.scores.size else None
+    if statistics is None or answers.mean is None or answers.square is None:
+        return Row(candidate, classes)
+    return Row(candidate, classes, statistics.misfit(answers.mean, answers.square))
+
+
+def _ruled_out(
+    rows: Sequence[Row], rounds: Rounds, distinct: int, held: tuple[float, float] | None
+) -> list[Row]:  # fmt: skip
+    varieties = [evidence.variety(answers.scores) for answers in rounds.first()]
+    most, nearest = np.nanmax([*varieties, 0.0]), min((r.misfit for r in rows if r.misfit is not None), default=0.0)
+    found = []
+    for row, answers, variety in zip(rows, rounds.first(), varieties, strict=True):
+        scores, against, proven = answers.scores, "", True
+        if held is not None:
+            against = evidence.out_of_range(row.candidate.preprocess, rounds.trial.spec, held)
+        if not against and row.misfit is not None and row.misfit > nearest + evidence.MISFIT and distinct >= evidence.FEW:
+            against = f"is {row.misfit:.1f} off the first BatchNormalization's running statistics, the best {nearest:.1f}"
+        if not against and scores.size and not np.all(np.isfinite(scores)):
+            against, proven = "gives NaN or infinite scores", False
+        if not against and distinct >= evidence.FEW and variety < min(evidence.FROZEN, most / 20):
+            against, proven = f"gives one answer to {len(scores)} photos", False
+        found.append(replace(row, against=against, proven=bool(against) and proven))
+    return found
+
+
+@dataclass
+class Rounds:
+    """What candidates answer to pictures: all in the first way of resizing; to labelled ones in every way.
+
+    Attributes:
+        trial, candidates, pictures: what runs on what.
+        progress: called with (done, total).
+    """
+
+    trial: Trial
+    candidates: Sequence[Candidate]
+    pictures: Pictures
+    progress: Progress | None = None
+    _first: list[Answers] = field(default_factory=list)
+    _done: int = 0
+    _total: int = 0
+
+    def first(self) -> list[Answers]:
+        """The answers of every candidate to every picture, in the first way of resizing."""
+        if not self._first:
+            pictures = next(iter(self.pictures.fits.values()))
+            self._total = len(self.candidates) * len(pictures)
+            self._first = [self._run(c, pictures) for c in self.candidates]
+        return self._first
+
+    def _run(self, candidate: Candidate, pictures: Sequence[npt.NDArray[np.uint8]]) -> Answers:
+        found = self.trial.run(candidate.preprocess, pictures)
+        self._done += len(pictures)
+        if self.progress is not None:
+            self.progress(self._done, self._total)
+        return found
+
+    def ranked(self, rows: Sequence[Row]) -> tuple[list[Row], tuple[str, ...]]:
+        """The rows with what labels tell, and the ways of resizing that cannot be told apart, best first."""
+        labelled = np.flatnonzero(self.pictures.truth >= 0)
+        truth = self.pictures.truth[labelled]
+        scores = [[answers.scores[labelled]] for answers in self.first()]
+        likely = [[ranking.log_likelihood(s[0], truth)] for s in scores]
+        alive = self._hopeful(rows, likely)
+        further = list(self.pictures.fits.values())[1:]
+        self._total += len(alive) * len(further) * len(labelled)
+        for i in alive:
+            for pictures in further:
+                found = self._run(self.candidates[i], [pictures[k] for k in labelled]).scores
+                scores[i].append(found)
+                likely[i].append(ranking.log_likelihood(found, truth))
+        best = max(alive, key=lambda i: float(np.mean(likely[i])))
+        values = dict(zip(others := [i for i in _open(rows) if i != best], _values(likely, best, others), strict=True))
+        judged = [
+            replace(
+                row,
+                accuracy=float(np.mean([ranking.right(s, truth) for s in scores[i]])),
+                likelihood=float(np.mean(likely[i])),
+                p=values.get(i),
+            )
+            for i, row in enumerate(rows)
+        ]
+        return judged, self._fits(likely[best])
+
+    def _hopeful(self, rows: Sequence[Row], likely: Sequence[Sequence[Numbers]]) -> list[int]:
+        """Those that a further round may find to be the best."""
+        open_rows = _open(rows)
+        means = {i: float(likely[i][0].mean()) for i in open_rows}
+        best = max(open_rows, key=lambda i: means[i])
+        values = dict(zip(open_rows, ranking.compared(likely[best][0], [likely[i][0] for i in open_rows]), strict=True))
+        return [i for i in open_rows if values[i] >= ranking.LEVEL or means[best] - means[i] < _HOPELESS]
+
+    def _fits(self, likely: Sequence[Numbers]) -> tuple[str, ...]:
+        """The ways of resizing that the best convention cannot tell apart."""
+        names = list(self.pictures.fits)
+        if len(names) < 2:
+            return ()
+        order = sorted(range(len(names)), key=lambda k: -float(likely[k].mean()))
+        values = ranking.compared(likely[order[0]], [likely[k] for k in order[1:]])
+        left = [k for k, p in zip(order[1:], values, strict=True) if p >= ranking.LEVEL]
+        return tuple(names[k] for k in [order[0], *left])
+
+
+def _open(rows: Sequence[Row]) -> list[int]:
+    return [i for i, row in enumerate(rows) if not row.against]
+
+
+def _values(likely: Sequence[Sequence[Numbers]], best: int, others: Sequence[int]) -> list[float]:
+    """P values against the best, each over the ways of resizing that both have been through."""
+    flips = []
+    for i in others:
+        shared = min(len(likely[i]), len(likely[best]))
+        difference = np.mean(likely[best][:shared], axis=0) - np.mean(likely[i][:shared], axis=0)
+        flips.append(ranking.sign_flip(difference))
+    return ranking.holm(flips)

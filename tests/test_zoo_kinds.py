@@ -1,0 +1,68 @@
+"""The zoo's vision transformer, detector and segmenter: as right as stated, and explained where the shape is."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from recipes import FOLDER as RECIPES
+from recipes import recipe
+
+from onnxcam import Explainer, zoo
+from onnxcam.targets import Region
+
+FRESH = 3_100_000  # neither training nor the stated numbers have seen these
+HEADS = {"vit": "head.weight", "detector": "class_head.weight", "unet": "head.weight"}
+
+
+@pytest.fixture(scope="module")
+def scenes() -> ModuleType:
+    return recipe("scenes")
+
+
+@pytest.fixture(scope="module")
+def check() -> ModuleType:
+    """The recipes' own measurements."""
+    recipe("check_shapes_cnn", "scenes")
+    return recipe("check_shapes_kinds", "scenes", "check_shapes_cnn")
+
+
+# ---------------------------------------------------------------- the models
+
+
+@pytest.mark.parametrize(("kind", "least"), [("vit", 0.9), ("detector", 0.9), ("unet", 0.9)])
+def test_stated_accuracy_holds_on_fresh_scenes(check: ModuleType, kind: str, least: float) -> None:
+    name = f"shapes-{kind}"
+    stated, found = zoo.model(name).accuracy, check.accuracy(kind, zoo.locate(name), 60, FRESH)
+    assert found.keys() == stated.keys()
+    for key, value in found.items():
+        assert value >= least, key
+        assert abs(value - stated[key]) < 0.05, key
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_file_holds_the_weights_that_are_kept_for_writing_it_again(kind: str) -> None:
+    model = onnx.load(zoo.locate(f"shapes-{kind}"))
+    kept = np.load(RECIPES / f"shapes-{kind}.npz")[HEADS[kind]]
+    held = [numpy_helper.to_array(t) for t in model.graph.initializer]
+    assert any(np.array_equal(kept, w) or np.array_equal(kept.T, w) for w in held)
+
+
+def test_average_precision_by_hand(check: ModuleType) -> None:
+    """Right, wrong, right, wrong of 3 objects: precision 1 up to recall 1/3, then 2/3 up to 2/3, then none."""
+    assert check.average_precision(np.array([True, False, True, False]), 3) == pytest.approx((1 + 2 / 3) / 3)
+    assert check.average_precision(np.array([False, True, True]), 2) == pytest.approx(2 / 3)  # the better of 1/2, 2/3
+    assert check.average_precision(np.array([], bool), 2) == 0
+
+
+def test_a_second_box_on_an_object_is_wrong_and_so_is_another_class(scenes: ModuleType, check: ModuleType) -> None:
+    mask = np.zeros((112, 112), bool)
+    mask[10:30, 40:60] = True
+    scene = scenes.Scene(np.zeros((112, 112, 3), np.uint8), (scenes.Object(3, mask),))
+    box = [40.0, 10, 60, 30]
+    narrow = [40.0, 10, 49, 30]  # 9 of 20 columns: IoU 0.45
+    found = (np.array([box, box, box, narrow]), np.array([0.6, 0.9, 0.95, 0.99]), np.array([3, 3, 2, 3]))
+    assert check.judged(scene, found) == [(3, 0.99, False), (2, 0.95, False), (3, 0.9, True), (3, 0.6, False)]
