@@ -4,10 +4,10 @@
 
 Every ``zoo:shapes-net-*`` of the index except the weak twin is explained on held-out scenes, for the class that the
 TorchScript export names, and compared with that export's explanation: the raw map (largest difference over the largest
-absolute value), the heatmap (largest difference, in [0, 1]) and the correlation of the two heatmaps. Prints the README's
-table. What the installed runtime cannot load is listed with the reason. Saliency has no raw map to compare: a gradient
-is per unit of the input, and units differ (0 to 1, 0 to 255). In half precision and int8 it is another function's:
-rounding turns ReLUs and maxima of pools over.
+absolute value), the heatmap (largest difference, in [0, 1]) and the correlation of the two heatmaps. Prints the
+README's table. What the installed runtime cannot load is listed with the reason. Of saliency, the heatmap alone: a
+gradient is per unit of the input, and units differ (0 to 1, 0 to 255). In half precision and int8 it differs at single
+pixels: rounding turns ReLUs and maxima of pools over.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def main() -> None:
     images = heldout(options.scenes)
     labels = top_labels(images)
     wanted = {method: explained(explainer(REFERENCE, method), images, labels) for method in methods}
-    print(f"| export | {methods[0]}: map / heatmap | correlation: worst / median | {' | '.join(methods[1:])} |")
+    heads = [f"{m}: map / heatmap" if m in CAMS else f"{m}: heatmap" for m in methods]
+    print(f"| export | {heads[0]} | correlation: worst / median | {' | '.join(heads[1:])} |")
     print("|---|" + "---|" * (len(methods) + 1))
     for name in [f"{FAMILY}{n}" for n in options.names] or members()[1:]:
         try:

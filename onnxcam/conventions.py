@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from onnxcam import published, zoo
 from onnxcam.errors import ModelError, OnnxcamError, OptionError
-from onnxcam.graph.inspect import Convention, input_convention
+from onnxcam.graph.pixels import Convention, input_convention
 from onnxcam.image import Preprocess
 from onnxcam.labels import Labels, find_labels
 from onnxcam.model import Model, dims_of
@@ -53,7 +54,7 @@ def known(model: Model) -> Known:
        ``onnx``, Hugging Face's ``preprocessor_config.json`` and ``config.json``, or timm's ``config.json``. Where the
        graph contradicts (it takes integers, or normalises by itself), the tool's resizing is kept and the graph's
        range and order of colours taken; a fixed input size goes before the tool's.
-    4. The graph: `onnxcam.graph.inspect.input_convention`.
+    4. The graph: `onnxcam.graph.pixels.input_convention`.
 
     Only files of these names are opened, the larger ones refused. Files that are something else are passed over.
 
@@ -187,14 +188,14 @@ def _nearby(model: Model, read: Callable[[Path, Model], Found | None]) -> Found 
 
 
 def _published(folder: Path, model: Model) -> Published | None:
-    config, image = _config(folder), model.image_input
-    if not _is_of(model, config):
+    (config, names), image = _config(folder), model.image_input
+    if not _scores(model, names):
         return None
     own = folder / "preprocessor_config.json"
     if own.is_file():
         try:
             found = published.hugging_face(_json(own))
-        except _ODD as error:
+        except (*_ODD, OSError) as error:
             raise OptionError(
                 f"cannot understand {own}: {error}. Mend it or delete it, or say the preprocessing yourself "
                 "(preprocess=, --preprocess or MODEL.toml)"
@@ -207,25 +208,32 @@ def _published(folder: Path, model: Model) -> Published | None:
 
 
 def _names(folder: Path, model: Model) -> Labels | None:
-    with suppress(*_ODD):
-        config = _config(folder)
-        return published.names(config) if _is_of(model, config) else None
-    return None
+    _, names = _config(folder)
+    return names if _scores(model, names) else None
 
 
-def _is_of(model: Model, config: dict[str, Any]) -> bool:
-    """Whether a ``config.json`` can be this model's: one that names other classes than it scores is another's."""
-    with suppress(*_ODD):
-        names = published.names(config)
-        rows = [dims_of(v)[1] for v in model.outputs if v.shape is not None and len(v.shape) == 2]
-        return names is None or not rows or any(n == len(names) or not isinstance(n, int) for n in rows)
-    return True
+def _scores(model: Model, names: Labels | None) -> bool:
+    """Whether these can be the model's classes: a ``config.json`` that names others is another model's."""
+    rows = [dims_of(v)[1] for v in model.outputs if v.shape is not None and len(v.shape) == 2]
+    return names is None or not rows or any(n == len(names) or not isinstance(n, int) for n in rows)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> tuple[dict[str, Any], Labels | None]:
+    """A ``config.json`` and the class names in it; empty where it is missing or somebody else's."""
+    path = folder / "config.json"
+    with suppress(OSError):
+        state = path.stat()
+        return _read(path, state.st_mtime_ns, state.st_size)
+    return {}, None
+
+
+@lru_cache(maxsize=4)  # one with 20,000 classes takes a while, and is asked for several times
+def _read(path: Path, modified: int, size: int) -> tuple[dict[str, Any], Labels | None]:
+    config: dict[str, Any] = {}
     with suppress(*_ODD, OSError):
-        return _json(folder / "config.json")
-    return {}
+        config = _json(path)
+        return config, published.names(config)
+    return config, None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -235,11 +235,12 @@ def _wait(stream: IO[str], wanted: Wanted) -> None:
                 return msvcrt.locking(stream.fileno(), msvcrt.LK_LOCK, 1)
     import fcntl
 
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _say(f"{wanted.name} is being downloaded by another process; waiting for it")
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with suppress(OSError):  # some network folders have no locks: the hash guards there, at the price of a retry
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"{wanted.name} is being downloaded by another process; waiting for it")
+            fcntl.flock(stream, fcntl.LOCK_EX)
 
 
 # ---- progress ----

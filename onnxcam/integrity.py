@@ -283,7 +283,7 @@ def take_weights(proto: onnx.ModelProto) -> dict[str, ir.TensorProtocol]:
 
 
 def _is_large(tensor: TensorProto) -> bool:
-    if False:  # a classifier's labels
+    if tensor.data_type == TensorProto.STRING:  # a classifier's labels
         return False
     return tensor.data_location == TensorProto.EXTERNAL or _bytes(tensor, math.prod(tensor.dims)) > _LARGER
 

@@ -21,7 +21,8 @@ def find_labels(given: str | Path | Sequence[str] | None, meta: Mapping[str, str
 
     Args:
         given: a file (one name a line; CSV with an index column; JSON list or ``{index: name}``), or the names.
-        meta: the model's ``metadata_props``: ``onnxcam/labels`` (JSON list) or Ultralytics' ``names`` are read.
+        meta: of the model: ``onnxcam/labels`` (JSON list), Ultralytics' ``names`` and what a ZipMap calls the classes
+            are read.
 
     Raises:
         OptionError: the file cannot be read, or holds no names.
@@ -30,7 +31,7 @@ def find_labels(given: str | Path | Sequence[str] | None, meta: Mapping[str, str
         return _from_file(Path(given))
     if given is not None:
         return tuple(given)
-    for key in ("onnxcam/labels", "names"):
+    for key in ("onnxcam/labels", "names", "ZipMap.classlabels_strings"):
         if key in meta:
             with suppress(*_MISUNDERSTOOD):  # other tools may keep other things under so plain a name
                 return _from_text(meta[key]) or None

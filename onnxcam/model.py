@@ -7,6 +7,7 @@ them), functions are inlined before conversion, and shapes are inferred last, on
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import os
@@ -23,7 +24,7 @@ import onnx_ir.passes.common as passes
 from onnxcam import branches, integrity, lowering
 from onnxcam.errors import ModelError, OutputError
 from onnxcam.integrity import first_line
-from onnxcam.outputs import reveal_scores
+from onnxcam.outputs import named_scores, reveal_scores
 from onnxcam.shapes import Integers, infer_shapes
 
 OPSET = 18  # the oldest opset that the gradient rules are written for
@@ -67,6 +68,7 @@ class Model:
         sha256: digest of the file's bytes (external data not included), or "".
         source_opset: the opset of the file.
         notes: what bringing it in changed, in words.
+        meta: the file's ``metadata_props``, and the class names of a ZipMap as ``ZipMap.classlabels_strings``.
     """
 
     ir_model: ir.Model
@@ -188,9 +190,11 @@ def load_model(path: str | Path | bytes) -> Model:
     source_opset = integrity.check_operators(file, proto)
     integrity.locate_external_data(file, proto)
     integrity.check_weights(file, proto)
+    meta = {p.key: p.value for p in proto.metadata_props}
+    if names := named_scores(proto.graph):
+        meta.setdefault("ZipMap.classlabels_strings", json.dumps(names))
     notes = reveal_scores(file, proto)
     model = _to_ir(file, proto, source_opset, notes)
-    meta = {p.key: p.value for p in proto.metadata_props}
     digest = hashlib.sha256(data).hexdigest()
     if not isinstance(data, bytes):
         data.close()

@@ -51,6 +51,13 @@ def reveal_scores(file: Path, proto: ModelProto) -> list[str]:
     return notes
 
 
+def named_scores(graph: GraphProto) -> list[str]:
+    """The class names that a map of scores (ONNX-ML ZipMap) puts beside them, in the order of the scores."""
+    maps = (node for node in graph.node if node.op_type == "ZipMap")
+    held = (a.strings for node in maps for a in node.attribute if a.name == "classlabels_strings")
+    return [name.decode(errors="replace") for name in next(held, ())]
+
+
 def _before(node: NodeProto | None) -> list[str]:
     """The tensors that a map (ONNX-ML ZipMap) or a sequence is made of."""
     if node is None or node.op_type not in ("ZipMap", "SequenceConstruct", "SplitToSequence"):

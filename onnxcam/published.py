@@ -128,7 +128,8 @@ def _levels(config: Settings, kind: str) -> dict[str, Any]:
     scale = float(config.get("rescale_factor") or 1 / 255) if config.get("do_rescale", True) else 1.0
     offset = 1.0 if config.get("rescale_offset") and config.get("do_rescale", True) else 0.0
     bare: Settings = {"image_mean": 0.0, "image_std": 1.0}
-    normal = config if config.get("do_normalize", True) else bare
+    usual = "image_mean" in config and not kind.startswith("mobilevit")  # which scales alone unless it is told
+    normal = config if config.get("do_normalize", usual) else bare
     mean, std = _floats(normal, "image_mean"), _floats(normal, "image_std")
     if kind.startswith("efficientnet") and config.get("include_top", True):  # the tool divides once more
         std = tuple(a * b for a, b in zip(std, _floats(config, "image_std"), strict=True))
@@ -191,7 +192,7 @@ def _own_ways(config: Settings, kind: str, size: int | Size, crop: Any) -> tuple
         return (edge, edge), None
     if config.get("crop_pct") and ("convnext" in kind or "poolformer" in kind):
         return int(edge / float(config["crop_pct"])), crop or (edge, edge)
-    if "levit" in kind and isinstance(size, int):
+    if kind.startswith("levit") and isinstance(size, int):
         return int(256 / 224 * size), crop
     if "perceiver" in kind and isinstance(crop, tuple):  # it crops that share of the shorter side, then resizes
         return max(crop), size

@@ -92,6 +92,12 @@ def test_pixel_gradients_agree(name: str) -> None:
     assert max(d.heatmap for d in found(name, "saliency")) <= 1e-3
 
 
+@pytest.mark.parametrize("name", of("half"))
+def test_pixel_gradients_correlate_in_half_precision(name: str) -> None:
+    """Rounding turns some ReLUs and maxima of pools over: single pixels differ."""
+    assert min(d.correlation for d in found(name, "saliency")) >= 0.98
+
+
 @pytest.mark.parametrize("method", CAMS)
 @pytest.mark.parametrize("name", of("int8"))
 def test_int8_correlates(name: str, method: str) -> None:

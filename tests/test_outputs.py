@@ -46,12 +46,7 @@ ENDINGS = {
 
 def saved(tmp_path, what, dtype=np.float32):
     nodes, names, _ = ENDINGS[what]
-    others = {
-        "index": TensorProto.INT64,
-        "label": TensorProto.INT64,
-        "at": TensorProto.INT64,
-        "text": TensorProto.STRING,
-    }
+    others = {"index": 7, "label": 7, "at": 7, "text": 8}  # INT64, STRING
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     outputs = [
         helper.make_value_info(n, KINDS[n]) if n in KINDS else value(n, None, others.get(n, kind)) for n in names
@@ -99,3 +94,15 @@ def test_a_choice_among_the_inputs_own_values_reveals_nothing(tmp_path) -> None:
     proto = model(nodes, [value("x", [3, 4])], [value("best", [3, 2]), value("at", [3, 2], 7)], {"two": np.array([2])})
     loaded = load_model(write(tmp_path / "model.onnx", proto))
     assert [v.name for v in loaded.outputs] == ["best", "at"]
+
+
+def test_the_class_names_of_a_map_are_the_labels(tmp_path) -> None:
+    """In the order of the scores, which skl2onnx sorts."""
+    spelt = helper.make_node("ZipMap", ["p"], ["map"], domain="ai.onnx.ml", classlabels_strings=["d", "é", "b", "a"])
+    outputs = [helper.make_value_info("map", KINDS["map"])]
+    nodes, domains = [*NODES, SOFTMAX, spelt], {"ai.onnx.ml": 3}
+    proto = model(nodes, [value("image", ["n", 3, 12, 12])], outputs, weights(), domains=domains)
+    x = np.random.default_rng(1).normal(size=(4, 3, 12, 12)).astype(np.float32)
+    best = plain_scores(proto, x).argmax(1)
+    found = Explainer(write(tmp_path / "model.onnx", proto), method="saliency").explain_tensor(x)
+    assert [e.label for e in found] == [["d", "é", "b", "a"][k] for k in best]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -134,13 +135,15 @@ def test_hugging_faces_normalisation(config, black, level_100):
         np.testing.assert_allclose(x[0, :, 50, 60], expected, atol=2e-6)
 
 
-def test_mobilevit_takes_blue_first():
+@pytest.mark.parametrize("left_out", [{}, {"image_mean": None, "image_std": None}])
+def test_mobilevit_takes_blue_first_and_does_not_normalise(left_out):
     config = processor(
-        image_processor_type="MobileViTImageProcessor", do_normalize=False, do_flip_channel_order=True,
+        **left_out, image_processor_type="MobileViTImageProcessor", do_normalize=None, do_flip_channel_order=True,
         size={"shortest_edge": 288}, do_center_crop=True, crop_size={"height": 256, "width": 256},
     )  # fmt: skip
     found = hugging_face(config)
     assert found is not None
+    assert (found.preprocess.fit, found.preprocess.crop_ratio) == ("crop", 256 / 288)
     x, _ = found.preprocess.apply(np.full((9, 9, 3), (255, 0, 51), np.uint8), FREE)
     assert x.shape == (1, 3, 256, 256)
     np.testing.assert_allclose(x[0, :, 9, 9], [0.2, 0, 1], atol=1e-6)
@@ -293,6 +296,21 @@ def test_ultralytics_detectors_get_a_letterbox(task):
     for channel, level in enumerate((1.0, 0.4, 0.0)):
         np.testing.assert_allclose(x[0, channel, 16:80], level, atol=1e-6)
     assert not found.preprocess.antialias
+
+
+@pytest.mark.parametrize(("height", "width"), [(37, 61), (61, 37), (200, 333), (96, 128), (301, 17)])
+def test_ultralytics_letterbox_shows_opencvs_pixels(height, width):
+    """Its own steps: one ratio, sides rounded, half of the rest rounded after 0.1 is taken off, OpenCV's bilinear."""
+    picture = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+    ratio = min(96 / height, 128 / width)
+    wide, high = round(width * ratio), round(height * ratio)
+    top, left = round((96 - high) / 2 - 0.1), round((128 - wide) / 2 - 0.1)
+    expected = np.full((96, 128, 3), 114, np.uint8)
+    expected[top : top + high, left : left + wide] = cv2.resize(picture, (wide, high), interpolation=cv2.INTER_LINEAR)
+    found = ultralytics(exported(), 3)
+    assert found is not None
+    levels = seen(found.preprocess, picture)
+    np.testing.assert_allclose(levels, expected, atol=1)  # OpenCV computes in 11 bits
 
 
 def test_rtdetr_is_stretched_and_unknown_tasks_are_left_open():

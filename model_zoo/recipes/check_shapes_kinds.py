@@ -1,6 +1,7 @@
 """Held-out accuracy of shapes-vit, shapes-detector and shapes-unet, and whether their explanations point rightly.
 
     python check_shapes_kinds.py [vit] [detector] [unet] [--scenes 1000] [--explained 200]
+    python check_shapes_kinds.py --rebuild          # are the files what the recipes write? Needs torch
 
 Accuracy comes from the .onnx files by ONNX Runtime; explanations are onnxcam's, one object of each scene explained.
 
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -71,13 +74,16 @@ def average_precision(right: npt.NDArray[np.bool_], count: int) -> float:
 
 
 def detection(model: Path, shown: Sequence[scenes.Scene]) -> dict[str, float]:
-    """``map50``: the mean over the classes of average precision; ``recall``: of all objects, with score >= 0.3."""
+    """``map50``: the mean over the classes of average precision; of the boxes that the file lists (score >= 0.3),
+    ``recall``: of all objects those found, and ``precision``: of all boxes those that are right.
+    """
     rows = [row for scene, found in zip(shown, run(model, shown), strict=True) for row in judged(scene, tuple(found))]
     rows.sort(key=lambda row: -row[1])
     index, right = np.array([r[0] for r in rows]), np.array([r[2] for r in rows])
     counts = np.sum([scenes.presence(s) for s in shown], axis=0)
     each = [average_precision(right[index == c], int(n)) for c, n in enumerate(counts)]
-    return {"map50": float(np.mean(each)), "recall": float(right.sum() / counts.sum())}
+    hits = float(right.sum())
+    return {"map50": float(np.mean(each)), "recall": hits / float(counts.sum()), "precision": hits / len(right)}
 
 
 def segmentation(model: Path, shown: Sequence[scenes.Scene]) -> dict[str, float]:
@@ -93,6 +99,20 @@ def segmentation(model: Path, shown: Sequence[scenes.Scene]) -> dict[str, float]
         "mean_iou": float((both / (table.sum(0) + table.sum(1) - both)).mean()),
         "pixel": float(both.sum() / table.sum()),
     }
+
+
+def rebuilt(kind: str, path: Path) -> str:
+    """How a file that the recipe has just written, from the kept weights, differs on 20 scenes."""
+    import kinds
+
+    shown = [scenes.render(seed) for seed in range(SEED, SEED + 20)]
+    with tempfile.TemporaryDirectory() as folder:
+        again = Path(folder) / path.name
+        kinds.write(importlib.import_module(f"train_shapes_{kind}").RECIPE, again)
+        both = zip(run(path, shown), run(again, shown), strict=True)
+        worst = max(float(np.abs(a - b).max()) for one in both for a, b in zip(*one, strict=True))
+        same = "the same bytes" if again.read_bytes() == path.read_bytes() else "other bytes"
+    return f"largest difference {worst:.1e}, {same}"
 
 
 # ---------------------------------------------------------------- explanations
@@ -166,17 +186,25 @@ def main() -> None:
     parser.add_argument("kinds", nargs="*", default=list(CASES))
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--explained", type=int, default=200)
+    parser.add_argument("--rebuild", action="store_true")
     options = parser.parse_args()
     for kind in options.kinds:
         path = FOLDER / f"shapes-{kind}.onnx"
         content = path.read_bytes()
         print(f"shapes-{kind}: sha256 {hashlib.sha256(content).hexdigest()}, {len(content)} bytes")
+        if options.rebuild:
+            print(rebuilt(kind, path))
+            continue
         print(*(f"{k} {v:.4f}" for k, v in accuracy(kind, path, options.scenes).items()), sep=", ")
         for method, target in CASES[kind]:
-            found = explained(f"shapes-{kind}", method, target, range(SEED, SEED + options.explained))
-            hit, own, other = found.mean(0)
-            print(f"  {method:10s} {target.__name__:9s} hit {hit:.3f}  own {own:6.2f}  other {other:5.2f}", end="")
-            print(f"  own > other {(found[:, 1] > found[:, 2]).mean():.3f}")
+            report(method, target, explained(f"shapes-{kind}", method, target, range(SEED, SEED + options.explained)))
+
+
+def report(method: str, target: Target, found: Floats) -> None:
+    hit, own, other = found.mean(0)
+    more = (found[:, 1] > found[:, 2]).mean()
+    print(f"  {method:10s} {target.__name__:9s} hit {hit:.3f}", end="")
+    print(f"  own {own:6.2f}  other {other:5.2f}  own > other {more:.3f}")
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ class ShapesNet(nnx.Module):
         fill(self.head.bias, WEIGHTS["head.bias"])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # jax2onnx 0.17.1 takes a max_pool's explicit padding for "VALID"; zeros after a ReLU do the same as no value
-        x = jnp.pad(nnx.relu(self.stem(x)), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        # jax2onnx 0.17.1 takes a max_pool's explicit padding for "VALID" and says nothing
+        x = jnp.pad(nnx.relu(self.stem(x)), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
         x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         x = nnx.max_pool(nnx.relu(self.widen(self.residual1(x))), window_shape=(2, 2), strides=(2, 2))
         x = nnx.relu(jnp.concatenate([self.narrow(x), self.broad(x)], axis=-1))

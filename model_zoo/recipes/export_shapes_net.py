@@ -3,9 +3,9 @@
     pip install -r requirements-torch.txt -r requirements-tools.txt
     python export_shapes_net.py [NAME...] [--out ..]
 
-Without names: all. ``torchscript``, ``dynamo``, ``free``, ``external`` and ``weak`` come from PyTorch and need the first
-list alone. ``fp16``, ``fp16-io32``, ``int8-*`` and ``zipmap`` start from ``../shapes-net-torchscript.onnx`` and need the
-second alone. The exporters of other frameworks are scripts of their own.
+Without names: all. ``torchscript``, ``dynamo``, ``free``, ``external`` and ``weak`` come from PyTorch and need the
+first list alone. ``fp16``, ``fp16-io32``, ``int8-*`` and ``zipmap`` start from ``../shapes-net-torchscript.onnx`` and
+need the second alone. The exporters of other frameworks are scripts of their own.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import export_shapes_net
 import numpy as np
 import onnx
 import scenes
@@ -49,6 +50,10 @@ class Recipe:
     export: Callable[..., None]
     epochs: int
     rate: float
+
+    @property
+    def weights(self) -> Path:
+        return HERE / f"{self.name}.npz"
 
 
 def labelled(scene: scenes.Scene) -> np.ndarray:
@@ -88,9 +93,9 @@ def masks(labels: torch.Tensor) -> torch.Tensor:
     return labels[:, None] == torch.arange(1, K + 1)[:, None, None]
 
 
-def coverage(labels: torch.Tensor) -> torch.Tensor:
-    """How much of each cell each class covers: float (N, K, 14, 14) in [0, 1]."""
-    return functional.avg_pool2d(masks(labels).float(), STRIDE)
+def coverage(labels: torch.Tensor, side: int = STRIDE) -> torch.Tensor:
+    """How much of each cell of ``side`` x ``side`` pixels each class covers: float (N, K, h, w) in [0, 1]."""
+    return functional.avg_pool2d(masks(labels).float(), side)
 
 
 def train(model: nn.Module, recipe: Recipe, count: int, epochs: int) -> None:
@@ -125,6 +130,13 @@ def load(model: nn.Module, path: Path) -> None:
         raise SystemExit(f"{path} is of another network: missing {missing}, unknown {unknown}")
 
 
+def write(recipe: Recipe, path: Path) -> None:
+    """The .onnx file, from the kept weights."""
+    model = recipe.build()
+    load(model, recipe.weights)
+    recipe.export(model.eval(), path)
+
+
 def export_program(
     model: nn.Module, output: str, opset: int, path: Path, names: Sequence[str] = scenes.CLASSES
 ) -> None:
@@ -140,17 +152,9 @@ def export_program(
 
 def finish(stored: onnx.ModelProto, path: Path, names: Sequence[str] = scenes.CLASSES) -> None:
     """Labels and preprocessing into ``metadata_props``, nothing of this machine; checked and written."""
-    for node in stored.graph.node:
-        node.ClearField("doc_string")
-        node.ClearField("metadata_props")
-    for value in (*stored.graph.value_info, *stored.graph.input, *stored.graph.output):
-        value.ClearField("metadata_props")
-    stored.graph.ClearField("metadata_props")
     keys = {"onnxcam/labels": json.dumps(names), "onnxcam/preprocess": json.dumps({"name": "unit"})}
-    del stored.metadata_props[:]
     onnx.helper.set_model_props(stored, keys)
-    onnx.checker.check_model(stored, full_check=True)
-    onnx.save(stored, path)
+    export_shapes_net.finish(stored, path, told=False)
 
 
 def main(recipe: Recipe) -> None:
@@ -164,9 +168,8 @@ def main(recipe: Recipe) -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    model, weights = recipe.build(), HERE / f"{recipe.name}.npz"
     if not options.export:
-        train(model.to(memory_format=torch.channels_last), recipe, options.scenes, options.epochs)
-        save(model, weights)
-    load(model, weights)
-    recipe.export(model.eval().to(memory_format=torch.contiguous_format), options.out)
+        model = recipe.build().to(memory_format=torch.channels_last)
+        train(model, recipe, options.scenes, options.epochs)
+        save(model, recipe.weights)
+    write(recipe, options.out)

@@ -3,12 +3,13 @@
     python train_shapes_unet.py [--export] [--out ../shapes-unet.onnx] [--scenes 10000] [--epochs 4] [--threads 2]
 
 Segmentation: for each pixel the logits of the background and of seven shapes. A U-Net (Ronneberger et al., 2015,
-https://arxiv.org/abs/1505.04597) of three halvings with skips; two of its ways up are transposed convolutions, the
-last is a Resize.
+https://arxiv.org/abs/1505.04597) of three levels, 56, 28 and 14 cells wide, transposed convolutions on the way up and
+a skip at each level; a Resize brings the logits from 56 x 56 to the pixels.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import kinds
@@ -21,7 +22,7 @@ from train_shapes_cnn import conv_bn
 
 def layers(*widths: int, stride: int = 1) -> nn.Sequential:
     """3 x 3 convolutions from width to width, the first with ``stride``."""
-    pairs = list(zip(widths, widths[1:], strict=False))
+    pairs = list(pairwise(widths))
     parts = [(conv_bn(a, b, stride=1 if k else stride), nn.ReLU()) for k, (a, b) in enumerate(pairs)]
     return nn.Sequential(*(part for pair in parts for part in pair))
 
@@ -31,31 +32,32 @@ class ShapesUnet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.down0 = layers(3, 8)
-        self.down1 = layers(8, 24, 24, stride=2)
+        self.down1 = layers(3, 24, 24, stride=2)
         self.down2 = layers(24, 48, 48, stride=2)
         self.down3 = layers(48, 64, 64, 64, stride=2)
         self.up3 = nn.ConvTranspose2d(64, 32, 2, 2)
         self.join2 = layers(32 + 48, 32)
         self.up2 = nn.ConvTranspose2d(32, 16, 2, 2)
-        self.join1 = layers(16 + 24, 8)
-        self.join0 = layers(8 + 8, 8)
-        self.head = nn.Conv2d(8, 1 + kinds.K, 1)
+        self.join1 = layers(16 + 24, 16)
+        self.head = nn.Conv2d(16, 1 + kinds.K, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        at0 = self.down0(x)
-        at1 = self.down1(at0)
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, 1 + K, 56, 56)."""
+        at1 = self.down1(x)
         at2 = self.down2(at1)
         at3 = self.down3(at2)
         found = self.join2(torch.cat([self.up3(at3), at2], 1))
-        found = self.join1(torch.cat([self.up2(found), at1], 1))
-        found = functional.interpolate(found, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.head(self.join0(torch.cat([found, at0], 1)))
+        return self.head(self.join1(torch.cat([self.up2(found), at1], 1)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.interpolate(self.coarse(x), scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def loss_of(model: ShapesUnet, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the pixels."""
-    return functional.cross_entropy(model(x).float(), labels.long())
+    """Cross-entropy at 56 x 56, each cell's share of the classes as truth."""
+    shares = kinds.coverage(labels, 2)
+    truth = torch.cat([1 - shares.sum(1, keepdim=True), shares], 1)
+    return functional.cross_entropy(model.coarse(x).float(), truth)
 
 
 def export(model: nn.Module, path: Path) -> None:

@@ -62,16 +62,22 @@ def command(
     gates = _gates(fail_below or [])
     if worst < 0:
         raise OptionError(f"--worst {worst}: give how many panels, 0 for none")
-    folder = make_folder(out)
-    with Bar("comparing") as progress:
-        found = compare(
-            a, b, photos, method=method, target=target, layer_a=layer_a, layer_b=layer_b, preprocess_a=preprocess_a,
-            preprocess_b=preprocess_b, labels=labels, progress=progress, engine=engine, threads=threads,
-        )  # fmt: skip
-    failed = found.below(gates)
-    panels = _panels(found, folder, worst)
-    report = {**found.to_dict(), "panels": panels, "failed": failed}
-    _write(folder / "report.json", report)
+    mine, folder = not out.exists(), make_folder(out)
+    if blind is not None:
+        make_folder(blind.parent)
+    try:
+        with Bar("comparing") as progress:
+            found = compare(
+                a, b, photos, method=method, target=target, layer_a=layer_a, layer_b=layer_b,
+                preprocess_a=preprocess_a, preprocess_b=preprocess_b, labels=labels, progress=progress,
+                engine=engine, threads=threads,
+            )  # fmt: skip
+        failed = found.below(gates)
+        report = {**found.to_dict(), "panels": _panels(found, folder, worst), "failed": failed}
+        _write(folder / "report.json", report)
+    finally:
+        if mine and not any(folder.iterdir()):
+            folder.rmdir()
     if blind is not None:
         _blind(found, blind)
     print(json.dumps(report)) if as_json else _print(found, folder)

@@ -265,4 +265,6 @@ def _notes(duel: Duel, pairs: Sequence[Pair]) -> tuple[str, ...]:
         notes.append("the classes stand in another order in the second model; they are matched by name")
     if not duel.reads:
         notes.append("channels are compared of classifiers and of a score per class and pixel only")
+    elif not duel.layers:
+        notes.append("no layer of the one model has the shape and the depth of a layer of the other")
     return tuple(notes)

@@ -163,7 +163,7 @@ def verdict(stages: Sequence[Stage], precision: str, explained: str = "") -> Ver
         explained: the first model's explained layer.
     """
     if not any(s.what == "layer" for s in stages):
-        return Verdict("unknown", "no layer of the one model has the shape and the depth of one of the other")
+        return Verdict("unknown", "not known: no layer could be compared, channel by channel")
     allowed = ALLOWED[precision]
     for k, stage in enumerate(stages):
         alone = all(s.worst < _SETTLED * allowed for s in stages[k + 1 :]) and k + 1 < len(stages)

@@ -8,3 +8,4 @@ from .diagnosis import Diagnosis as Diagnosis
 from .diagnosis import Row as Row
 from .examine import MOST as MOST
 from .examine import diagnose as diagnose
+from .suspicion import Watch as Watch

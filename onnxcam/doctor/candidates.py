@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from onnxcam.conventions import known
-from onnxcam.graph.inspect import input_convention
+from onnxcam.graph.pixels import input_convention
 from onnxcam.image import PRESETS, Preprocess
 from onnxcam.model import Model
 

@@ -55,7 +55,8 @@ class Diagnosis:
         fits: the ways of resizing that cannot be told apart, best first; empty where there was no such question.
         size: (height, width) that was tried where the model takes any; None: its own.
         grey: the model has one channel.
-        notes: what a reader should know: photos that could not be read, labels that were none.
+        notes: what a reader should know, such as labels that were none.
+        skipped: photos that could not be read, with the reason.
     """
 
     field: Field
@@ -67,6 +68,7 @@ class Diagnosis:
     size: tuple[int, int] | None = None
     grey: bool = False
     notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def possible(self) -> tuple[Row, ...]:
@@ -136,10 +138,21 @@ class Diagnosis:
             "decided_by": self.field.source or None,
             "verdict": self.sentences(),
             "notes": list(self.notes),
+            "skipped": list(self.skipped),
             "candidates": rows,
         }
 
     # Sentences
+
+    def verdict_on(self, row: Row) -> str:
+        """What is said of one convention, in words."""
+        if row.against:
+            return f"no: {row.against}"
+        if row is self.best:
+            return "certain" if self.certain else "best" if len(self.possible) > 1 else "the only one left"
+        if row.p is None:
+            return "possible"
+        return f"{'possible' if row.possible else 'worse'} (p = {row.p:.2g})"
 
     def _check(self) -> list[str]:
         row = self.rows[0]
@@ -147,24 +160,26 @@ class Diagnosis:
             return [f"But it {row.against}"]
         if row.accuracy is None or row.likelihood is None:
             return []
-        doubt = "" if row.likelihood > self.guess else ", no better than guessing: that preprocessing, or the labels, "
-        return [f"With it {row.accuracy:.0%} of {self.labelled} labelled photos are right{doubt and doubt + 'are wrong'}"]
+        share = f"With it {row.accuracy:.0%} of {_photos(self.labelled, 'labelled ')} are right"
+        if row.likelihood > self.guess:
+            return [share]
+        return [f"{share}, no better than guessing: that preprocessing is wrong, or the labels are"]
 
     def _by_labels(self) -> list[str]:
         if self.best is None:
             return [
-                f"Not sure: no convention makes the model better than guessing on {self.labelled} labelled photos. Check "
+                f"Not sure: no convention makes the model better than guessing on {_photos(self.labelled, 'labelled ')}. Check "
                 "that the labels are its classes (a background class shifts all by one), or the photos are of its kind"
             ]
         best = self.best
-        lines = [f"{best.candidate.name} fits best: {best.accuracy or 0:.0%} right of {self.labelled} labelled photos"]
+        lines = [f"{best.candidate.name} fits best: {best.accuracy or 0:.0%} right of {_photos(self.labelled, 'labelled ')}"]
         if not self.grey:
             lines.append(self._question("Colour", [row.candidate.color for row in self.rows], best.candidate.color))
         lines.append(self._question("Scale", [row.candidate.scale for row in self.rows], best.candidate.scale))
         if self.fits:
             lines.append(f"Resize: {_listed(self.fits)}{'' if len(self.fits) == 1 else ' cannot be told apart'}")
         if len(self.possible) > 1 and self.labelled < (needed := self._needed()):
-            lines.append(f"{self.labelled} photos cannot make it certain: that takes {needed} at the very least")
+            lines.append(f"{_photos(self.labelled)} cannot make it certain: that takes {needed} at the very least")
         return lines
 
     def _question(self, about: str, names: Sequence[str], best: str) -> str:
@@ -197,6 +212,10 @@ class Diagnosis:
 
 
 _ADVICE = "Labels tell more: one folder per class, or --truth CSV with lines of path,label"
+
+
+def _photos(count: int, kind: str = "") -> str:
+    return f"{count} {kind}photo{'' if count == 1 else 's'}"
 
 
 def _has(preprocess: Preprocess, fit: dict[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from onnxcam.model import Model
 
 Numbers = npt.NDArray[np.float64]
 OUTSIDE, UNUSED = 0.4, 0.2  # of a convention's range beyond the quantiser's; of the quantiser's range that it fills
-MISFIT = 1.5  # further from the running statistics than the best: 2.8 times the spread, or 1.5 deviations off
+MISFIT = 2.0  # further from the running statistics than the best: 4 times the spread, or 2 deviations off
 FROZEN = 0.005  # how much answers differ from photo to photo, to how much scores differ
 FEW = 3  # different photos, at least
 _MOVING = {"Transpose", "Cast", "Identity", "Reshape"}
@@ -47,6 +47,13 @@ class RunningStatistics:
         s = np.sqrt(np.maximum(square.mean(axis=0) - m**2, 1e-20))
         far = np.hypot((m - self.mean) / self.deviation, np.log2(s / self.deviation))
         return float(np.median(np.where(np.isfinite(far), far, np.inf)))
+
+
+def moments(a: npt.NDArray[np.generic]) -> tuple[Numbers, Numbers]:
+    """(N, C, ...) -> (N, C) twice: per picture and channel the mean, and the mean of the squares."""
+    values, rest = a.astype(np.float64), tuple(range(2, a.ndim))
+    with np.errstate(all="ignore"):
+        return values.mean(axis=rest), np.square(values).mean(axis=rest)
 
 
 def running_statistics(model: Model) -> RunningStatistics | None:

@@ -65,7 +65,8 @@ def diagnose(
     taken, notes = _spread(photos)
     truth, more = _truth(taken, labels, logits, given)
     own = options.candidates[0].preprocess if options.settled else None
-    pictures = read_pictures(taken, truth, trial.spec, own)
+    labelled = max(truth) >= 0
+    pictures = read_pictures(taken, truth, trial.spec, own, every=labelled)
     rounds = Rounds(trial, options.candidates, pictures, progress)
     rows = [_observed(c, a, logits, statistics) for c, a in zip(options.candidates, rounds.first(), strict=True)]
     held = None if options.settled else evidence.input_range(model)
@@ -76,7 +77,7 @@ def diagnose(
     return Diagnosis(
         options, tuple(sorted(rows, key=_place)), len(pictures.paths), int(np.sum(pictures.truth >= 0)),
         -float(np.log(max(2, logits.classes or 2))), fits, pictures.size, trial.spec.channels == 1,
-        (*notes, *more, *pictures.skipped),
+        (*notes, *more), pictures.skipped,
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,39 +85,37 @@ def _index(label: str, names: dict[str, int], count: int | None) -> int | None:
 
 
 def read_pictures(
-    photos: Sequence[Photo],
-    truth: Sequence[int],
-    spec: InputSpec,
-    own: Preprocess | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    photos: Sequence[Photo], truth: Sequence[int], spec: InputSpec, own: Preprocess | None = None, every: bool = True
 ) -> Pictures:
-    """Decode photos and bring them to the model's size in every way; what cannot be read is skipped.
+    """Decode photos and bring them to the model's size; what cannot be read is skipped.
 
     Args:
         photos: the files.
         truth: their classes.
         spec: the model's input; where its size is free, pictures up to 512 pixels that have one size stay as they
             are, all others become 224 x 224.
-        own: a preprocessing that is settled: its way of resizing alone is used, under the name ``"own"``.
-        progress: called with (done, total).
+        own: a preprocessing that is settled: its way of resizing is the only one, called ``"own"``.
+        every: whether to resize in every way, or the first only.
 
     Raises:
         ImageError: none can be read.
     """
-    found, kept, skipped = list[Pixels](), list[int](), list[str]()
+    size = None if own is not None else _size(photos, spec)
+    ways = {name: replace(Preprocess(), **fit, size=size) for name, fit in FITS.items()}
+    chosen = {"own": own} if own is not None else ways if every else dict([next(iter(ways.items()))])
+    fits: dict[str, list[Pixels]] = {name: [] for name in chosen}
+    kept, skipped = list[int](), list[str]()
     for k, photo in enumerate(photos):
         try:
-            found.append(_shrunk(read_image(photo.path), spec))
-            kept.append(k)
+            picture = _shrunk(read_image(photo.path), spec)
         except ImageError as error:
             skipped.append(str(error))
-        if progress is not None:
-            progress(k + 1, len(photos))
-    if not found:
+            continue
+        kept.append(k)
+        for name, way in chosen.items():
+            fits[name].append(_fitted(picture, way, spec))
+    if not kept:
         raise ImageError(f"none of the {len(photos)} pictures can be read: {skipped[0]}")
-    size = None if own is not None else _size(found, spec)
-    ways = {"own": own} if own is not None else {n: replace(Preprocess(), **fit, size=size) for n, fit in FITS.items()}
-    fits = {name: [_fitted(p, way, spec) for p in found] for name, way in ways.items()}
     indices = np.asarray([truth[k] for k in kept], np.int64)
     return Pictures(tuple(photos[k].path for k in kept), indices, _different(fits), size, tuple(skipped))
 
@@ -139,12 +138,16 @@ def _bytes(spec: InputSpec) -> InputSpec:
     return replace(spec, layout="NHWC", dtype=np.uint8)
 
 
-def _size(pictures: Sequence[Pixels], spec: InputSpec) -> tuple[int, int] | None:
+def _size(photos: Sequence[Photo], spec: InputSpec) -> tuple[int, int] | None:
     if None not in (spec.height, spec.width):
         return None
-    sizes = {p.shape[:2] for p in pictures}
-    if len(sizes) == 1 and max(pictures[0].shape[:2]) <= _OWN_SIZE and (spec.height, spec.width) == (None, None):
-        return pictures[0].shape[0], pictures[0].shape[1]
+    sizes = set()
+    for photo in photos:
+        with suppress(ImageError):
+            height, width, _ = read_image(photo.path).shape
+            sizes.add((height, width))
+    if len(sizes) == 1 and max(max(s) for s in sizes) <= _OWN_SIZE and (spec.height, spec.width) == (None, None):
+        return sizes.pop()
     return spec.height or _USUAL[0], spec.width or _USUAL[1]
 
 

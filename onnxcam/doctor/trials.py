@@ -16,7 +16,7 @@ from onnxcam.model import Model
 from onnxcam.opening import input_spec
 from onnxcam.runtime import Array, Session
 
-from .evidence import RunningStatistics
+from .evidence import RunningStatistics, moments
 from .pictures import Pixels
 
 Numbers = npt.NDArray[np.float64]
@@ -90,7 +90,7 @@ class Trial:
         scores, *inner = self._session.run({self._image.name: filled}, self._names)
         rows = [np.asarray(s, np.float64).ravel() for s in _per_picture(scores, len(filled))[:count]]
         a = np.asarray(inner[0] if inner else scores, np.float64)[:count]
-        return rows, _moments(a) if self._normalised else (np.empty(0), np.empty(0))
+        return rows, moments(a) if self._normalised else (np.empty(0), np.empty(0))
 
 
 def _check_inputs(model: Model) -> None:
@@ -110,10 +110,3 @@ def _per_picture(scores: Array, count: int) -> Array:
 def _flat(rows: Sequence[Array]) -> Numbers:
     same = len({r.shape for r in rows}) == 1
     return np.stack(rows).astype(np.float64) if same else np.empty((len(rows), 0))
-
-
-def _moments(a: Numbers) -> tuple[Numbers, Numbers]:
-    """Per picture and channel: mean, and mean of squares."""
-    rest = tuple(range(2, a.ndim))
-    with np.errstate(all="ignore"):
-        return a.mean(axis=rest), np.square(a).mean(axis=rest)

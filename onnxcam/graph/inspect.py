@@ -11,8 +11,6 @@ import onnx_ir as ir
 from onnxcam.errors import ModelError, UnknownNameError
 from onnxcam.graph.detector import Detector, class_convs, class_count, find_detector, find_suppression
 from onnxcam.graph.paths import FLOATS, PASSING, TO_NCHW, cuts, first_float, float_path, map_layouts, reads
-from onnxcam.graph.pixels import Convention as Convention
-from onnxcam.graph.pixels import input_convention as input_convention
 from onnxcam.graph.tokens import Grids, Tokens, find_grids, past_normalization
 from onnxcam.model import Dim, Layout, Model, dims_of
 
@@ -313,7 +311,8 @@ def _levels(of: ir.Value, detector: Detector, path: Sequence[ir.Node], grids: Gr
     maps = [_before_pooling(v) for n in leaves.values() if (v := n.inputs[0]) is not None]
     maps = [v for v in maps if is_map(v, grids)]
     maps.sort(key=lambda v: [d if isinstance(d, int) else 0 for d in dims_of(v)[2:]])
-    why = f"detector: the map before the class convolution of one of {len(maps)} levels, coarsest first"
+    level = f"one of {len(maps)} levels, coarsest first" if len(maps) > 1 else "the only level"
+    why = f"detector: the map before the class convolution of {level}"
     return [_layer(v, grids, why) for v in maps]
 
 

@@ -203,7 +203,7 @@ def _of_statistics(front: _Front) -> Convention | None:
 
 
 _COVERED = {"raw": (0.0, 255.0), "unit": (0.0, 1.0), "tf": (-1.0, 1.0), "imagenet": (-2.118, 2.64)}
-_FREE = 0.01  # of the range
+_FREE = 0.005  # of the range; half a step of 255 is 0.002
 
 
 def _of_quantiser(value: ir.Value) -> Convention | None:
@@ -226,6 +226,6 @@ def _color(centre: Vector, high: float) -> str | None:
     if len(centre) != 3:
         return None
     for color, expected in (("RGB", _IMAGENET), ("BGR", _IMAGENET[::-1])):
-        if np.all(np.abs(centre / high - expected) < _ALIKE) and (centre[0] > centre[2]) == (color == "RGB"):
+        if np.all(np.abs(centre / high - expected) < _ALIKE):
             return color
     return None

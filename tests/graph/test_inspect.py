@@ -5,8 +5,9 @@ from graphs import load
 
 from onnxcam.errors import ModelError, UnknownNameError
 from onnxcam.graph.activations import activation_sites
-from onnxcam.graph.inspect import find_logits, input_convention, target_layers
+from onnxcam.graph.inspect import find_logits, target_layers
 from onnxcam.graph.paths import cuts, first_float, float_path
+from onnxcam.graph.pixels import input_convention
 
 HEAD = "(float[N,3,8,8] x) => ({out})"
 TRUNK = """

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 from small import saved
 
-from onnxcam.graph.inspect import input_convention
+from onnxcam.graph.pixels import input_convention
 from onnxcam.model import load_model
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -27,6 +27,7 @@ def found(folder, front, head="float[N,3,8,8] x", **constants):
     return None if fact is None else (fact.preset, fact.color)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("front", "constants", "expected"),
     [
@@ -47,6 +48,8 @@ def found(folder, front, head="float[N,3,8,8] x", **constants):
         ("m = Cast <to = 10> (x) n = Sub (m, c) h = Cast <to = 1> (n)",
          {"c": (255 * MEAN).reshape(CHANNEL).astype(np.float16)}, ("raw", "RGB")),
         ("u = Unsqueeze (c, ax) h = Sub (x, u)", {"c": 255 * MEAN, "ax": np.int64([1, 2])}, ("raw", "RGB")),
+        ("m = Sub (c, x) h = Sub (m, k)",  # inverted: 255 - x, minus its mean
+         {"c": np.float32(255), "k": (255 - 255 * MEAN).reshape(CHANNEL)}, ("raw", "RGB")),
         # nothing is certain here
         ("h = Identity (x)", {}, None),
         ("h = Mul (x, s)", {"s": np.float32(0.458)}, None),
@@ -82,6 +85,9 @@ def test_integer_pixels_are_raw_and_what_follows_their_cast_tells_the_order(tmp_
     front = "m = Cast <to = 1> (x) h = Sub (m, c)"
     mean = np.float32([103.939, 116.779, 123.68]).reshape(CHANNEL)
     assert found(tmp_path, front, "uint8[N,3,8,8] x", c=mean) == ("raw", "BGR")
+    levels = "m = DequantizeLinear (x, s, z0) h = Sub (m, c)"
+    steps = {"s": np.float32(1 / 255), "z0": np.uint8(0), "c": MEAN.reshape(CHANNEL)}
+    assert found(tmp_path, levels, "uint8[N,3,8,8] x", **steps) == ("raw", "RGB")
     assert found(tmp_path, front, "uint8[N,3,8,8] x", c=np.float32(0)) == ("raw", None)
     assert found(
         tmp_path, "h = DequantizeLinear (x, s, z0)", "int8[N,3,8,8] x", s=np.float32(1 / 127.5), z0=np.int8(0)

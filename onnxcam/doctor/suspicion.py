@@ -1,0 +1,94 @@
+"""Does a preprocessing look wrong, by what explaining with it gave? A cheap look, made to raise no false alarm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcam.explanation import Explanation
+from onnxcam.graph.surgery import cut
+from onnxcam.image import Preprocess
+from onnxcam.model import Model
+from onnxcam.opening import input_spec
+from onnxcam.runtime import Session
+
+from . import evidence
+
+_KEPT = 8  # pictures that are looked at again
+_FAR = 4.0  # off the running statistics: 16 times the spread; right ones were never above 1.7
+_UNIFORM = 1.5  # times the probability of a guess
+
+
+@dataclass
+class Watch:
+    """Sees explanations, and keeps of them what a suspicion needs.
+
+    Attributes:
+        model: what is explained.
+        preprocess: what is doubted.
+        classes: how many; None: unknown.
+    """
+
+    model: Model
+    preprocess: Preprocess
+    classes: int | None = None
+    _top: list[dict[int, float]] = field(default_factory=list)
+    _sure: list[float] = field(default_factory=list)
+    _blank: list[bool] = field(default_factory=list)
+    _seen: set[int] = field(default_factory=set)
+    _pictures: list[npt.NDArray[np.generic]] = field(default_factory=list)
+
+    def see(self, found: Explanation) -> None:
+        """Keep what matters of an explanation; of several of one picture, the first."""
+        if found.image is None or (mark := hash(found.image.tobytes())) in self._seen:
+            return
+        self._seen.add(mark)
+        self._top.append({index: score for index, _, score in found.top})
+        self._blank.append(bool(found.maps) and not any(np.any(m.cam) for m in found.maps))
+        if found.probability is not None and found.top and found.class_index == found.top[0][0]:
+            self._sure.append(found.probability)
+        if len(self._pictures) < _KEPT:
+            self._pictures.append(self.preprocess.apply(found.image, input_spec(self.model))[0])
+
+    def suspicion(self) -> str:
+        """Why the preprocessing looks wrong, with advice; "" if it does not, or there is too little to tell."""
+        why = self._by_records() or self._by_answers()
+        if not why:
+            return ""
+        advice = f"find the right one with `onnxcam doctor {self.model.path or 'MODEL'} PHOTOS`"
+        return f"the preprocessing {self.preprocess.name} looks wrong: {why}; {advice}"
+
+    def _by_records(self) -> str:
+        held, spec = evidence.input_range(self.model), input_spec(self.model)
+        if held is not None and (why := evidence.out_of_range(self.preprocess, spec, held)):
+            return f"it {why}"
+        statistics = evidence.running_statistics(self.model)
+        if statistics is None or not self._pictures:
+            return ""
+        session = Session(cut(self.model, [self.model.image_input.name], [statistics.value]), threads=1)
+        moments = [evidence.moments(session.run({self.model.image_input.name: x})[0]) for x in self._pictures]
+        far = statistics.misfit(*(np.concatenate(part) for part in zip(*moments, strict=True)))
+        return f"what reaches {statistics.node} is far ({far:.1f}) off what it met in training" if far > _FAR else ""
+
+    def _by_answers(self) -> str:
+        count = len(self._top)
+        if count < evidence.FEW:
+            return ""
+        if _same(self._top):
+            return f"{count} different pictures get one and the same answer"
+        if self.classes is not None and self.classes > 2 and len(self._sure) == count:
+            if max(self._sure) < _UNIFORM / self.classes:
+                return f"no class of {self.classes} stands out for any of {count} pictures"
+        return f"the target layer is dead for all {count} pictures" if all(self._blank) else ""
+
+
+def _same(answers: Sequence[dict[int, float]]) -> bool:
+    """Whether the best classes and their scores are the same for all."""
+    first = answers[0]
+    if not first or any(other.keys() != first.keys() for other in answers):
+        return False
+    scores = np.asarray([[other[k] for k in first] for other in answers])
+    return bool(np.ptp(scores, axis=0).max() < evidence.FROZEN * np.abs(scores).max())
