@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -150,7 +151,27 @@ def test_swapped_channels_are_named():
     assert swapped(x, y, (1, 4)) == ((1, 4),)
     y[:, 2] += 3
     assert swapped(x, y, (1, 2, 4)) == ((1, 4),)
-    assert swapped(x, x + 3, (1, 4)) == ()
+    half = x.copy()  # each has moved a little more than half-way to the other: mixed, not swapped
+    half[:, [1, 4]] = 0.45 * x[:, [1, 4]] + 0.55 * x[:, [4, 1]]
+    assert swapped(x, half, (1, 4)) == ()
+
+
+def test_a_swap_is_seen_where_noise_hides_its_size():
+    rng = np.random.default_rng(7)
+    found = {}
+    for name, order in (("sound", [0, 1, 2, 3, 4, 5]), ("faulty", [0, 1, 2, 3, 5, 4])):
+        channels = Channels()
+        for _ in range(6):
+            a = rng.random((6, 4, 4)) * np.array([4, 4, 4, 4, 1, 1])[:, None, None]
+            a *= rng.random((6, 1, 1))
+            channels.add(a, np.maximum(a[order] + rng.normal(0, 0.12, a.shape), 0))
+        found[name] = channels.stage("a", "b", 1.0, 0.5)
+    assert [s and (s.worst < 0.5, s.odd, s.swapped) for s in found.values()] == [
+        (True, (), ()),
+        (True, (4, 5), ((4, 5),)),
+    ]
+    assert found["faulty"] is not None
+    assert "means are the other's" in verdict([found["faulty"]], "int8").text
 
 
 def stage(what: str, worst: float, name: str = "s", depth: float = 0.5):
@@ -343,7 +364,9 @@ def test_blank_maps_are_told_and_not_counted_as_perfect(tmp_path, photos):
     seen = [p for p in one.pairs if p.blank == "b"]
     assert seen
     assert all(p.correlation == p.iou == 0 for p in seen)
-    assert one.worst(1)[0].blank
+    order = [("", 0.9), ("both", None), ("", -0.2), ("a", 0.0)]
+    mixed = [replace(one.pairs[0], blank=blank, correlation=r) for blank, r in order]
+    assert [p.correlation for p in replace(one, pairs=tuple(mixed)).worst(4)] == [0.0, -0.2, 0.9, None]
 
 
 def test_maps_of_two_input_sizes_are_held_against_each_other_on_the_picture(tmp_path, photos):

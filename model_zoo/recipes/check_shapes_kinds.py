@@ -145,10 +145,11 @@ def region(thing: scenes.Object) -> object:
     return Region(named(thing), mask=thing.mask)
 
 
-CASES: dict[str, tuple[tuple[str, Target], ...]] = {
-    "vit": tuple((method, named) for method in ("gradcam", "legrad", "reciprocam", "rollout")),
-    "detector": tuple((method, box_at) for method in ("gradcam", "hirescam", "saliency")),
-    "unet": (("gradcam", at_point), ("gradcam", region), ("saliency", region)),
+Case = tuple[str, Target, str]  # method, target, layer
+CASES: dict[str, tuple[Case, ...]] = {
+    "vit": tuple((method, named, "auto") for method in ("gradcam", "legrad", "reciprocam", "rollout")),
+    "detector": tuple((method, box_at, "auto") for method in ("gradcam", "hirescam", "saliency")),
+    "unet": (("gradcam", at_point, "auto"), ("hirescam", region, "down3"), ("saliency", at_point, "auto")),
 }
 
 
@@ -161,11 +162,12 @@ def readings(heatmap: Floats, scene: scenes.Scene, which: int) -> tuple[float, f
     return float(hit), *ratios
 
 
-def explained(name: str, method: str, target: Target, seeds: Sequence[int]) -> Floats:
+def explained(name: str, case: Case, seeds: Sequence[int]) -> Floats:
     """(scenes, 3): hit, own and other; of each scene the object that its seed points to."""
+    method, target, layer = case
     from onnxcam import Explainer
 
-    ex, rows = Explainer(f"zoo:{name}", method=method), []
+    ex, rows = Explainer(f"zoo:{name}", method=method, target_layer=layer), []
     for seed in seeds:
         scene = scenes.render(seed)
         which = seed % len(scene.objects)
@@ -196,14 +198,15 @@ def main() -> None:
             print(rebuilt(kind, path))
             continue
         print(*(f"{k} {v:.4f}" for k, v in accuracy(kind, path, options.scenes).items()), sep=", ")
-        for method, target in CASES[kind]:
-            report(method, target, explained(f"shapes-{kind}", method, target, range(SEED, SEED + options.explained)))
+        for case in CASES[kind]:
+            report(case, explained(f"shapes-{kind}", case, range(SEED, SEED + options.explained)))
 
 
-def report(method: str, target: Target, found: Floats) -> None:
+def report(case: Case, found: Floats) -> None:
+    method, target, layer = case
     hit, own, other = found.mean(0)
     more = (found[:, 1] > found[:, 2]).mean()
-    print(f"  {method:10s} {target.__name__:9s} hit {hit:.3f}", end="")
+    print(f"  {method:10s} {target.__name__:9s} {layer:6s} hit {hit:.3f}", end="")
     print(f"  own {own:6.2f}  other {other:5.2f}  own > other {more:.3f}")
 
 

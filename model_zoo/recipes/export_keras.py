@@ -51,7 +51,8 @@ def network() -> keras.Model:
     """(N, 112, 112, 3) RGB in [0, 1] -> probabilities (N, 7)."""
     image = keras.Input((SIZE, SIZE, 3), name="image")
     x = layers.ReLU()(conv_bn(image, "stem", stride=2))
-    x = layers.MaxPooling2D(3, 2)(padded(x, 1))  # zeros after a ReLU never win over what is there
+    # Zeros after a ReLU win over zeros alone. Only Deconvnet can tell: it sends gradients back through zeros.
+    x = layers.MaxPooling2D(3, 2)(padded(x, 1))
     x = layers.ReLU()(conv_bn(residual(x, "residual1"), "widen"))
     x = layers.MaxPooling2D(2)(x)
     x = layers.ReLU()(layers.Concatenate()([conv_bn(x, "narrow"), conv_bn(x, "broad")]))

@@ -130,7 +130,7 @@ def _shape(layer: TargetLayer, dims: Sequence[Dim]) -> Shape:
     if isinstance(layer.layout, Tokens):
         seen: Sequence[Dim] = (dims[2], layer.layout.height, layer.layout.width)
     else:
-        seen = dims[1:4] if layer.layout == "NHWC" else dims[1:4]
+        seen = (dims[3], dims[1], dims[2]) if layer.layout == "NHWC" else dims[1:4]
     channels, height, width = (d if isinstance(d, int) else None for d in seen)
     return channels, height, width
 

@@ -26,8 +26,9 @@ class Stage:
         a, b: the values' names.
         depth: as a share of the way from image to logits.
         errors: (C,), per channel or class; see :func:`errors`.
-        odd: the channels whose error is larger than the precision explains.
-        swapped: those of them that stand in each other's place.
+        odd: the channels whose error is larger than the precision explains, and the swapped ones.
+        swapped: pairs of channels that stand in each other's place; noise that hides the size of their error does not
+            hide that each one's means are the other's.
     """
 
     what: str
@@ -74,13 +75,14 @@ class Channels:
         """One picture's maps (C, h, w); of different grids they say nothing and are left out."""
         if a.shape != b.shape:
             return
+        size = a.shape[1:]
         x, y = (v.reshape(len(v), -1).astype(np.float64) for v in (a, b))
         if (x.min() < 0) != (y.min() < 0):
             x, y = np.maximum(x, 0), np.maximum(y, 0)
         self.count += x.shape[1]
         self.sums, self.squares = self.sums + x.sum(axis=1), self.squares + (x * x).sum(axis=1)
         self.off = self.off + ((x - y) ** 2).sum(axis=1)
-        self.means.append((x.mean(axis=1), y.mean(axis=1)))
+        self.means.append((_means(x.reshape(-1, *size)), _means(y.reshape(-1, *size))))
 
     def stage(self, a: str, b: str, depth: float, allowed: float) -> Stage | None:
         """What was found; None where nothing could be held against each other."""
@@ -88,7 +90,14 @@ class Channels:
             return None
         spread = np.sqrt(np.maximum(self.squares / self.count - (self.sums / self.count) ** 2, 0))
         found = errors(np.sqrt(self.off / self.count), spread)
-        return _judged("layer", a, b, depth, found, allowed, *map(np.stack, zip(*self.means, strict=True)))
+        return _judged("layer", a, b, depth, found, allowed, *map(np.concatenate, zip(*self.means, strict=True)))
+
+
+def _means(a: Array) -> Array:
+    """(4, C): of the upper, lower, left and right half of a map (C, h, w)."""
+    down, across = max(1, a.shape[1] // 2), max(1, a.shape[2] // 2)
+    halves = a[:, :down], a[:, -down:], a[:, :, :across], a[:, :, -across:]
+    return np.stack([half.mean(axis=(1, 2)) for half in halves])
 
 
 def rows_stage(what: str, a: str, b: str, depth: float, x: Array, y: Array, allowed: float) -> Stage:
@@ -114,15 +123,16 @@ def errors(off: Array, spread: Array) -> Array:
 
 
 def _judged(what: str, a: str, b: str, depth: float, found: Array, allowed: float, x: Array, y: Array) -> Stage:
-    odd = tuple(map(int, np.flatnonzero(found > allowed)))
-    return Stage(what, a, b, depth, found, odd, swapped(x, y, odd))
+    pairs = swapped(x, y, list(map(int, np.flatnonzero(found > _SETTLED * allowed))))
+    odd = {int(c) for c in np.flatnonzero(found > allowed)} | {c for pair in pairs for c in pair}
+    return Stage(what, a, b, depth, found, tuple(sorted(odd)), pairs)
 
 
-def swapped(x: Array, y: Array, odd: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Pairs of ``odd`` channels where each one's row of means (N,) is the other's; ``x``, ``y`` (N, C)."""
-    if not odd:
+def swapped(x: Array, y: Array, among: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Pairs of channels ``among`` these where each one's means (N,) are the other's; ``x``, ``y`` (N, C)."""
+    chosen = list(among)
+    if not chosen:
         return ()
-    chosen = list(odd)
     away = np.sqrt(((x[:, chosen, None] - y[:, None, chosen]) ** 2).mean(axis=0))  # (of x, of y)
     nearest = away.argmin(axis=0)
     mutual = [(i, int(j)) for i, j in enumerate(nearest) if i < j and nearest[j] == i]
@@ -182,8 +192,10 @@ def _of(stage: Stage, before: int, precision: str) -> Verdict:
         )
         return Verdict("different", text, stage)
     where = "from there on" if stage.what == "layer" else "while all layers agree"
-    text = f"fault: {_which(stage)} (error {stage.worst:.2g}, {precision} explains {ALLOWED[precision]:g}), {where}"
-    return Verdict("fault", text, stage)
+    explained = f"{precision} explains {ALLOWED[precision]:g}"
+    if stage.worst <= ALLOWED[precision]:
+        explained += ", but not that each one's means are the other's"
+    return Verdict("fault", f"fault: {_which(stage)} (error {stage.worst:.2g}; {explained}), {where}", stage)
 
 
 def _which(stage: Stage) -> str:
