@@ -1,12 +1,13 @@
 """What ``onnxcam compare`` sees: no fault in sound exports, every planted one, and which of two models to trust.
 
-    python -m benchmarks.compare [pairs] [faults] [trust] [--scenes 40] [--trust-scenes 200]
+    python -m benchmarks.compare [pairs] [faults] [drawn] [trust] [--scenes 40] [--trust-scenes 200]
 
 - **pairs**: ``zoo:shapes-net-torchscript`` against every other export of the same network, int8 included. A verdict
   other than "sound" is a false alarm.
 - **faults**: the same against copies of itself and of its int8 (QDQ) export in which one thing is wrong. The rule was
   fixed before anything was measured: output channels 0 and 1 of the last Conv (weight and bias) are swapped, as if an
   exporter had mixed them up. Then the same for every other Conv, and for columns 0 and 1 of the head, in turn.
+- **drawn**: 24 swaps more, Conv and channels drawn at random; ten scenes each.
 - **trust**: ``zoo:shapes-net-weak`` against the trained one, on fresh scenes where both name the same class and that
   shape is there: in how many does the trained one have more of its heatmap's energy inside the object?
 """
@@ -73,26 +74,46 @@ def sound_pairs(pictures: Sequence[Path]) -> None:
 # Faults
 
 
-def swapped(model: onnx.ModelProto, node: onnx.NodeProto) -> onnx.ModelProto:
-    """A copy in which output channels 0 and 1 of a Conv, or columns 0 and 1 of the head, have changed places."""
+def swapped(model: onnx.ModelProto, node: onnx.NodeProto, pair: tuple[int, int] = (0, 1)) -> onnx.ModelProto:
+    """A copy in which two output channels of a Conv, or two columns of the head, have changed places."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    held = {t.name: t for t in copy.graph.initializer}
-    made = {n.output[0]: n for n in copy.graph.node}
     conv = node.op_type == "Conv"
-    channels = None
-    for name in list(node.input)[1 : None if conv else 2]:
-        maker = made.get(name)
-        sources = list(maker.input) if maker is not None and maker.op_type == "DequantizeLinear" else [name]
-        for tensor in (held[s] for s in sources if s in held):
-            array = numpy_helper.to_array(tensor).copy()
-            channels = channels or array.shape[0]
-            if conv and array.ndim and array.shape[0] == channels:
-                array[[0, 1]] = array[[1, 0]]
-            elif not conv and array.ndim == 2:
-                array[:, [0, 1]] = array[:, [1, 0]]
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    before, after = list(pair), list(pair[::-1])
+    for tensor in held(copy, list(node.input)[1 : None if conv else 2]):
+        array = numpy_helper.to_array(tensor).copy()
+        if conv and array.ndim:
+            array[before] = array[after]
+        elif not conv and array.ndim == 2:
+            array[:, before] = array[:, after]
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     return copy
+
+
+def held(model: onnx.ModelProto, names: Sequence[str]) -> Iterator[onnx.TensorProto]:
+    """Weights by name, or what DequantizeLinear makes them of: levels, scales, zero points."""
+    made = {n.output[0]: n for n in model.graph.node}
+    sources = [s for name in names for s in (made[name].input if name in made else [name])]
+    return (t for t in model.graph.initializer if t.name in sources)
+
+
+def drawn(pictures: Sequence[Path], folder: Path) -> None:
+    for name in (REFERENCE, QUANTISED):
+        rng, model, path = np.random.default_rng(1), onnx.load(locate(name)), folder / "fault.onnx"
+        convs = [n for n in model.graph.node if n.op_type == "Conv"]
+        missed = []
+        for _ in range(24):
+            node = convs[rng.integers(len(convs))]
+            channels = max(numpy_helper.to_array(t).shape[:1] for t in held(model, list(node.input)[1:]))[0]
+            i, j = map(int, rng.choice(channels, 2, replace=False))
+            onnx.save(swapped(model, node, (i, j)), path)
+            found = compare(f"zoo:{REFERENCE}", path, pictures[:10])
+            if found.verdict.kind == "sound":
+                missed.append(f"{node.name} {i}, {j} (largest error {max(s.worst for s in found.stages):.2g})")
+        print(
+            f"\nDrawn swaps in {name}: {24 - len(missed)} of 24 found; missed: {'; '.join(missed) or 'none'}",
+            flush=True,
+        )
 
 
 def faults(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
@@ -143,7 +164,7 @@ def trust(count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["pairs", "faults", "trust"])
+    parser.add_argument("parts", nargs="*", default=["pairs", "faults", "drawn", "trust"])
     parser.add_argument("--scenes", type=int, default=40)
     parser.add_argument("--trust-scenes", type=int, default=200)
     options = parser.parse_args()
@@ -153,6 +174,8 @@ def main() -> None:
             sound_pairs(pictures)
         if "faults" in options.parts:
             planted(pictures, Path(name))
+        if "drawn" in options.parts:
+            drawn(pictures, Path(name))
         if "trust" in options.parts:
             trust(options.trust_scenes)
 

@@ -116,6 +116,18 @@ MAY_IMPORT = {
         "onnxcam.programs",
         "onnxcam.targets",
     ),
+    "onnxcam.doctor": (
+        "onnxcam.conventions",
+        "onnxcam.errors",
+        "onnxcam.explanation",
+        "onnxcam.graph",
+        "onnxcam.image",
+        "onnxcam.labels",
+        "onnxcam.model",
+        "onnxcam.opening",
+        "onnxcam.photos",
+        "onnxcam.runtime",
+    ),
     "onnxcam.zoo": ("onnxcam.errors", "onnxcam.download"),
     "onnxcam.endpoint": ("onnxcam.errors", "onnxcam.image"),
 }

@@ -174,6 +174,21 @@ def test_a_swap_is_seen_where_noise_hides_its_size():
     assert "means are the other's" in verdict([found["faulty"]], "int8").text
 
 
+def test_a_layer_that_differs_as_a_whole_beyond_what_rounding_adds():
+    rng = np.random.default_rng(8)
+    rows = rng.standard_normal((80, 40))
+    noises = rng.standard_normal(rows.shape)
+
+    def noisy(noise: float):
+        return rows_stage("layer", f"noise {noise}", "b", 0.5, rows, rows + noise * noises, 0.75)
+
+    assert verdict([noisy(0.1), noisy(0.3)], "int8").kind == "sound"
+    found = verdict([noisy(0.05), noisy(0.3), noisy(0.35)], "int8")
+    assert (found.kind, found.at and found.at.a, found.at and found.at.odd) == ("fault", "noise 0.3", ())
+    assert "differ as a whole" in found.text
+    assert verdict([noisy(0.05), noisy(0.3)], "int8", pictures=4).kind == "unknown"
+
+
 def stage(what: str, worst: float, name: str = "s", depth: float = 0.5):
     rows = np.random.default_rng(6).standard_normal((50, 8))
     other = rows.copy()
@@ -187,6 +202,9 @@ def test_a_layer_read_differently_is_no_fault_where_all_that_follows_agrees():
     assert verdict([odd, sound, stage("scores", 0)], "float").kind == "sound"
     assert verdict([odd, sound, stage("scores", 0)], "float", explained="late").kind == "fault"
     assert verdict([odd, sound, stage("scores", 0.005)], "float").kind == "fault"
+    rows = np.random.default_rng(9).standard_normal((20, 4))
+    swap = rows_stage("layer", "late", "late", 0.5, rows, exchanged(rows, axis=1), 0.01)
+    assert verdict([swap, sound, stage("scores", 0)], "float").kind == "fault"
     late = verdict([sound, stage("scores", 1)], "float")
     assert (late.kind, late.at and late.at.what) == ("fault", "scores")
     assert verdict([stage("scores", 0)], "float").kind == "unknown"
@@ -324,7 +342,7 @@ def test_two_networks_are_told_apart_from_a_fault(tmp_path, photos):
 
 def test_the_zoo_exports_are_sound_and_a_swap_in_each_is_found(tmp_path):
     scenes = recipe("scenes")
-    for k in range(8):
+    for k in range(10):
         save_image(tmp_path / f"{k}.png", scenes.render(5_000_000 + k).image)
     for name in ("shapes-net-torchscript", "shapes-net-int8-qdq"):
         sound = compare("zoo:shapes-net-torchscript", f"zoo:{name}", tmp_path)

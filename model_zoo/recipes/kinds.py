@@ -40,7 +40,8 @@ class Recipe:
         build: the network, freshly drawn.
         loss_of: of the network, images in [0, 1] and labels (N, H, W).
         export: writes the network to a file.
-        epochs, rate: how long it trains, and the highest learning rate.
+        scenes, epochs: how long it trains.
+        rate: the highest learning rate.
     """
 
     name: str
@@ -48,8 +49,9 @@ class Recipe:
     build: Callable[[], nn.Module]
     loss_of: Callable[..., torch.Tensor]
     export: Callable[..., None]
+    scenes: int
     epochs: int
-    rate: float
+    rate: float = 4e-3
 
     @property
     def weights(self) -> Path:
@@ -162,9 +164,9 @@ def main(recipe: Recipe) -> None:
     parser = argparse.ArgumentParser(description=recipe.about.splitlines()[0])
     parser.add_argument("--export", action="store_true", help="from the kept weights, without training")
     parser.add_argument("--out", type=Path, default=HERE.parent / f"{recipe.name}.onnx")
-    parser.add_argument("--scenes", type=int, default=20_000)
+    parser.add_argument("--scenes", type=int, default=recipe.scenes)
     parser.add_argument("--epochs", type=int, default=recipe.epochs)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

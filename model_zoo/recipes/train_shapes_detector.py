@@ -1,6 +1,6 @@
 """Train shapes-detector on rendered scenes and write it as ONNX (opset 17), NonMaxSuppression inside.
 
-    python train_shapes_detector.py [--export] [--out ../shapes-detector.onnx] [--scenes 20000] [--epochs 4]
+    python train_shapes_detector.py [--export] [--out ../shapes-detector.onnx] [--scenes 20000] [--epochs 3]
 
 One stage, no anchors (FCOS, Tian et al., 2019, https://arxiv.org/abs/1904.01355): each of 14 x 14 cells gives the
 probability of each shape and the distances of its own centre to the four sides of the box. The cells round a box's
@@ -112,7 +112,7 @@ def export(model: nn.Module, path: Path) -> None:
     kinds.finish(stored, path)
 
 
-RECIPE = kinds.Recipe("shapes-detector", __doc__, ShapesDetector, loss_of, export, epochs=4, rate=4e-3)
+RECIPE = kinds.Recipe("shapes-detector", __doc__, ShapesDetector, loss_of, export, scenes=20_000, epochs=3)
 
 if __name__ == "__main__":
     kinds.main(RECIPE)

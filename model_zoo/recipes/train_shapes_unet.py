@@ -1,6 +1,6 @@
 """Train shapes-unet on rendered scenes and write it as ONNX (opset 18).
 
-    python train_shapes_unet.py [--export] [--out ../shapes-unet.onnx] [--scenes 10000] [--epochs 4] [--threads 2]
+    python train_shapes_unet.py [--export] [--out ../shapes-unet.onnx] [--scenes 10000] [--epochs 3]
 
 Segmentation: for each pixel the logits of the background and of seven shapes. A U-Net (Ronneberger et al., 2015,
 https://arxiv.org/abs/1505.04597) of three levels, 56, 28 and 14 cells wide, transposed convolutions on the way up and
@@ -65,7 +65,7 @@ def export(model: nn.Module, path: Path) -> None:
     kinds.export_program(model, "logits", 18, path, ("background", *scenes.CLASSES))
 
 
-RECIPE = kinds.Recipe("shapes-unet", __doc__, ShapesUnet, loss_of, export, epochs=4, rate=4e-3)
+RECIPE = kinds.Recipe("shapes-unet", __doc__, ShapesUnet, loss_of, export, scenes=10_000, epochs=3)
 
 if __name__ == "__main__":
     kinds.main(RECIPE)

@@ -1,13 +1,14 @@
 """Train shapes-vit, a small vision transformer, on rendered scenes and write it as ONNX (opset 20).
 
-    python train_shapes_vit.py [--export] [--out ../shapes-vit.onnx] [--scenes 20000] [--epochs 3] [--threads 2]
+    python train_shapes_vit.py [--export] [--out ../shapes-vit.onnx] [--scenes 20000] [--epochs 4]
 
 Which of seven shapes are in the scene? One logit per shape (multi-label), read from the class token. The stem's
 convolutions overlap (Xiao et al., 2021, https://arxiv.org/abs/2106.14881) and give 14 x 14 tokens.
 
-Beside the presence of each shape, each token of the last block's input must tell which shapes cover its cell ("token
-labelling", Jiang et al., 2021, https://arxiv.org/abs/2104.10858): masks are labels too. The layer that does so is left
-out of the file. What the class token looks at, nothing supervises.
+Beside the presence of each shape, every single token is labelled with what covers its cell (as in "token labelling",
+Jiang et al., 2021, https://arxiv.org/abs/2104.10858): if the class token of the last block looked at this token alone,
+the head would have to name it. So masks are labels too, and what a token hands over speaks for its own shape. Which
+tokens the class token looks at, nothing supervises.
 """
 
 from __future__ import annotations
@@ -67,7 +68,6 @@ class ShapesVit(nn.Module):
         self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS))
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, kinds.K)
-        self.token_head = nn.Linear(WIDTH, kinds.K)
 
     def tokens(self, x: torch.Tensor) -> torch.Tensor:
         """The last block's input (N, T, D)."""
@@ -80,6 +80,15 @@ class ShapesVit(nn.Module):
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.head(self.norm(self.blocks[-1](tokens))[:, 0])
 
+    def read_alone(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What the head says where the class token looks at one patch alone: (N, 196, K)."""
+        last = self.blocks[-1]
+        values = functional.linear(
+            last.norm1(tokens[:, 1:]), last.attn.qkv.weight[-WIDTH:], last.attn.qkv.bias[-WIDTH:]
+        )
+        found = tokens[:, :1] + last.attn.proj(values)
+        return self.head(self.norm(found + last.mlp(last.norm2(found))))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.read(self.tokens(x))
 
@@ -88,7 +97,7 @@ def loss_of(model: ShapesVit, x: torch.Tensor, labels: torch.Tensor) -> torch.Te
     """Cross-entropy of presence, and of what covers each token."""
     cover, tokens = kinds.coverage(labels), model.tokens(x)
     shown = functional.binary_cross_entropy_with_logits(model.read(tokens).float(), (cover.amax((2, 3)) > 0).float())
-    told = model.token_head(tokens[:, 1:]).float().transpose(1, 2)
+    told = model.read_alone(tokens).float().transpose(1, 2)
     return shown + TOKEN_WEIGHT * functional.binary_cross_entropy_with_logits(told, cover.flatten(2))
 
 
@@ -97,7 +106,7 @@ def export(model: nn.Module, path: Path) -> None:
     kinds.export_program(model, "logits", 20, path)
 
 
-RECIPE = kinds.Recipe("shapes-vit", __doc__, ShapesVit, loss_of, export, epochs=3, rate=2e-3)
+RECIPE = kinds.Recipe("shapes-vit", __doc__, ShapesVit, loss_of, export, scenes=20_000, epochs=4, rate=2e-3)
 
 if __name__ == "__main__":
     kinds.main(RECIPE)

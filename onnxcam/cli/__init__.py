@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxcam import __version__
-from onnxcam.cli import compare, explain, inspect, listing, zoo
+from onnxcam.cli import compare, doctor, explain, inspect, listing, zoo
 from onnxcam.cli.guard import guarded
 from onnxcam.errors import OnnxcamError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("compare")(compare.command)
+app.command("doctor")(doctor.command)
 app.command("explain")(explain.command)
 app.command("inspect")(inspect.command)
 app.command("methods")(listing.methods)

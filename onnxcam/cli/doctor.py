@@ -88,7 +88,7 @@ def _write(found: Diagnosis, model: Model, labels: Path | None) -> None:
         return
     path = sidecar_path(model.path)
     if path.exists():
-        print(f"onnxcam: {path} is there already and stays as it is; delete it to have it written anew", file=sys.stderr)
+        print(f"onnxcam: {path} is there already and stays; delete it to have it written anew", file=sys.stderr)
         return
     names = choose_labels(model, labels)
     write_sidecar(path, sha256=model.sha256, preprocess=found.preprocess, labels=names)

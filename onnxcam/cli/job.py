@@ -8,9 +8,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from onnxcam import BlackBox, Explainer, Explanation
 from onnxcam.cli.progress import Bar
 from onnxcam.errors import ImageError, ModelError, OnnxcamError, OptionError
 from onnxcam.methods import Method, find_method
+
+if TYPE_CHECKING:
+    from onnxcam.doctor import Watch
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -196,7 +200,23 @@ class Job:
         finally:
             if not self.as_json and self.rows:
                 _print_table(self.rows)
+        self.suspect()
         return 0 if not failures else (2 if failures == len(images) else 1)
+
+    def suspect(self) -> None:
+        """Say so if the answers make the preprocessing look wrong."""
+        if doubt := self.watch.suspicion() if self.watch else "":
+            self.say(doubt)
+
+    @cached_property
+    def watch(self) -> Watch | None:
+        """What sees the explanations; of a served model, whose graph is not there, none does."""
+        first = self.explainers[0]
+        if not isinstance(first, Explainer):
+            return None
+        from onnxcam.doctor import Watch
+
+        return Watch(first.model, first.preprocess, first.logits.classes)
 
     def one(self, path: Path, stem: str) -> None:
         """All explanations of one picture."""
@@ -245,6 +265,8 @@ class Job:
 
     def record(self, found: Explanation, path: Path, files: Mapping[str, Path]) -> None:
         """A line of JSON or a row of the table; notices."""
+        if self.watch is not None:
+            self.watch.see(found)
         for note in found.notes:
             self.say(note)
         if self.as_json:

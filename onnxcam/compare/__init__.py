@@ -197,7 +197,7 @@ def compare(
         raise ImageError(f"none of {len(found)} pictures could be compared; the first: {': '.join(failures[0])}")
     coarser = max(precision(first), precision(second), key=PRECISIONS.index)
     stages = tuple(duel.stages(coarser))
-    said = verdict(stages, coarser, first.layers[0].value if first.layers else "")
+    said = verdict(stages, coarser, first.layers[0].value if first.layers else "", len(pairs))
     told, notes = (_told(first), _told(second)), _notes(duel, pairs)
     return Comparison(*told, first.method.name, matched, tuple(pairs), stages, said, tuple(failures), notes, duel)
 

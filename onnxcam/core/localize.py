@@ -182,9 +182,7 @@ class Placement:
         return cls(source, size, (0, 0), size)
 
     @classmethod
-    def crop(
-        cls, source: tuple[int, int], size: tuple[int, int], ratio: float, keep_aspect: bool = True
-    ) -> Placement:
+    def crop(cls, source: tuple[int, int], size: tuple[int, int], ratio: float, keep_aspect: bool = True) -> Placement:
         """The centre: resized to cover ``size / ratio``, then cut (torchvision's Resize and CenterCrop).
 
         Without ``keep_aspect`` it is stretched to ``size / ratio`` (DeiT's; timm's ``squash``).

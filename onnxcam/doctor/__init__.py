@@ -1,4 +1,4 @@
-"""Which preprocessing fits a model? What its graph and surroundings decide is taken; what is left is tried on photos."""
+"""Which preprocessing fits a model? What its graph and surroundings leave open is tried on photos."""
 
 from .candidates import FITS as FITS
 from .candidates import Candidate as Candidate

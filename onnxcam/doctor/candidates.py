@@ -26,7 +26,7 @@ _GREY = {
     "unit, inverted": "unit,scale=-1/255,mean=-1",
     "raw, inverted": "raw,scale=-1,mean=-255",
 }
-FITS = {
+FITS: dict[str, dict[str, Any]] = {
     "stretch": {"fit": "stretch"},
     "crop 0.875": {"fit": "crop", "crop_ratio": 0.875},
     "crop 1.0": {"fit": "crop", "crop_ratio": 1.0},

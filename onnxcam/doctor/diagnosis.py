@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ class Row:
         proven: whether that is a record in the graph, not elimination by the answers.
         accuracy: share of the labelled photos that are right, over the ways of resizing that were tried.
         likelihood: their mean log-probability, natural logarithm.
+        peak: the same, in the way of resizing where it is highest.
         p: that it is no worse than the best all the same; None of the best.
     """
 
@@ -35,6 +37,7 @@ class Row:
     proven: bool = False
     accuracy: float | None = None
     likelihood: float | None = None
+    peak: float | None = None
     p: float | None = None
 
     @property
@@ -80,7 +83,7 @@ class Diagnosis:
         """The one that is named: the best by labels, or the only one left. None: not sure."""
         if self.labelled and not self.field.settled:
             first = self.possible[0]
-            return first if first.likelihood is not None and first.likelihood > self.guess else None
+            return first if self._beats_guessing and len(self._first) == 1 else None
         return self.possible[0] if len(self.possible) == 1 else None
 
     @property
@@ -100,8 +103,7 @@ class Diagnosis:
             return one
         own = next((n for n, fit in FITS.items() if _has(one, fit)), "")
         if self.fits and own not in self.fits:
-            settings: dict[str, Any] = FITS[self.fits[0]]
-            one = replace(one, **settings)
+            one = replace(one, **FITS[self.fits[0]])
         return replace(one, size=self.size)
 
     @property
@@ -142,6 +144,16 @@ class Diagnosis:
             "candidates": rows,
         }
 
+    @property
+    def _beats_guessing(self) -> bool:
+        return any(row.peak is not None and row.peak > self.guess for row in self.possible[:1])
+
+    @property
+    def _first(self) -> list[Row]:
+        """Those that no other is ahead of."""
+        most = max(row.likelihood or -math.inf for row in self.possible)
+        return [row for row in self.possible if (row.likelihood or -math.inf) > most - ranking.ALIKE]
+
     # Sentences
 
     def verdict_on(self, row: Row) -> str:
@@ -154,33 +166,48 @@ class Diagnosis:
             return "possible"
         return f"{'possible' if row.possible else 'worse'} (p = {row.p:.2g})"
 
+    @property
+    def _labelled(self) -> str:
+        return _photos(self.labelled, "labelled ")
+
     def _check(self) -> list[str]:
         row = self.rows[0]
         if row.against:
             return [f"But it {row.against}"]
         if row.accuracy is None or row.likelihood is None:
             return []
-        share = f"With it {row.accuracy:.0%} of {_photos(self.labelled, 'labelled ')} are right"
-        if row.likelihood > self.guess:
+        share = f"With it {row.accuracy:.0%} of {self._labelled} are right"
+        if row.peak is not None and row.peak > self.guess:
             return [share]
         return [f"{share}, no better than guessing: that preprocessing is wrong, or the labels are"]
 
     def _by_labels(self) -> list[str]:
-        if self.best is None:
+        if not self._beats_guessing:
             return [
-                f"Not sure: no convention makes the model better than guessing on {_photos(self.labelled, 'labelled ')}. Check "
-                "that the labels are its classes (a background class shifts all by one), or the photos are of its kind"
+                f"Not sure: no convention makes the model better than guessing on {self._labelled}. Check that the "
+                "labels are its classes (a background class shifts all by one), and the photos of its kind"
             ]
         best = self.best
-        lines = [f"{best.candidate.name} fits best: {best.accuracy or 0:.0%} right of {_photos(self.labelled, 'labelled ')}"]
+        if best is None:
+            names = _listed([row.candidate.name for row in self._first])
+            return [
+                f"Not sure: {names} fit {self._labelled} alike ({self._first[0].accuracy:.0%} right)",
+                *self._more(),
+            ]
+        lines = [f"{best.candidate.name} fits best: {best.accuracy or 0:.0%} right of {self._labelled}"]
         if not self.grey:
             lines.append(self._question("Colour", [row.candidate.color for row in self.rows], best.candidate.color))
         lines.append(self._question("Scale", [row.candidate.scale for row in self.rows], best.candidate.scale))
         if self.fits:
             lines.append(f"Resize: {_listed(self.fits)}{'' if len(self.fits) == 1 else ' cannot be told apart'}")
-        if len(self.possible) > 1 and self.labelled < (needed := self._needed()):
-            lines.append(f"{_photos(self.labelled)} cannot make it certain: that takes {needed} at the very least")
-        return lines
+        return [*lines, *self._more()]
+
+    def _more(self) -> list[str]:
+        """How many photos could be certain at all."""
+        needed = self._needed()
+        if len(self.possible) == 1 or self.labelled >= needed:
+            return []
+        return [f"{_photos(self.labelled)} cannot make it certain: that takes {needed} at the very least"]
 
     def _question(self, about: str, names: Sequence[str], best: str) -> str:
         """One line: the answer, and what cannot be told from it."""

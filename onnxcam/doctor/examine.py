@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from onnxcam.errors import ModelError
 from onnxcam.graph.inspect import Logits, find_logits
+from onnxcam.image import InputSpec
 from onnxcam.labels import Labels
 from onnxcam.model import Model
 from onnxcam.photos import Photo
@@ -111,24 +112,33 @@ def _observed(candidate: Candidate, answers: Answers, logits: Logits, statistics
     return Row(candidate, classes, statistics.misfit(answers.mean, answers.square))
 
 
-def _ruled_out(
-    rows: Sequence[Row], rounds: Rounds, distinct: int, held: tuple[float, float] | None
-) -> list[Row]:  # fmt: skip
+def _ruled_out(rows: Sequence[Row], rounds: Rounds, distinct: int, held: tuple[float, float] | None) -> list[Row]:
+    """The rows, with what speaks against them for certain."""
     varieties = [evidence.variety(answers.scores) for answers in rounds.first()]
-    most, nearest = np.nanmax([*varieties, 0.0]), min((r.misfit for r in rows if r.misfit is not None), default=0.0)
+    most = float(np.nanmax([*varieties, 0.0]))
+    nearest = min((row.misfit for row in rows if row.misfit is not None), default=0.0)
     found = []
     for row, answers, variety in zip(rows, rounds.first(), varieties, strict=True):
-        scores, against, proven = answers.scores, "", True
-        if held is not None:
-            against = evidence.out_of_range(row.candidate.preprocess, rounds.trial.spec, held)
-        if not against and row.misfit is not None and row.misfit > nearest + evidence.MISFIT and distinct >= evidence.FEW:
-            against = f"is {row.misfit:.1f} off the first BatchNormalization's running statistics, the best {nearest:.1f}"
-        if not against and scores.size and not np.all(np.isfinite(scores)):
-            against, proven = "gives NaN or infinite scores", False
-        if not against and distinct >= evidence.FEW and variety < min(evidence.FROZEN, most / 20):
-            against, proven = f"gives one answer to {len(scores)} photos", False
-        found.append(replace(row, against=against, proven=bool(against) and proven))
+        records = _by_records(row, rounds.trial.spec, held, nearest if distinct >= evidence.FEW else float("inf"))
+        frozen = distinct >= evidence.FEW and variety < min(evidence.FROZEN, most / 20)
+        against = records or _by_answers(answers.scores, frozen)
+        found.append(replace(row, against=against, proven=bool(records)))
     return found
+
+
+def _by_records(row: Row, spec: InputSpec, held: tuple[float, float] | None, nearest: float) -> str:
+    """What the graph's records of its own pictures say against a convention."""
+    if held is not None and (why := evidence.out_of_range(row.candidate.preprocess, spec, held)):
+        return why
+    if row.misfit is None or row.misfit <= nearest + evidence.MISFIT:
+        return ""
+    return f"is {row.misfit:.1f} off the running statistics of the first BatchNormalization, the best {nearest:.1f}"
+
+
+def _by_answers(scores: Numbers, frozen: bool) -> str:
+    if scores.size and not np.all(np.isfinite(scores)):
+        return "gives NaN or infinite scores"
+    return f"gives one answer to {len(scores)} photos" if frozen else ""
 
 
 @dataclass
@@ -184,6 +194,7 @@ class Rounds:
                 row,
                 accuracy=float(np.mean([ranking.right(s, truth) for s in scores[i]])),
                 likelihood=float(np.mean(likely[i])),
+                peak=max(float(one.mean()) for one in likely[i]),
                 p=values.get(i),
             )
             for i, row in enumerate(rows)

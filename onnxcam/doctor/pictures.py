@@ -70,8 +70,8 @@ def classes_of(photos: Sequence[Photo], labels: Labels | None, count: int | None
         return [-1 if k is None else k for k in found]
     if labels is None:
         raise OptionError(
-            f"the photos' label {unknown[0]!r} is no class index of the model ({count or 'any number of'} classes), and "
-            "it has no class names: give them with --labels, or indices as labels"
+            f"the photos' label {unknown[0]!r} is no class index of the model ({count or 'any number of'} classes), "
+            "and it has no class names: give them with --labels, or indices as labels"
         )
     raise UnknownNameError.of("label of a photo", str(unknown[0]), labels, "Class names come from --labels")
 

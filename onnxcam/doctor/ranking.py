@@ -1,4 +1,4 @@
-"""Which convention do labelled photos speak for, and how surely: log-likelihood, and a paired test of the differences."""
+"""Which convention labelled photos speak for, and how surely: log-likelihood, and a paired test of the differences."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ Numbers = npt.NDArray[np.float64]
 LEVEL = 0.05
 _EXACT = 12  # photos, up to which every assignment of signs is counted
 _DRAWS = 4095
-_FLOOR = 100.0  # a photo counts no worse than a hundredth of a guess
+_FLOOR, _CEILING = 100.0, 0.99  # a photo counts no worse than a hundredth of a guess, and no better than this
+ALIKE = 1e-3  # nats of mean log-probability, within which nobody is ahead
 
 
 def log_likelihood(scores: Numbers, truth: npt.NDArray[np.int64]) -> Numbers:
     """(N,): the log-probability of each photo's class, ``z[y] - logsumexp(z)`` of (N, C) logits.
 
-    Of one logit: ``log sigmoid(z)`` for class 1, ``log sigmoid(-z)`` for class 0. Not below ``log(1 / (100 C))``: how
-    far the scores of a wrong answer lie apart tells of the scale of the input, not of its rightness.
+    Of one logit: ``log sigmoid(z)`` for class 1, ``log sigmoid(-z)`` for class 0. Kept within
+    ``log(1 / (100 C))`` and ``log 0.99``: how far the scores of an answer lie apart beyond that tells how large the
+    input is, not how right.
     """
     z = np.concatenate([np.zeros_like(scores), scores], axis=1) if scores.shape[1] == 1 else scores
     shifted = z - z.max(axis=1, keepdims=True)
     found = shifted[np.arange(len(z)), truth] - np.log(np.exp(shifted).sum(axis=1))
-    return np.asarray(np.maximum(found, -np.log(_FLOOR * z.shape[1])))
+    return np.asarray(np.clip(found, -np.log(_FLOOR * z.shape[1]), np.log(_CEILING)))
 
 
 def right(scores: Numbers, truth: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxcam.errors import OnnxcamError
 from onnxcam.explanation import Explanation
 from onnxcam.graph.surgery import cut
-from onnxcam.image import Preprocess
+from onnxcam.image import InputSpec, Preprocess
 from onnxcam.model import Model
 from onnxcam.opening import input_spec
 from onnxcam.runtime import Session
@@ -20,6 +23,8 @@ from . import evidence
 _KEPT = 8  # pictures that are looked at again
 _FAR = 4.0  # off the running statistics: 16 times the spread; right ones were never above 1.7
 _UNIFORM = 1.5  # times the probability of a guess
+_SEVERAL, _MANY = 5, 100  # pictures and classes, from which on different pictures should have different best classes
+_SHARED, _UNLIKE, _SURE = 0.5, 50.0, 0.7  # right ones share at most 0.38 of their best five; crops of one share more
 
 
 @dataclass
@@ -38,6 +43,7 @@ class Watch:
     _top: list[dict[int, float]] = field(default_factory=list)
     _sure: list[float] = field(default_factory=list)
     _blank: list[bool] = field(default_factory=list)
+    _thumbs: list[npt.NDArray[np.float64]] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
     _pictures: list[npt.NDArray[np.generic]] = field(default_factory=list)
 
@@ -50,6 +56,7 @@ class Watch:
         self._blank.append(bool(found.maps) and not any(np.any(m.cam) for m in found.maps))
         if found.probability is not None and found.top and found.class_index == found.top[0][0]:
             self._sure.append(found.probability)
+        self._thumbs.append(_thumb(found.image))
         if len(self._pictures) < _KEPT:
             self._pictures.append(self.preprocess.apply(found.image, input_spec(self.model))[0])
 
@@ -68,6 +75,11 @@ class Watch:
         statistics = evidence.running_statistics(self.model)
         if statistics is None or not self._pictures:
             return ""
+        with suppress(OnnxcamError):  # what lies before it may take more than the picture
+            return self._by_statistics(statistics)
+        return ""
+
+    def _by_statistics(self, statistics: evidence.RunningStatistics) -> str:
         session = Session(cut(self.model, [self.model.image_input.name], [statistics.value]), threads=1)
         moments = [evidence.moments(session.run({self.model.image_input.name: x})[0]) for x in self._pictures]
         far = statistics.misfit(*(np.concatenate(part) for part in zip(*moments, strict=True)))
@@ -79,10 +91,37 @@ class Watch:
             return ""
         if _same(self._top):
             return f"{count} different pictures get one and the same answer"
-        if self.classes is not None and self.classes > 2 and len(self._sure) == count:
-            if max(self._sure) < _UNIFORM / self.classes:
-                return f"no class of {self.classes} stands out for any of {count} pictures"
-        return f"the target layer is dead for all {count} pictures" if all(self._blank) else ""
+        if self._guesses():
+            return f"no class of {self.classes} stands out for any of {count} pictures"
+        if self._hardly_varies():
+            return f"the best classes are much the same for {count} quite different pictures"
+        return f"the map is empty for all {count} pictures" if all(self._blank) else ""
+
+    def _guesses(self) -> bool:
+        """Whether every best class is hardly likelier than a guess."""
+        told = self.classes is not None and self.classes > 2 and len(self._sure) == len(self._top)
+        return told and max(self._sure) * (self.classes or 1) < _UNIFORM
+
+    def _hardly_varies(self) -> bool:
+        """Whether unlike pictures share their best classes, none of which is sure."""
+        if len(self._top) < _SEVERAL or (self.classes or 0) < _MANY:
+            return False
+        pairs = list(combinations(range(len(self._top)), 2))
+        shared = np.mean([len(self._top[a].keys() & self._top[b].keys()) / max(1, len(self._top[a])) for a, b in pairs])
+        unlike = np.mean([np.abs(self._thumbs[a] - self._thumbs[b]).mean() for a, b in pairs])
+        return bool(shared >= _SHARED and unlike >= _UNLIKE and np.mean([_share(t) for t in self._top]) < _SURE)
+
+
+def _share(top: dict[int, float]) -> float:
+    """The best class's probability among the best."""
+    scores = np.asarray(list(top.values()))
+    return float(1 / np.exp(scores - scores.max()).sum())
+
+
+def _thumb(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """(8, 8, 3), the picture's colours in the large."""
+    small, _ = Preprocess().apply(picture, InputSpec("NHWC", 3, 8, 8))
+    return np.asarray(small[0], np.float64)
 
 
 def _same(answers: Sequence[dict[int, float]]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,10 +60,8 @@ class Trial:
         self._names = list(dict.fromkeys([logits.name, *([statistics.value] if statistics else [])]))
         self._normalised = statistics is not None
         whole, self._fixed = expose(model, self._names), self._image.batch
-        try:
+        with suppress(OptionError):
             whole, self._fixed = make_batch_dynamic(whole), None
-        except OptionError:
-            pass
         self._session = Session(whole, threads=threads)
 
     def run(self, preprocess: Preprocess, pictures: Sequence[Pixels]) -> Answers:

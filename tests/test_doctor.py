@@ -1,0 +1,535 @@
+"""Which preprocessing fits: evidence, labels, verdicts; models whose right convention is known because we made them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import doctor_truth
+import numpy as np
+import pytest
+from builders import classifier, model, value
+from onnx import TensorProto, helper
+
+from onnxcam import Explainer, load_model
+from onnxcam.doctor import FITS, Diagnosis, Watch, as_text, diagnose, evidence, find_candidates, ranking
+from onnxcam.errors import ImageError, ModelError, OptionError, UnknownNameError
+from onnxcam.image import InputSpec, Preprocess, save_image
+from onnxcam.labels import find_labels
+from onnxcam.model import Model
+from onnxcam.photos import Photo, find_photos
+
+CLASSES, SIDE, SPREAD = 6, 8, 14
+ALL = [c.name for c in find_candidates(load_model(classifier().SerializeToString())).candidates]
+USUAL = [name for name in ALL if "clip" not in name and "cifar" not in name]
+
+
+def colours() -> np.ndarray:
+    """(K, 3), one mean colour per class: warm and dim, as photos are."""
+    return np.random.default_rng(5).integers((70, 40, 20), (250, 200, 180), (CLASSES, 3)).astype(np.float64)
+
+
+def line(name: str) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """A convention by hand: the order of the channels, and ``slope * grey + shift`` of each."""
+    scale, color = name.split()
+    mean = np.array({"imagenet": (123.675, 116.28, 103.53), "caffe": (123.68, 116.779, 103.939)}.get(scale, (0.0,) * 3))
+    if scale == "tf":
+        mean = np.full(3, 127.5)
+    deviation = {"imagenet": np.array((58.395, 57.12, 57.375)), "tf": np.full(3, 127.5), "unit": np.full(3, 255.0)}
+    over = deviation.get(scale, np.ones(3))
+    order = [0, 1, 2] if color == "RGB" else [2, 1, 0]
+    return order, 1 / over[order], (-mean / over)[order]
+
+
+def nearest(name: str, **changes: Any) -> Model:
+    """Tells the mean colour of a picture, if it is given under the convention ``name``: Gaussian classes, exactly."""
+    order, slope, shift = line(name)
+    centres, deviation = colours()[:, order] * slope + shift, SPREAD * slope
+    w = (centres / deviation**2).T.astype(np.float32)
+    b = -(centres**2 / deviation**2).sum(axis=1).astype(np.float32) / 2
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", "b"], ["logits"]),
+    ]
+    return opened(nodes, {"w": w, "b": b}, **changes)
+
+
+def opened(
+    nodes: Sequence[Any], arrays: dict[str, Any], channels: int = 3, classes: int = CLASSES, **more: Any
+) -> Model:
+    size = more.get("size", SIDE)
+    kind = more.get("kind", TensorProto.FLOAT)
+    given = value("image", ["n", channels, size, size], kind)
+    return load_model(model(nodes, [given], [value("logits", ["n", classes])], arrays).SerializeToString())
+
+
+def coloured(folder: Path, count: int = 24) -> list[Photo]:
+    """Pictures of the classes' colours, off by as much as the classes are wide."""
+    rng, found = np.random.default_rng(2), []
+    for k in range(count):
+        mean = colours()[k % CLASSES] + rng.normal(0, SPREAD, 3)
+        picture = np.clip(mean + rng.normal(0, 5, (10, 12, 3)), 0, 255).astype(np.uint8)
+        save_image(folder / f"{k}.png", picture)
+        found.append(Photo(folder / f"{k}.png", str(k % CLASSES)))
+    return found
+
+
+def names(found: Diagnosis) -> list[str]:
+    return [row.candidate.name for row in found.possible]
+
+
+def bare(photos: Sequence[Photo]) -> list[Photo]:
+    return [Photo(p.path) for p in photos]
+
+
+# Numbers
+
+
+def test_log_likelihood_is_the_softmax_of_the_true_class_with_a_floor():
+    scores = np.log(np.array([[1.0, 3.0], [1.0, 4.0]]))
+    assert ranking.log_likelihood(scores, np.array([1, 0])) == pytest.approx([math.log(0.75), math.log(0.2)])
+    far = ranking.log_likelihood(np.array([[0.0, 5000.0, 0.0]] * 2), np.array([2, 1]))
+    assert far == pytest.approx([-math.log(300), math.log(0.99)])
+
+
+def test_one_logit_is_the_second_of_two_classes():
+    scores = np.log([[3.0], [3.0]])
+    assert ranking.log_likelihood(scores, np.array([1, 0])) == pytest.approx([math.log(0.75), math.log(0.25)])
+    assert ranking.right(scores, np.array([1, 0])).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("differences", "expected"), [([1, 1, 1], 1 / 8), ([3, -1], 2 / 4), ([0, 0], 1), ([-1], 1)])
+def test_sign_flips_by_hand(differences, expected):
+    assert ranking.sign_flip(np.array(differences, float)) == expected
+
+
+def test_drawn_sign_flips_agree_with_all_of_them():
+    differences = np.random.default_rng(0).normal(0.4, 1, 14)
+    every = [
+        sum(s * d for s, d in zip(signs, differences, strict=True)) for signs in itertools.product((1, -1), repeat=14)
+    ]
+    assert ranking.sign_flip(differences) == pytest.approx(
+        np.mean(np.array(every) >= sum(differences) - 1e-9), abs=0.02
+    )
+
+
+def test_holm_raises_the_smallest_most_and_keeps_the_order():
+    assert ranking.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert ranking.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+
+
+def test_misfit_is_deviations_off_and_doublings_of_the_spread():
+    held = evidence.RunningStatistics("v", "bn", np.array([1.0, 0.0, 0.0]), np.array([2.0, 1.0, 1.0]))
+    x = np.zeros((2, 3, 1, 2))
+    x[:, 0] = [[3.0, 11.0]]  # mean 7, deviation 4: 3 deviations off, the spread doubled
+    x[:, 1] = [[-8.0, 8.0]]  # the mean is right, the spread is 8
+    x[:, 2] = [[-1.0, 1.0]]
+    assert held.misfit(*evidence.moments(x)) == pytest.approx(3.0)  # the median of hypot(3, 1), 3 and 0
+
+
+def test_variety_is_the_spread_over_photos_in_that_of_the_scores():
+    scores = np.array([[0.0, 10.0], [2.0, 12.0]])  # over photos 1; all of them: 0, 10, 2, 12 around 6
+    assert evidence.variety(scores) == pytest.approx(1 / math.sqrt(26))
+    assert math.isnan(evidence.variety(np.array([[1.0, np.nan]])))
+
+
+# Conventions
+
+
+def test_the_candidates_are_different_conventions():
+    candidates = find_candidates(load_model(classifier().SerializeToString())).candidates
+    spec, pixel = InputSpec("NCHW", 3, 1, 1), np.array([[[200, 90, 30]]], np.uint8)
+    found = {c.name: c.preprocess.apply(pixel, spec)[0].ravel() for c in candidates}
+    for name in USUAL:
+        order, slope, shift = line(name)
+        assert found[name] == pytest.approx(pixel.ravel()[order] * slope + shift, rel=1e-4), name
+    assert len(found) == 12
+    assert min(np.abs(a - b).max() for a, b in itertools.combinations(found.values(), 2)) > 0.01
+
+
+def test_every_convention_can_be_written_as_text():
+    for channels in (1, 3):
+        field = find_candidates(load_model(classifier(channels=channels).SerializeToString()))
+        for candidate, fit in itertools.product(field.candidates, FITS.values()):
+            asked = replace(candidate.preprocess, **fit, size=(96, 128))
+            assert Preprocess.parse(as_text(asked)) == asked
+    assert as_text(Preprocess.parse("caffe")) == "caffe"
+    assert as_text(Preprocess.parse("raw,color=BGR,scale=1/256,fill=0")) == "raw,color=BGR,scale=1/256,fill=0"
+
+
+def test_integers_leave_the_colours_open_and_no_more():
+    uint8 = [helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT),
+             helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+             helper.make_node("Flatten", ["pooled"], ["logits"])]  # fmt: skip
+    field = find_candidates(opened(uint8, {}, classes=3, kind=TensorProto.UINT8))
+    assert [c.name for c in field.candidates] == ["raw RGB", "raw BGR"]
+
+
+# With labels
+
+
+@pytest.mark.parametrize("truth", USUAL)
+def test_labels_name_the_convention(truth, tmp_path):
+    found = diagnose(nearest(truth), coloured(tmp_path))
+    assert found.best is not None
+    assert found.best.candidate.name == truth
+    assert {row.candidate.color for row in found.possible} == {truth.split()[1]}
+    assert Preprocess.parse(found.text).apply(tmp_path / "0.png", InputSpec("NCHW", 3, SIDE, SIDE))[0].mean(
+        axis=(0, 2, 3)
+    ) == pytest.approx(by_hand(truth, tmp_path / "0.png"), rel=0.05)
+
+
+def by_hand(name: str, path: Path) -> np.ndarray:
+    from onnxcam.image import read_image
+
+    order, slope, shift = line(name)
+    return read_image(path).mean(axis=(0, 1))[order] * slope + shift
+
+
+def test_few_photos_make_nothing_certain(tmp_path):
+    found = diagnose(nearest("tf RGB"), coloured(tmp_path, 3))
+    assert found.best is None  # larger inputs give the same answers, only surer: that is no better fit
+    assert {"tf RGB", "raw RGB"} <= {row.candidate.name for row in found.rows[:6]}
+    assert found.sentences()[0].startswith("Not sure: imagenet RGB, tf RGB, ")
+    assert not found.certain
+    assert len(found.possible) == len(found.rows)  # 2^-3 is no certainty, whatever the difference
+    assert "3 photos cannot make it certain" in " ".join(found.sentences())
+
+
+def test_names_of_classes_and_folders_are_read(tmp_path):
+    labels = ("red, crimson", "b", "c", "d", "e", "f")
+    photos = [Photo(p.path, "CRIMSON" if p.label == "0" else labels[int(p.label or 0)]) for p in coloured(tmp_path)]
+    found = diagnose(nearest("unit RGB"), photos, labels, given=True)
+    assert (found.labelled, found.rows[0].candidate.name) == (24, "unit RGB")
+
+
+def test_wrong_labels_are_not_sure(tmp_path):
+    shifted = [Photo(p.path, str((int(p.label or 0) + 1) % CLASSES)) for p in coloured(tmp_path)]
+    found = diagnose(nearest("unit RGB"), shifted)
+    assert found.best is None
+    assert found.text == ""
+    assert "no convention makes the model better than guessing" in found.sentences()[0]
+
+
+def test_resizing_is_a_question_of_its_own(tmp_path):
+    """A model that reads the left edge: what is cut off there tells nothing, what is there tells all."""
+    order, slope, shift = line("unit RGB")
+    centres, deviation = colours() * slope + shift, SPREAD * slope
+    w = np.zeros((3, SIDE, SIDE, CLASSES))
+    w[:, :, 0] = (centres / deviation**2).T[:, None] / SIDE
+    arrays = {"w": w.reshape(-1, CLASSES).astype(np.float32), "flat_shape": np.array([0, -1])}
+    arrays["b"] = -(centres**2 / deviation**2).sum(axis=1).astype(np.float32) / 2
+    nodes = [helper.make_node("Reshape", ["image", "flat_shape"], ["flat"]),
+             helper.make_node("Gemm", ["flat", "w", "b"], ["logits"])]  # fmt: skip
+    photos = []
+    for k in range(24):
+        picture = np.full((16, 32, 3), 128, np.uint8)
+        picture[:, :4] = colours()[k % CLASSES]
+        save_image(tmp_path / f"{k}.png", picture)
+        photos.append(Photo(tmp_path / f"{k}.png", str(k % CLASSES)))
+    found = diagnose(opened(nodes, arrays), photos)
+    assert found.fits == ("stretch",)
+    assert Preprocess.parse(found.text).fit == "stretch"
+
+
+# Without labels
+
+
+@pytest.mark.parametrize("truth", USUAL)
+def test_without_labels_nothing_is_named(truth, tmp_path):
+    found = diagnose(nearest(truth), bare(coloured(tmp_path)))
+    assert truth in names(found)
+    assert len(found.possible) > 1
+    assert found.best is None
+    assert found.text == ""
+
+
+def normalised(name: str, folder: Path) -> Model:
+    """Conv, BatchNormalization with the statistics of pictures under the convention ``name``, Relu, pool, linear."""
+    rng = np.random.default_rng(0)
+    order, slope, shift = line(name)
+    w = rng.normal(0, 1, (16, 3))
+    pictures = np.stack([natural(rng) for _ in range(16)]).reshape(-1, 3)
+    y = (pictures[:, order] * slope + shift) @ w.T
+    arrays = {"w": w[:, :, None, None], "gamma": np.ones(16), "beta": np.zeros(16), "mean": y.mean(0), "var": y.var(0),
+              "wd": rng.normal(0, 1, (16, CLASSES)), "bd": np.zeros(CLASSES)}  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["conv"]),
+        helper.make_node("BatchNormalization", ["conv", "gamma", "beta", "mean", "var"], ["bn"], "bn1"),
+        helper.make_node("Relu", ["bn"], ["relu"]),
+        helper.make_node("GlobalAveragePool", ["relu"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "wd", "bd"], ["logits"]),
+    ]
+    return opened(nodes, {k: v.astype(np.float32) for k, v in arrays.items()})
+
+
+def natural(rng: np.random.Generator) -> np.ndarray:
+    """(8, 8, 3): colours that vary from picture to picture, and less within one."""
+    return np.clip(rng.normal((124, 116, 104), 45, 3) + rng.normal(0, 35, (SIDE, SIDE, 3)), 0, 255)
+
+
+def scenes(folder: Path, count: int = 8) -> list[Photo]:
+    rng = np.random.default_rng(9)
+    for k in range(count):
+        save_image(folder / f"{k}.png", natural(rng).astype(np.uint8))
+    return [Photo(folder / f"{k}.png") for k in range(count)]
+
+
+@pytest.mark.parametrize("truth", USUAL)
+def test_running_statistics_rule_out_other_scales(truth, tmp_path):
+    found = diagnose(normalised(truth, tmp_path), scenes(tmp_path))
+    small = {name for name in ALL if name.split()[0] in ("imagenet", "tf", "unit", "clip", "cifar")}
+    other = set(ALL) - small if truth in small else small
+    assert truth in names(found)
+    assert not other & set(names(found))
+    assert len(found.possible) > 1
+    row = next(row for row in found.rows if row.candidate.name == truth)
+    assert row.misfit is not None
+    assert row.misfit < 0.8
+
+
+def test_two_photos_are_too_few_for_running_statistics(tmp_path):
+    assert len(diagnose(normalised("unit RGB", tmp_path), scenes(tmp_path, 2)).possible) == 12
+
+
+def test_one_answer_to_everything_rules_out(tmp_path):
+    nodes = [
+        helper.make_node("Clip", ["image", "zero", "one"], ["held"]),
+        helper.make_node("GlobalAveragePool", ["held"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w"], ["logits"]),
+    ]
+    arrays = {"zero": np.float32(0), "one": np.float32(1), "w": np.eye(3, CLASSES, dtype=np.float32)}
+    saturating, photos = opened(nodes, arrays), scenes(tmp_path)
+    for k, photo in enumerate(photos):  # no pixel is black: 1 and above are all the same
+        save_image(photo.path, np.random.default_rng(k).integers(2 + k * 20, 60 + k * 20, (9, 9, 3)).astype(np.uint8))
+    found = diagnose(saturating, photos)
+    gone = {row.candidate.name: row.against for row in found.rows if row.against}
+    assert gone == {"raw RGB": "gives one answer to 8 photos", "raw BGR": "gives one answer to 8 photos"}
+    alike = diagnose(saturating, [photos[0]] * 8)
+    assert len(alike.possible) == 12  # of one picture, one answer is right
+
+
+def test_nan_rules_out_and_everywhere_it_is_an_error(tmp_path):
+    def rooted(sign: float) -> Model:
+        nodes = [helper.make_node("Mul", ["image", "sign"], ["turned"]), helper.make_node("Sqrt", ["turned"], ["held"]),
+                 helper.make_node("GlobalAveragePool", ["held"], ["pooled"]),
+                 helper.make_node("Flatten", ["pooled"], ["logits"])]  # fmt: skip
+        return opened(nodes, {"sign": np.float32(sign)}, classes=3)
+
+    found = diagnose(rooted(1.0), scenes(tmp_path))
+    assert {row.candidate.scale for row in found.possible} == {"raw", "unit"}
+    assert {row.against for row in found.rows if not row.possible} == {"gives NaN or infinite scores"}
+    black_hole = opened([helper.make_node("Sub", ["image", "image"], ["zero"]),
+                         helper.make_node("Div", ["zero", "zero"], ["nan"]),
+                         helper.make_node("GlobalAveragePool", ["nan"], ["pooled"]),
+                         helper.make_node("Flatten", ["pooled"], ["logits"])], {}, classes=3)  # fmt: skip
+    with pytest.raises(ModelError, match="NaN or infinite scores, whatever is tried"):
+        diagnose(black_hole, scenes(tmp_path))
+
+
+def quantised(low: float, high: float) -> Model:
+    """An input quantiser that holds ``low`` to ``high``."""
+    step = np.float32((high - low) / 255)
+    zero = np.uint8(round(-low / step))
+    nodes = [helper.make_node("QuantizeLinear", ["image", "step", "zero"], ["q"]),
+             helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["x"]),
+             helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+             helper.make_node("Flatten", ["pooled"], ["logits"])]  # fmt: skip
+    return opened(nodes, {"step": step, "zero": zero}, classes=3)
+
+
+@pytest.mark.parametrize(
+    ("held", "left"),
+    [
+        ((-1.8, 2.3), {"imagenet", "clip", "cifar", "tf", "unit"}),
+        ((-0.8, 0.9), {"tf", "unit"}),
+        ((-115.0, 140.0), {"caffe", "raw"}),  # raw fills 140 of its 255: less than 60 %
+    ],
+)
+def test_what_the_input_quantiser_cannot_hold_is_ruled_out(held, left, tmp_path):
+    assert evidence.input_range(quantised(*held)) == pytest.approx(held, abs=0.02 * (held[1] - held[0]))
+    found = diagnose(quantised(*held), scenes(tmp_path))
+    assert {row.candidate.scale for row in found.possible} == left - ({"raw"} if held[1] == 140 else set())
+
+
+def test_surroundings_settle_it(tmp_path):
+    told = replace(nearest("caffe BGR"), meta={"onnxcam/preprocess": '{"name": "caffe"}'})
+    found = diagnose(told, coloured(tmp_path))
+    assert names(found) == ["caffe BGR"]
+    assert found.certain
+    assert found.sentences()[0].startswith("caffe BGR: decided by the model's metadata")
+    assert "are right" in found.sentences()[1]
+    wrong = replace(told, meta={"onnxcam/preprocess": '{"name": "unit"}'})
+    assert "no better than guessing" in diagnose(wrong, coloured(tmp_path)).sentences()[1]
+
+
+# Bad input
+
+
+def test_labels_that_the_model_lacks_are_refused(tmp_path):
+    photos = [Photo(p.path, "zebu") for p in coloured(tmp_path, 3)]
+    labels = ("zebra", *"bcdef")
+    with pytest.raises(UnknownNameError, match="'zebu'; did you mean 'zebra'"):
+        diagnose(nearest("tf RGB"), photos, labels, given=True)
+    with pytest.raises(OptionError, match="'zebu' is no class index of the model .6 classes.*--labels"):
+        diagnose(nearest("tf RGB"), photos, given=True)
+    with pytest.raises(OptionError, match="'6' is no class index"):
+        diagnose(nearest("tf RGB"), [Photo(photos[0].path, "6")], given=True)
+    with pytest.raises(UnknownNameError, match="zebu"):  # some folders are classes, one is none
+        diagnose(nearest("tf RGB"), [*photos[:1], Photo(photos[1].path, "zebra")], labels)
+
+
+def test_folders_that_are_no_classes_tell_nothing(tmp_path):
+    photos = [Photo(p.path, "part1") for p in coloured(tmp_path, 4)]
+    found = diagnose(nearest("tf RGB"), photos, ("zebra", *"bcdef"))
+    assert found.labelled == 0
+    assert found.notes == ("the names of the folders are no classes of the model: no labels",)
+
+
+def test_what_cannot_be_read_is_skipped_and_reported(tmp_path):
+    photos = coloured(tmp_path, 12)
+    photos[3].path.write_bytes(b"no picture")
+    found = diagnose(nearest("raw BGR"), photos)
+    assert (found.photos, found.labelled, len(found.skipped)) == (11, 11, 1)
+    assert "3.png" in found.skipped[0]
+    assert found.rows[0].candidate.name == "raw BGR"
+    with pytest.raises(ImageError, match="none of the 1 pictures can be read"):
+        diagnose(nearest("raw BGR"), photos[3:4])
+
+
+def test_a_model_of_two_pictures_is_refused(tmp_path):
+    nodes = [helper.make_node("Add", ["image", "other"], ["sum"]),
+             helper.make_node("GlobalAveragePool", ["sum"], ["pooled"]),
+             helper.make_node("Flatten", ["pooled"], ["logits"])]  # fmt: skip
+    inputs = [value(name, ["n", 3, SIDE, SIDE]) for name in ("image", "other")]
+    both = load_model(model(nodes, inputs, [value("logits", ["n", 3])]).SerializeToString())
+    with pytest.raises(OptionError, match="more than one picture: image, other"):
+        diagnose(both, scenes(tmp_path))
+
+
+def test_labels_of_boxes_and_pixels_are_not_read(tmp_path):
+    dense = model([helper.make_node("Conv", ["image", "w"], ["logits"])], [value("image", ["n", 3, SIDE, SIDE])],
+                  [value("logits", ["n", 5, SIDE, SIDE])], {"w": np.ones((5, 3, 1, 1), np.float32)})  # fmt: skip
+    found = diagnose(load_model(dense.SerializeToString()), coloured(tmp_path, 4), given=True)
+    assert found.labelled == 0
+    assert "labels are not read: the model gives dense" in found.notes[0]
+
+
+def test_many_photos_are_thinned_out_evenly(tmp_path):
+    photos = coloured(tmp_path, 6)
+    found = diagnose(nearest("unit BGR"), photos * 40)
+    assert found.photos == 100
+    assert found.notes == ("100 of the 240 photos are tried, evenly spread",)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((40, 50), (40, 50)), ((600, 20), (224, 224))])
+def test_a_model_of_any_size_gets_small_pictures_as_they_are(shape, size, tmp_path):
+    save_image(tmp_path / "a.png", np.broadcast_to(colours()[0], (*shape, 3)).astype(np.uint8))
+    found = diagnose(nearest("unit RGB", size="s"), [Photo(tmp_path / "a.png", "0")])
+    assert found.size == size
+    assert found.text.endswith(f"size={size[0]}x{size[1]}")
+
+
+# Suspicion
+
+
+def watched(explained: Model, preprocess: str, photos: Sequence[Photo]) -> str:
+    explainer = Explainer(explained, preprocess, method="saliency")
+    watch = Watch(explained, explainer.preprocess, explainer.logits.classes)
+    for photo in photos:
+        watch.see(explainer.explain(photo.path))
+    return watch.suspicion()
+
+
+def test_suspicion_by_running_statistics(tmp_path):
+    model_of_unit = normalised("unit RGB", tmp_path)
+    assert watched(model_of_unit, "unit", scenes(tmp_path)) == ""
+    assert "reaches bn1 is far" in watched(model_of_unit, "raw", scenes(tmp_path, 1))
+    assert "onnxcam doctor" in watched(model_of_unit, "raw", scenes(tmp_path, 1))
+
+
+def test_suspicion_by_one_answer(tmp_path):
+    nodes = [helper.make_node("Clip", ["image", "", "one"], ["held"]),
+             helper.make_node("GlobalAveragePool", ["held"], ["pooled"]),
+             helper.make_node("Flatten", ["pooled"], ["logits"])]  # fmt: skip
+    saturating = opened(nodes, {"one": np.float32(1)}, classes=3)
+    photos = scenes(tmp_path, 3)
+    for k, photo in enumerate(photos):
+        save_image(photo.path, np.random.default_rng(k).integers(2, 90 * k + 50, (9, 9, 3)).astype(np.uint8))
+    assert "3 different pictures get one and the same answer" in watched(saturating, "raw", photos)
+    assert watched(saturating, "unit", photos) == ""
+    assert watched(saturating, "raw", photos[:2]) == ""
+    assert watched(saturating, "raw", photos[:1] * 5) == ""  # one picture, five times
+
+
+def test_suspicion_by_guesses(tmp_path):
+    def sure(factor: float) -> Model:
+        nodes = [helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+                 helper.make_node("Flatten", ["pooled"], ["flat"]),
+                 helper.make_node("Gemm", ["flat", "w"], ["z"]),
+                 helper.make_node("Softmax", ["z"], ["logits"])]  # fmt: skip
+        return opened(nodes, {"w": factor * np.eye(3, CLASSES, dtype=np.float32)})
+
+    assert "no class of 6 stands out for any of 4 pictures" in watched(sure(0.5), "unit", scenes(tmp_path, 4))
+    assert watched(sure(20.0), "unit", scenes(tmp_path, 4)) == ""
+
+
+def test_suspicion_by_the_input_quantiser(tmp_path):
+    assert "input quantiser holds" in watched(quantised(-0.8, 0.9), "raw", scenes(tmp_path, 1))
+    assert watched(quantised(-0.8, 0.9), "tf", scenes(tmp_path, 1)) == ""
+
+
+# Real models
+
+
+@pytest.fixture(scope="module")
+def own_photos(real_zoo: Path, tmp_path_factory) -> Callable[[str], list[Photo]]:
+    def find(name: str) -> list[Photo]:
+        if name.startswith("mnist_binary"):
+            return doctor_truth.digits(real_zoo, tmp_path_factory.mktemp("digits"))
+        return doctor_truth.photos(real_zoo, name)
+
+    return find
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", doctor_truth.TRUTH)
+def test_labels_name_the_convention_of_real_models(name, real_zoo, own_photos):
+    labels = find_labels(real_zoo / "labels/leafsnap30.csv", {}) if name.startswith("leaf") else None
+    found = diagnose(load_model(real_zoo / f"models/{name}.onnx"), own_photos(name), labels, threads=1)
+    assert found.best is not None
+    assert found.best.candidate.name == doctor_truth.TRUTH[name]
+    if found.labelled > 10:
+        assert {row.candidate.color for row in found.possible} == {found.best.candidate.color}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", [*doctor_truth.TRUTH, "paddle_textline_cls_mobilev3", "cifar10_winml_tutorial"])
+def test_without_labels_the_truth_of_real_models_is_left_and_never_one_alone(name, real_zoo, own_photos):
+    photos = own_photos(name) if name.startswith("mnist") else doctor_truth.photos(real_zoo, "squeezenet11_fp32")
+    found = diagnose(load_model(real_zoo / f"models/{name}.onnx"), bare(photos), threads=1)
+    assert {**doctor_truth.TRUTH, **doctor_truth.OTHERS}[name] in names(found)
+    assert len(found.possible) > 1
+    assert found.best is None
+
+
+@pytest.mark.real
+def test_not_sure_of_a_model_that_nobody_knows(real_zoo):
+    found = diagnose(load_model(real_zoo / "models/geometric_shapes_cnn.onnx"), find_photos(real_zoo / "small"))
+    assert found.best is None
+    assert found.sentences()[0].startswith("Not sure")
+
+
+@pytest.mark.real
+def test_a_detector_is_no_crash(real_zoo):
+    photos = [Photo(p.path, "0") for p in doctor_truth.photos(real_zoo, "squeezenet11_fp32")[:3]]
+    found = diagnose(load_model(real_zoo / "models/yolox_nano_416.onnx"), photos, given=True, threads=1)
+    assert "raw BGR" in names(found)
+    assert "labels are not read: the model gives boxes" in found.notes[0]
