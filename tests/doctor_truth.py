@@ -1,4 +1,4 @@
-"""What is known of the real zoo's models: the convention that each was trained with, from its README and our own eyes."""
+"""What is known of the real zoo: the convention that each model was trained with, and what its photos show."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ written again on any machine, with any number of threads.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -159,8 +160,12 @@ def finish(stored: onnx.ModelProto, path: Path, names: Sequence[str] = scenes.CL
     export_shapes_net.finish(stored, path, told=False)
 
 
-def main(recipe: Recipe) -> None:
-    """``--export`` alone writes the .onnx file from the kept weights; without it, training comes first."""
+def main(script: str) -> None:
+    """Train and export; ``--export`` alone writes the .onnx file from the kept weights.
+
+    The script is imported by its name: exporters note the classes' modules in the file, and ``__main__`` names none.
+    """
+    recipe: Recipe = importlib.import_module(script).RECIPE
     parser = argparse.ArgumentParser(description=recipe.about.splitlines()[0])
     parser.add_argument("--export", action="store_true", help="from the kept weights, without training")
     parser.add_argument("--out", type=Path, default=HERE.parent / f"{recipe.name}.onnx")

@@ -115,4 +115,4 @@ def export(model: nn.Module, path: Path) -> None:
 RECIPE = kinds.Recipe("shapes-detector", __doc__, ShapesDetector, loss_of, export, scenes=20_000, epochs=3)
 
 if __name__ == "__main__":
-    kinds.main(RECIPE)
+    kinds.main("train_shapes_detector")

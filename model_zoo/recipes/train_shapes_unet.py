@@ -68,4 +68,4 @@ def export(model: nn.Module, path: Path) -> None:
 RECIPE = kinds.Recipe("shapes-unet", __doc__, ShapesUnet, loss_of, export, scenes=10_000, epochs=3)
 
 if __name__ == "__main__":
-    kinds.main(RECIPE)
+    kinds.main("train_shapes_unet")

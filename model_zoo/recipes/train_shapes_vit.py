@@ -109,4 +109,4 @@ def export(model: nn.Module, path: Path) -> None:
 RECIPE = kinds.Recipe("shapes-vit", __doc__, ShapesVit, loss_of, export, scenes=20_000, epochs=4, rate=2e-3)
 
 if __name__ == "__main__":
-    kinds.main(RECIPE)
+    kinds.main("train_shapes_vit")
