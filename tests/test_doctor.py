@@ -45,10 +45,10 @@ def line(name: str) -> tuple[list[int], np.ndarray, np.ndarray]:
     return order, 1 / over[order], (-mean / over)[order]
 
 
-def nearest(name: str, **changes: Any) -> Model:
+def nearest(name: str, spread: float = SPREAD, **changes: Any) -> Model:
     """Tells the mean colour of a picture, if it is given under the convention ``name``: Gaussian classes, exactly."""
     order, slope, shift = line(name)
-    centres, deviation = colours()[:, order] * slope + shift, SPREAD * slope
+    centres, deviation = colours()[:, order] * slope + shift, spread * slope
     w = (centres / deviation**2).T.astype(np.float32)
     b = -(centres**2 / deviation**2).sum(axis=1).astype(np.float32) / 2
     nodes = [
@@ -192,8 +192,12 @@ def by_hand(name: str, path: Path) -> np.ndarray:
 
 
 def test_few_photos_make_nothing_certain(tmp_path):
-    found = diagnose(nearest("tf RGB"), coloured(tmp_path, 3))
+    photos = coloured(tmp_path, 3)
+    for photo in photos:  # beyond doubt under many conventions
+        save_image(photo.path, np.broadcast_to(colours()[int(photo.label or 0)], (8, 8, 3)).astype(np.uint8))
+    found = diagnose(nearest("tf RGB", spread=8), photos)
     assert found.best is None  # larger inputs give the same answers, only surer: that is no better fit
+    assert found.text == ""
     assert {"tf RGB", "raw RGB"} <= {row.candidate.name for row in found.rows[:6]}
     assert found.sentences()[0].startswith("Not sure: imagenet RGB, tf RGB, ")
     assert not found.certain
@@ -218,7 +222,7 @@ def test_wrong_labels_are_not_sure(tmp_path):
 
 def test_resizing_is_a_question_of_its_own(tmp_path):
     """A model that reads the left edge: what is cut off there tells nothing, what is there tells all."""
-    _, slope, shift = line("unit RGB")
+    _, slope, shift = line("imagenet RGB")  # whose preset crops
     centres, deviation = colours() * slope + shift, SPREAD * slope
     w = np.zeros((3, SIDE, SIDE, CLASSES))
     w[:, :, 0] = (centres / deviation**2).T[:, None] / SIDE
@@ -312,8 +316,8 @@ def test_one_answer_to_everything_rules_out(tmp_path):
     found = diagnose(saturating, photos)
     gone = {row.candidate.name: row.against for row in found.rows if row.against}
     assert gone == {"raw RGB": "gives one answer to 8 photos", "raw BGR": "gives one answer to 8 photos"}
-    alike = diagnose(saturating, [photos[0]] * 8)
-    assert len(alike.possible) == 12  # of one picture, one answer is right
+    assert len(diagnose(saturating, [photos[0]] * 8).possible) == 12  # of one picture, one answer is right
+    assert len(diagnose(saturating, photos[:2]).possible) == 12  # of two it may be
 
 
 def test_nan_rules_out_and_everywhere_it_is_an_error(tmp_path):
@@ -382,6 +386,8 @@ def test_labels_that_the_model_lacks_are_refused(tmp_path):
         diagnose(nearest("tf RGB"), photos, given=True)
     with pytest.raises(OptionError, match="'6' is no class index"):
         diagnose(nearest("tf RGB"), [Photo(photos[0].path, "6")], given=True)
+    with pytest.raises(UnknownNameError, match="'seventh'"):  # names may be more than classes
+        diagnose(nearest("tf RGB"), [Photo(photos[0].path, "seventh")], (*labels, "seventh"), given=True)
     with pytest.raises(UnknownNameError, match="zebu"):  # some folders are classes, one is none
         diagnose(nearest("tf RGB"), [*photos[:1], Photo(photos[1].path, "zebra")], labels)
 
@@ -478,6 +484,31 @@ def test_suspicion_by_guesses(tmp_path):
 
     assert "no class of 6 stands out for any of 4 pictures" in watched(sure(0.5), "unit", scenes(tmp_path, 4))
     assert watched(sure(20.0), "unit", scenes(tmp_path, 4)) == ""
+
+
+def usual(first: float, slope: float) -> Model:
+    """Scores of 100 classes, of which five are high whatever the picture, with the picture's share in all of them."""
+    w = np.random.default_rng(0).normal(0, slope, (3, 100)).astype(np.float32)
+    b = np.zeros(100, np.float32)
+    b[:5] = first, 1.9, 1.8, 1.7, 1.6
+    nodes = [helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+             helper.make_node("Flatten", ["pooled"], ["flat"]),
+             helper.make_node("Gemm", ["flat", "w", "b"], ["logits"])]  # fmt: skip
+    return opened(nodes, {"w": w, "b": b}, classes=100)
+
+
+def test_suspicion_by_best_classes_that_hardly_vary(tmp_path):
+    photos = scenes(tmp_path, 6)
+    for k, photo in enumerate(photos):  # blue, green, cyan, ...
+        save_image(photo.path, np.full((8, 8, 3), 255 * ((k + 1) >> np.arange(3) & 1), np.uint8))
+    doubt = "much the same for 6 quite different pictures"
+    assert doubt in watched(usual(2.0, 0.05), "unit", photos)
+    assert watched(usual(2.0, 2.0), "unit", photos) == ""  # other pictures, other classes
+    assert watched(usual(9.0, 0.05), "unit", photos) == ""  # one class, and sure of it
+    assert watched(usual(2.0, 0.05), "unit", photos[:4]) == ""  # too few to tell
+    for k, photo in enumerate(photos):  # pictures that are much alike may well have much the same classes
+        save_image(photo.path, np.full((8, 8, 3), 100 + k, np.uint8))
+    assert watched(usual(2.0, 0.05), "unit", photos) == ""
 
 
 def test_suspicion_by_the_input_quantiser(tmp_path):

@@ -31,14 +31,14 @@ def check() -> ModuleType:
 # ---------------------------------------------------------------- the models
 
 
-@pytest.mark.parametrize(("kind", "least"), [("vit", 0.9), ("detector", 0.9), ("unet", 0.9)])
+@pytest.mark.parametrize(("kind", "least"), [("vit", 0.95), ("detector", 0.95), ("unet", 0.9)])
 def test_stated_accuracy_holds_on_fresh_scenes(check: ModuleType, kind: str, least: float) -> None:
     name = f"shapes-{kind}"
     stated, found = zoo.model(name).accuracy, check.accuracy(kind, zoo.locate(name), 60, FRESH)
     assert found.keys() == stated.keys()
     for key, value in found.items():
         assert value >= least, key
-        assert abs(value - stated[key]) < 0.05, key
+        assert abs(value - stated[key]) < 0.04, key
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -68,9 +68,14 @@ def test_a_second_box_on_an_object_is_wrong_and_so_is_another_class(scenes: Modu
 
 # ---------------------------------------------------------------- their explanations
 
-# Hits in the mask; energy over area on the object; the same on the scene's other objects: what 24 scenes must have on
+# Hits in the mask; energy over area on the object; the same on the scene's other objects: what fresh scenes must have on
 # average, the last at most. The recipes' README has what 200 scenes have.
 BOUNDS = {
+    ("vit", 0): (0.65, 5.5, 1.6),
+    ("vit", 1): (0.7, 14.0, 1.5),
+    ("vit", 2): (0.75, 2.3, 1.8),
+    ("vit", 3): (0.1, 1.7, 3.0),  # rollout knows no class: it lights up every object alike
+    ("vit", 4): (0.6, 4.0, 1.5),
     ("detector", 0): (0.9, 12.0, 2.0),
     ("detector", 1): (0.8, 20.0, 0.1),
     ("unet", 0): (0.9, 16.0, 2.5),
@@ -82,7 +87,9 @@ BOUNDS = {
 @pytest.mark.parametrize(("kind", "row"), BOUNDS)
 def test_explanation_lies_on_the_object(check: ModuleType, kind: str, row: int) -> None:
     hits, own, other = BOUNDS[kind, row]
-    found = check.explained(f"shapes-{kind}", check.CASES[kind][row], range(FRESH, FRESH + 24))
+    case = check.CASES[kind][row]
+    count = 6 if case[0] == "reciprocam" else 24  # a run per cell
+    found = check.explained(f"shapes-{kind}", case, range(FRESH, FRESH + count))
     assert found[:, 0].mean() >= hits
     assert found[:, 1].mean() >= own
     assert found[:, 2].mean() <= other

@@ -147,7 +147,7 @@ def region(thing: scenes.Object) -> object:
 
 Case = tuple[str, Target, str]  # method, target, layer
 CASES: dict[str, tuple[Case, ...]] = {
-    "vit": tuple((method, named, "auto") for method in ("gradcam", "legrad", "reciprocam", "rollout")),
+    "vit": tuple((method, named, "auto") for method in ("gradcam", "hirescam", "legrad", "rollout", "reciprocam")),
     "detector": tuple((method, box_at, "auto") for method in ("gradcam", "hirescam", "saliency")),
     "unet": (("gradcam", at_point, "auto"), ("hirescam", region, "down3"), ("saliency", at_point, "auto")),
 }

@@ -24,6 +24,7 @@ _KEPT = 8  # pictures that are looked at again
 _FAR = 4.0  # off the running statistics: 16 times the spread; right ones were never above 1.7
 _UNIFORM = 1.5  # times the probability of a guess
 _SEVERAL, _MANY = 5, 100  # pictures and classes, from which on different pictures should have different best classes
+_OTHER = 10.0  # grey levels between pictures that are more than frames of one scene
 _SHARED, _UNLIKE, _SURE = 0.5, 50.0, 0.7  # right ones share at most 0.38 of their best five; crops of one share more
 
 
@@ -89,7 +90,7 @@ class Watch:
         count = len(self._top)
         if count < evidence.FEW:
             return ""
-        if _same(self._top):
+        if _same(self._top) and self._unlike() >= _OTHER:
             return f"{count} different pictures get one and the same answer"
         if self._guesses():
             return f"no class of {self.classes} stands out for any of {count} pictures"
@@ -106,10 +107,13 @@ class Watch:
         """Whether unlike pictures share their best classes, none of which is sure."""
         if len(self._top) < _SEVERAL or (self.classes or 0) < _MANY:
             return False
-        pairs = list(combinations(range(len(self._top)), 2))
-        shared = np.mean([len(self._top[a].keys() & self._top[b].keys()) / max(1, len(self._top[a])) for a, b in pairs])
-        unlike = np.mean([np.abs(self._thumbs[a] - self._thumbs[b]).mean() for a, b in pairs])
-        return bool(shared >= _SHARED and unlike >= _UNLIKE and np.mean([_share(t) for t in self._top]) < _SURE)
+        shared = np.mean([len(a.keys() & b.keys()) / max(1, len(a)) for a, b in combinations(self._top, 2)])
+        sure = np.mean([_share(top) for top in self._top])
+        return bool(shared >= _SHARED and sure < _SURE and self._unlike() >= _UNLIKE)
+
+    def _unlike(self) -> float:
+        """Grey levels between the colours in the large of any two pictures."""
+        return float(np.mean([np.abs(a - b).mean() for a, b in combinations(self._thumbs, 2)]))
 
 
 def _share(top: dict[int, float]) -> float:
