@@ -426,6 +426,7 @@ def test_labels_of_boxes_and_pixels_are_not_read(tmp_path):
     found = diagnose(load_model(dense.SerializeToString()), coloured(tmp_path, 4), given=True)
     assert found.labelled == 0
     assert "labels are not read: the model gives dense" in found.notes[0]
+    assert "Labels tell more" not in " ".join(found.sentences())
 
 
 def test_many_photos_are_thinned_out_evenly(tmp_path):

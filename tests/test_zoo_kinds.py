@@ -68,8 +68,8 @@ def test_a_second_box_on_an_object_is_wrong_and_so_is_another_class(scenes: Modu
 
 # ---------------------------------------------------------------- their explanations
 
-# Hits in the mask; energy over area on the object; the same on the scene's other objects: what fresh scenes must have on
-# average, the last at most. The recipes' README has what 200 scenes have.
+# Hits in the mask; energy over area on the object; the same on the scene's other objects: what fresh scenes must have
+# on average, the last at most. The recipes' README has what 200 scenes have.
 BOUNDS = {
     ("vit", 0): (0.65, 5.5, 1.6),
     ("vit", 1): (0.7, 14.0, 1.5),

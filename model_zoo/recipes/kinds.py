@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import scenes
 import torch
+from shapes_net import save
 from torch import nn
 from torch.nn import functional
 
@@ -120,13 +121,8 @@ def train(model: nn.Module, recipe: Recipe, count: int, epochs: int) -> None:
         print(f"epoch {epoch + 1}/{epochs}: loss {total:.4f}, {time.time() - started:.0f} s", flush=True)
 
 
-def save(model: nn.Module, path: Path) -> None:
-    state = {k: v.detach().numpy() for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
-    np.savez(path, **state)
-
-
 def load(model: nn.Module, path: Path) -> None:
-    """Take the weights of ``path``; parts of which it holds none (of training alone) stay as they are."""
+    """Take the weights of ``path``."""
     state = {k: torch.from_numpy(v) for k, v in np.load(path).items()}
     missing, unknown = model.load_state_dict(state, strict=False)
     if unknown or not all(k.endswith("num_batches_tracked") for k in missing):

@@ -163,7 +163,7 @@ class Diagnosis:
         if row is self.best:
             return "certain" if self.certain else "best" if len(self.possible) > 1 else "the only one left"
         if row.p is None:
-            return "possible"
+            return "possible" + ("" if row.misfit is None else f", {row.misfit:.1f} off the running statistics")
         return f"{'possible' if row.possible else 'worse'} (p = {row.p:.2g})"
 
     @property
@@ -230,14 +230,17 @@ class Diagnosis:
     def _without_labels(self) -> list[str]:
         names = [row.candidate.name for row in self.possible]
         ground = f" ({self.field.source})" if self.field.source else ""
+        advice = [_ADVICE] if self.rows[0].classes is not None else []
         if self.best is not None:
             gone = [row.candidate.name for row in self.rows if not row.possible]
             if self.certain:
                 return [f"{names[0]}: all else contradicts the model's own records{ground}"]
-            return [f"{names[0]} by elimination, not proven{ground}; the runner-ups: {_listed(gone)}", _ADVICE]
-        return [f"Not sure: {len(names)} of {len(self.rows)} conventions are left{ground}: {_listed(names)}", _ADVICE]
+            return [f"{names[0]} by elimination, not proven{ground}; the runner-ups: {_listed(gone)}", *advice]
+        which = "any of the table" if len(names) > _FEW else _listed(names)
+        return [f"Not sure: {len(names)} of {len(self.rows)} conventions are left{ground}: {which}", *advice]
 
 
+_FEW = 8  # names that a sentence lists
 _ADVICE = "Labels tell more: one folder per class, or --truth CSV with lines of path,label"
 
 
