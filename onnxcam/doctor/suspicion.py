@@ -74,7 +74,7 @@ class Watch:
         if held is not None and (why := evidence.out_of_range(self.preprocess, spec, held)):
             return f"it {why}"
         statistics = evidence.running_statistics(self.model)
-        if statistics is None or not self._pictures:
+        if statistics is None or len(self._pictures) < evidence.FEW:
             return ""
         with suppress(OnnxcamError):  # what lies before it may take more than the picture
             return self._by_statistics(statistics)
