@@ -142,7 +142,8 @@ def planted(pictures: Sequence[Path], folder: Path) -> None:
 # Trust
 
 
-def trust(count: int) -> None:
+def trusted(count: int) -> tuple[list[tuple[float, float]], int, int]:
+    """The shares of energy inside the object, of the weak and the strong one; scenes tried; those answered alike."""
     weak, strong = Explainer(f"zoo:{WEAK}"), Explainer(f"zoo:{REFERENCE}")
     shares: list[tuple[float, float]] = []
     tried, same = 0, 0
@@ -154,6 +155,11 @@ def trust(count: int) -> None:
         mask: Any = next((o.mask for o in scene.objects if o.class_index == a.class_index == b.class_index), None)
         if mask is not None:
             shares.append((energy_inside(a.heatmap, mask), energy_inside(b.heatmap, mask)))
+    return shares, tried, same
+
+
+def trust(count: int) -> None:
+    shares, tried, same = trusted(count)
     weak_share, strong_share = np.array(shares).T
     wins, ties = int(np.sum(strong_share > weak_share)), int(np.sum(strong_share == weak_share))
     odds = binomial(wins, len(shares) - wins - ties)

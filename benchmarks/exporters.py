@@ -5,9 +5,10 @@
 Every ``zoo:shapes-net-*`` of the index except the weak twin is explained on held-out scenes, for the class that the
 TorchScript export names, and compared with that export's explanation: the raw map (largest difference over the largest
 absolute value), the heatmap (largest difference, in [0, 1]) and the correlation of the two heatmaps. Prints the
-README's table. What the installed runtime cannot load is listed with the reason. Of saliency, the heatmap alone: a
-gradient is per unit of the input, and units differ (0 to 1, 0 to 255). In half precision and int8 it differs at single
-pixels: rounding turns ReLUs and maxima of pools over.
+README's table; where a figure misses its limit, says which on stderr and exits with 1. What the installed runtime
+cannot load is listed with the reason. Of saliency, the heatmap alone: a gradient is per unit of the input, and units
+differ (0 to 1, 0 to 255). In half precision and int8 it differs at single pixels: rounding turns ReLUs and maxima of
+pools over.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ REFERENCE = "shapes-net-torchscript"
 FAMILY = "shapes-net-"
 CAMS = ("gradcam", "hirescam", "layercam")
 METHODS = (*CAMS, "saliency")
+LARGEST = {"float": (1e-4, 1e-3), "half": (1e-2, 1e-2)}  # difference of maps, of heatmaps
+LEAST = {"half": 0.98, "int8": 0.95}  # correlation
 Images = Sequence[np.ndarray]
 
 
@@ -95,19 +98,35 @@ def drifts(name: str, method: str, images: Images, labels: Sequence[str], wanted
     return [Drift.between(a, b) for a, b in zip(found, wanted, strict=True)]
 
 
-def row(name: str, kinds: Sequence[str], images: Images, labels: Sequence[str], wanted: dict[str, list]) -> str:
+def misses(name: str, method: str, found: Sequence[Drift]) -> list[str]:
+    """Which figures miss the limit of the export's precision.
+
+    Pixel gradients have no raw map in common, in half precision only their correlation counts, in int8 nothing.
+    """
+    kind, cam = precision(name), method in CAMS
+    figures = []
+    if cam and kind in LARGEST:
+        figures.append(("map", max(d.map for d in found), LARGEST[kind][0], 1))
+    if kind == "float" or (cam and kind == "half"):
+        figures.append(("heatmap", max(d.heatmap for d in found), LARGEST[kind][1], 1))
+    if cam == (kind == "int8") and kind in LEAST:
+        figures.append(("correlation", min(d.correlation for d in found), LEAST[kind], -1))
+    told = [(what, worst, limit) for what, worst, limit, sign in figures if not sign * worst <= sign * limit]
+    return [f"{name}, {method}: {what} {worst:.3g}, limit {limit:g}" for what, worst, limit in told]
+
+
+def row(name: str, found: dict[str, list[Drift]]) -> str:
     """One line of the table: worst map and heatmap per method; correlation of the first, worst and median."""
-    cells = []
-    for method in kinds:
-        found = drifts(name, method, images, labels, wanted[method])
-        worst = [max(d.map for d in found)] if method in CAMS else []
-        cells.append(" / ".join(f"{v:.0e}" for v in (*worst, max(d.heatmap for d in found))))
-        r = [d.correlation for d in found]
-        cells += [f"{min(r):.4f} / {np.median(r):.4f}"] if method == kinds[0] else []
+    cells: list[str] = []
+    for method, drift in found.items():
+        first, r = not cells, [d.correlation for d in drift]
+        worst = [max(d.map for d in drift)] if method in CAMS else []
+        cells.append(" / ".join(f"{v:.0e}" for v in (*worst, max(d.heatmap for d in drift))))
+        cells += [f"{min(r):.4f} / {np.median(r):.4f}"] if first else []
     return f"| {name.removeprefix(FAMILY)} | {' | '.join(cells)} |"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="such as int8-qdq")
     parser.add_argument("--scenes", type=int, default=50)
@@ -120,12 +139,18 @@ def main() -> None:
     heads = [f"{m}: map / heatmap" if m in CAMS else f"{m}: heatmap" for m in methods]
     print(f"| export | {heads[0]} | correlation: worst / median | {' | '.join(heads[1:])} |")
     print("|---|" + "---|" * (len(methods) + 1))
+    missed: list[str] = []
     for name in [f"{FAMILY}{n}" for n in options.names] or members()[1:]:
         try:
-            print(row(name, methods, images, labels, wanted), flush=True)
+            found = {method: drifts(name, method, images, labels, wanted[method]) for method in methods}
         except RuntimeUnavailableError as error:
             print(f"| {name.removeprefix(FAMILY)} | {error} |")
+            continue
+        print(row(name, found), flush=True)
+        missed += [text for method in methods for text in misses(name, method, found[method])]
+    print(*missed, sep="\n", end="\n" if missed else "", file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

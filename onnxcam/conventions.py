@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcam import published, zoo
-from onnxcam.errors import ModelError, OnnxcamError, OptionError
+from onnxcam.errors import ModelError, OnnxcamError, OptionError, reason
 from onnxcam.graph.pixels import Convention, input_convention
 from onnxcam.image import Preprocess
 from onnxcam.labels import Labels, find_labels
 from onnxcam.model import Model, dims_of
 from onnxcam.published import Published
-from onnxcam.sidecar import read_sidecar
+from onnxcam.sidecar import Sidecar, read_sidecar, sidecar_path
 
 _LARGEST = 16 * 2**20  # bytes of a .json that is read
 _ODD = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, OptionError)
@@ -37,11 +37,13 @@ class Known:
         preprocess: how a picture becomes the input; None where nothing tells.
         labels: class names in index order; None where nothing tells.
         source: where the preprocessing comes from, in words; "" where nothing tells.
+        doubt: what in the graph speaks against it, in words; "" where nothing does.
     """
 
     preprocess: Preprocess | None
     labels: Labels | None
     source: str
+    doubt: str = ""
 
 
 def known(model: Model) -> Known:
@@ -62,53 +64,72 @@ def known(model: Model) -> Known:
         OptionError: a sidecar or a ``preprocessor_config.json`` that cannot be understood.
         ModelError: a sidecar of another model, or damaged metadata.
     """
-    preprocess, source = _told(model)
-    return Known(preprocess, known_labels(model), source)
+    sidecar, fact = read_sidecar(model), input_convention(model)
+    preprocess, source = _told(model, fact, sidecar)
+    doubt = "" if preprocess is None else _against_graph(model, fact, preprocess)
+    return Known(preprocess, known_labels(model, sidecar), source, doubt)
 
 
-def known_labels(model: Model) -> Labels | None:
-    """The class names of `known`, whatever may be wrong with the preprocessing's files.
-
-    Raises:
-        OptionError: a sidecar that cannot be understood.
-        ModelError: a sidecar of another model.
-    """
-    sidecar = read_sidecar(model)
+def known_labels(model: Model, sidecar: Sidecar | None) -> Labels | None:
+    """The class names of `known`, whatever may be wrong with the preprocessing's files."""
     if sidecar is not None and sidecar.labels is not None:
         return sidecar.labels
     entry = zoo.recognise(model.sha256)
     return find_labels(None, model.meta) or (entry and entry.labels) or _nearby(model, _names)
 
 
-def contradiction(model: Model, preprocess: Preprocess) -> str:
+def place_of_sidecar(model: Model) -> Path:
+    """Where a sidecar of ``model`` may be written.
+
+    Raises:
+        OptionError: one is there already; the model is a file of the zoo, whose folder is no place for it; or no file.
+    """
+    if model.path is None:
+        raise OptionError(f"{model.label} is no file: there is no place for a sidecar; save the model first")
+    entry = zoo.recognise(model.sha256)
+    if entry is not None and entry.path.exists() and entry.path.samefile(model.path):
+        raise OptionError(
+            f"no sidecar is written into the zoo, beside {model.path}; copy the model to a folder of your own, and "
+            "give the path of the copy"
+        )
+    path = sidecar_path(model.path)
+    if path.exists():
+        raise OptionError(f"{path} exists; edit it, or delete it to have it written anew")
+    return path
+
+
+def contradiction(model: Model, preprocess: Preprocess, sidecar: Sidecar | None = None) -> str:
     """What speaks against a preprocessing, for certain: the graph, or else what `known` finds; "" if nothing does.
 
     Compared are the order of the colours and the values that black and white become, within 2 % of their span, not
-    how the picture is resized, which may be chosen for the picture's sake.
+    how the picture is resized, which may be chosen for the picture's sake. ``sidecar`` is the model's, if it has one.
     """
-    fact, colours = input_convention(model), model.image_input.channels == 3
-    if fact is not None:
-        why = _difference(preprocess, _of_graph(fact), colours and fact.color is not None)
-        if why:
-            return f"preprocessing {preprocess.name} contradicts the graph: {why} ({fact.reason})"
+    fact = input_convention(model)
+    if doubt := _against_graph(model, fact, preprocess):
+        return doubt
     with suppress(OnnxcamError):  # what is wrong with a file is told where the file is needed
-        truth, source = _beside(model, fact)
-        if truth is not None and (why := _difference(preprocess, truth, colours)):
+        truth, source = _beside(model, fact, sidecar)
+        if truth is not None and (why := _difference(preprocess, truth, model.image_input.channels == 3)):
             return f"preprocessing {preprocess.name} contradicts {source}: {why}"
     return ""
 
 
-def _told(model: Model) -> tuple[Preprocess | None, str]:
-    fact = input_convention(model)
-    preprocess, source = _beside(model, fact)
+def _against_graph(model: Model, fact: Convention | None, preprocess: Preprocess) -> str:
+    if fact is None:
+        return ""
+    why = _difference(preprocess, _of_graph(fact), model.image_input.channels == 3 and fact.color is not None)
+    return why and f"preprocessing {preprocess.name} contradicts the graph: {why} ({fact.reason})"
+
+
+def _told(model: Model, fact: Convention | None, sidecar: Sidecar | None) -> tuple[Preprocess | None, str]:
+    preprocess, source = _beside(model, fact, sidecar)
     if preprocess is not None or fact is None:
         return preprocess, source
     return _of_graph(fact), f"the graph: {fact.reason}"
 
 
-def _beside(model: Model, fact: Convention | None) -> tuple[Preprocess | None, str]:
+def _beside(model: Model, fact: Convention | None, sidecar: Sidecar | None) -> tuple[Preprocess | None, str]:
     """From files and metadata alone, corrected by the graph's fact where a tool wrote them."""
-    sidecar = read_sidecar(model)
     if sidecar is not None and sidecar.preprocess is not None:
         return sidecar.preprocess, str(sidecar.path)
     if (own := model.meta.get("onnxcam/preprocess")) is not None:
@@ -197,7 +218,7 @@ def _published(folder: Path, model: Model) -> Published | None:
             found = published.hugging_face(_json(own))
         except (*_ODD, OSError) as error:
             raise OptionError(
-                f"cannot understand {own}: {error}. Mend it or delete it, or say the preprocessing yourself "
+                f"cannot understand {own}: {reason(error)}. Mend it or delete it, or say the preprocessing yourself "
                 "(preprocess=, --preprocess or MODEL.toml)"
             ) from error
         if found is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from onnxcam.errors import ModelError, OutputError
+from onnxcam.errors import ModelError, OutputError, reason
 
 if TYPE_CHECKING:
     import requests
@@ -86,14 +86,22 @@ def fetch(wanted: Wanted) -> Path:
     if wanted.is_here():
         return wanted.path
     if os.environ.get("ONNXCAM_OFFLINE", "").lower() not in ("", "0", "false"):
-        raise _failed(wanted, "ONNXCAM_OFFLINE is set, and it is not in the cache", "Unset it")
+        raise _offline(wanted)
     try:
         wanted.path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(wanted):
             return wanted.path if wanted.is_here() else _fetched(wanted)
     except OSError as error:
-        where = f"the cache {str(wanted.path.parent)!r} cannot be written to: {error.strerror or error}"
+        where = f"the cache {str(wanted.path.parent)!r} cannot be written to: {reason(error)}"
         raise OutputError(f"{wanted.name}: {where}. Set ONNXCAM_CACHE to a folder with room") from error
+
+
+def _offline(wanted: Wanted) -> ModelError:
+    if not wanted.path.is_file():
+        return _failed(wanted, "ONNXCAM_OFFLINE is set, and it is not in the cache", "Unset it")
+    found = f"SHA-256 {sha256_of(wanted.path)[:12]}..., not {wanted.sha256[:12]}..."
+    what = f"ONNXCAM_OFFLINE is set, and the file that lies in the cache is another one, or damaged ({found})"
+    return _failed(wanted, what, "Unset it")
 
 
 def _fetched(wanted: Wanted) -> Path:
@@ -136,8 +144,8 @@ def _stream(wanted: Wanted) -> None:
     try:
         with requests.Session() as session, _answer(session, wanted, have) as answer:
             _save(wanted, answer, have if answer.status_code == 206 else 0)
-    except requests.RequestException as error:
-        raise _failed(wanted, _reason(error, wanted), "Check the network, and pull again") from error
+    except (requests.RequestException, ValueError) as error:  # the latter of a name that no host can have
+        raise _failed(wanted, *_reason(error, wanted)) from error
 
 
 def _answer(session: requests.Session, wanted: Wanted, have: int) -> requests.Response:
@@ -177,11 +185,19 @@ def _failed(wanted: Wanted, why: str, step: str) -> ModelError:
     return ModelError(f"{wanted.name}: cannot download {wanted.url}: {why}{kept}. {step}, {by_hand}")
 
 
-def _reason(error: requests.RequestException, wanted: Wanted) -> str:
+def _reason(error: Exception, wanted: Wanted) -> tuple[str, str]:
+    """What went wrong, and the next step."""
+    if isinstance(error, ValueError):
+        return "that is no address of the web; ONNXCAM_ZOO_URL begins with http:// or https://", "Correct or unset it"
+    address = " and ONNXCAM_ZOO_URL" if os.environ.get("ONNXCAM_ZOO_URL") else ""
+    return _fault(error, wanted), f"Check the network{address}, and pull again"
+
+
+def _fault(error: Exception, wanted: Wanted) -> str:
     from requests import exceptions
 
-    asked = error.request.url if error.request is not None else None
-    host = urlsplit(str(asked or wanted.url)).netloc
+    request = getattr(error, "request", None)
+    host = urlsplit(str(wanted.url if request is None else request.url)).netloc
     causes = list(_causes(error))
     if isinstance(error, exceptions.ProxyError):
         return f"the proxy in front of {host} does not let it through"
@@ -193,7 +209,6 @@ def _reason(error: requests.RequestException, wanted: Wanted) -> str:
         (exceptions.SSLError, f"the certificate of {host} is not trusted"),
         (exceptions.ChunkedEncodingError, f"{host} broke off"),
         (exceptions.ConnectionError, f"no connection to {host}"),
-        (ValueError, "that is no address of the web; ONNXCAM_ZOO_URL begins with http:// or https://"),
     ]
     return next((text for kind, text in known if isinstance(error, kind)), str(error))
 

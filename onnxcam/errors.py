@@ -68,3 +68,8 @@ class RuntimeUnavailableError(OnnxcamError):
 
 class OutputError(OnnxcamError):
     """A result that cannot be written where it was asked for."""
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in words; of an error of the system without its number and its path."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -27,7 +27,7 @@ from onnxcam.looks import Looks
 from onnxcam.methods import Method, find_method
 from onnxcam.model import Model
 from onnxcam.offers import offered
-from onnxcam.opening import choose_labels, choose_preprocess, input_spec, opened
+from onnxcam.opening import choose, input_spec, opened
 from onnxcam.probe import Progress
 from onnxcam.programs import Plan, Programs, repeated
 from onnxcam.record import Recorder, Shaping, provenance
@@ -107,9 +107,8 @@ class Explainer:
             _one_of("normalization", normalize or self.method.normalize, maps.NORMALIZATIONS), fusion
         )
         self.smooth = _smoothings(smooth, self.method)
-        self.labels = choose_labels(self.model, labels)
         self.spec = input_spec(self.model)
-        self.preprocess, self.preprocess_reason = choose_preprocess(self.model, preprocess)
+        self.preprocess, self.preprocess_reason, self.labels = choose(self.model, preprocess, labels)
         output, self.element = split_output(output, [str(v.name) for v in self.model.outputs])
         self.logits: Logits = find_logits(self.model, output)
         self.layers = self._layers(target_layer)

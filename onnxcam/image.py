@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from .core.headers import UnreadableError, read_header
 from .core.localize import Placement
 from .core.maps import INTERPOLATIONS
-from .errors import ImageError, OptionError, OutputError, UnknownNameError
+from .errors import ImageError, OptionError, OutputError, UnknownNameError, reason
 
 Pixels = NDArray[np.uint8]
 PathLike = str | os.PathLike[str]
@@ -83,11 +83,12 @@ def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     where = Path(path)
     try:
         if not where.is_file():
-            what = "a folder" if where.is_dir() else "no ordinary file"
-            raise UnreadableError(f"{what}, not a picture" if where.exists() else "there is no such file")
+            kind = f"a folder, not a picture; name the pictures in it, such as {where / '*.jpg'}"
+            what = kind if where.is_dir() else "no ordinary file, not a picture"
+            raise UnreadableError(what if where.exists() else "there is no such file")
         return _decode_checked(where.read_bytes(), max_pixels)
     except (UnreadableError, OSError, ValueError) as why:
-        raise ImageError(f"cannot read {os.fspath(path)!r}: {why}") from why
+        raise ImageError(f"cannot read {os.fspath(path)!r}: {reason(why)}") from why
 
 
 def as_image(source: PathLike | NDArray[Any]) -> Pixels:
@@ -164,7 +165,7 @@ def write_whole(path: Path, data: bytes) -> Path:
         partial.write_bytes(data)
         os.replace(partial, path)
     except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {error}. Give another folder or name") from error
+        raise OutputError(f"cannot write {str(path)!r}: {reason(error)}. Give another folder or name") from error
     finally:
         with suppress(OSError):
             partial.unlink()
@@ -205,7 +206,14 @@ def _choice(kind: str, known: Sequence[str]) -> Callable[[Any], str]:
 
 def _number(given: Any, low: float = -math.inf, high: float = math.inf) -> float:
     value = float(Fraction(given) if isinstance(given, str) else given)
-    if not (math.isfinite(value) and low <= value <= high):
+    if isinstance(given, bool) or not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(given)
+    return value
+
+
+def _factor(given: Any) -> float:
+    value = _number(given)
+    if value == 0:  # every picture would be the same
         raise ValueError(given)
     return value
 
@@ -222,14 +230,14 @@ def _size(given: Any) -> tuple[int, int] | None:
         return None
     parts = given.lower().split("x") if isinstance(given, str) else np.atleast_1d(given).tolist()
     height, width = map(int, parts * 2 if len(parts) == 1 else parts)
-    if min(height, width) < 1:
+    if min(height, width) < 1 or not all(type(part) in (int, str) for part in parts):
         raise ValueError(given)
     return height, width
 
 
 _SETTINGS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "color": (_choice("color", ("RGB", "BGR", "GRAY")), ""),
-    "scale": (_number, "a number or a fraction such as 1/255"),
+    "scale": (_factor, "a number other than 0, or a fraction such as 1/255"),
     "mean": (_numbers, "one number, or three such as 104/117/123"),
     "std": (lambda given: _numbers(given, 1e-9), "one number above 0, or three such as 58.4/57.1/57.4"),
     "fit": (_choice("fit", ("stretch", "crop", "squash", "letterbox")), ""),
@@ -303,10 +311,24 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Preprocess:
-        """The record that `to_dict` wrote. What is left out is the preset's (``name``), or ``raw``'s."""
-        name = str(settings.get("name", "raw"))
-        base = PRESETS.get(name, replace(PRESETS["raw"], name=name))
-        return base._changed({key: value for key, value in settings.items() if key != "name"})
+        """The record that `to_dict` wrote. What is left out is that of the preset which is its ``name``.
+
+        Without a preset ``scale``, ``mean`` and ``std`` must be there; the rest is as for ``raw``.
+
+        Raises:
+            OptionError, UnknownNameError: A setting that is missing, does not exist or is out of range.
+        """
+        name = settings.get("name", "own")
+        if not isinstance(name, str):
+            raise OptionError(f"preprocess name={name!r}: it must be a text, such as {', '.join(PRESETS)}")
+        made = PRESETS.get(name, cls(name))._changed({k: v for k, v in settings.items() if k != "name"})
+        if name not in PRESETS and (missing := [k for k in ("scale", "mean", "std") if k not in settings]):
+            what = f"preprocess name={name!r} is no preset" if "name" in settings else "preprocess has no name"
+            raise OptionError(
+                f"{what}, and {' and '.join(missing)} not given: what becomes of grey levels is open. "
+                f"Say name = one of {', '.join(PRESETS)}, or all of scale, mean and std"
+            )
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as JSON values."""

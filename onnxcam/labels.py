@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from onnxcam.errors import OptionError
+from onnxcam.errors import OptionError, reason
 
 Labels = tuple[str, ...]
 _MISUNDERSTOOD = (ValueError, TypeError, IndexError, SyntaxError, RecursionError, MemoryError, csv.Error)
@@ -38,11 +38,20 @@ def find_labels(given: str | Path | Sequence[str] | None, meta: Mapping[str, str
     return None
 
 
+def misfit(names: Labels | None, classes: int | None) -> str:
+    """What is wrong where names and classes differ in number, often by one (a background class); "" if nothing is."""
+    if names is None or classes is None or len(names) == classes:
+        return ""
+    return f"{len(names)} names for {classes} classes: names may be missing or shifted; check the label file"
+
+
 def _from_file(path: Path) -> Labels:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"cannot read the label file {path}: {error}; give a text, CSV or JSON file") from error
+    except (OSError, ValueError) as error:  # no text; a name that no file can have
+        raise OptionError(
+            f"cannot read the label file {path}: {reason(error)}; give a text, CSV or JSON file"
+        ) from error
     try:
         names = _from_text(text) if path.suffix.lower() == ".json" else _from_lines(path, text)
     except _MISUNDERSTOOD as error:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 
-from onnxcam.conventions import contradiction, known, known_labels
-from onnxcam.errors import OptionError
+from onnxcam.conventions import Known, contradiction, known, known_labels
+from onnxcam.errors import OnnxcamError, OptionError
 from onnxcam.graph.surgery import join
 from onnxcam.image import InputSpec, Preprocess
 from onnxcam.labels import Labels, find_labels
 from onnxcam.model import Model, load_model
+from onnxcam.sidecar import read_sidecar
+
+GivenLabels = str | Path | Sequence[str] | None
 
 
 def opened(model: str | Path | Model | Sequence[str | Path | Model]) -> Model:
@@ -40,23 +43,52 @@ def input_spec(model: Model) -> InputSpec:
     return InputSpec(image.layout, image.channels, image.height, image.width, image.dtype.numpy())
 
 
-def choose_preprocess(model: Model, given: str | Preprocess) -> tuple[Preprocess, str]:
-    """The preprocessing, and a notice where it was chosen for the caller, or contradicts what is known for certain.
+def choose(model: Model, preprocess: str | Preprocess, labels: GivenLabels) -> tuple[Preprocess, str, Labels | None]:
+    """The preprocessing, a notice, and the class names; what lies around the model is read once.
 
-    ``"auto"`` takes what `onnxcam.conventions.known` finds, else ``imagenet`` (``unit`` of one channel).
+    ``"auto"`` takes what `onnxcam.conventions.known` finds, else ``imagenet`` (``unit`` of one channel). The notice
+    tells where the preprocessing was chosen for the caller, or contradicts what is known for certain. Where it is
+    given, a sidecar that cannot be used stops nothing: the names are those of the next that tells, and the notice says
+    so.
     """
-    if given != "auto":
-        chosen = given if isinstance(given, Preprocess) else Preprocess.parse(given)
-        return chosen, contradiction(model, chosen)
+    if preprocess != "auto":
+        return _as_given(model, preprocess, labels)
     told = known(model)
+    return *_found(model, told), told.labels if labels is None else find_labels(labels, {})
+
+
+def _as_given(model: Model, given: str | Preprocess, labels: GivenLabels) -> tuple[Preprocess, str, Labels | None]:
+    preprocess = given if isinstance(given, Preprocess) else Preprocess.parse(given)
+    sidecar, trouble = None, ""
+    try:
+        sidecar = read_sidecar(model)
+    except OnnxcamError as error:
+        trouble = f"the sidecar is passed over, for the preprocessing is given: {error}"
+    doubt = contradiction(model, preprocess, sidecar)
+    if labels is not None:
+        return preprocess, doubt, find_labels(labels, {})
+    return preprocess, "; ".join(filter(None, [doubt, trouble])), known_labels(model, sidecar)
+
+
+def _found(model: Model, told: Known) -> tuple[Preprocess, str]:
     if told.preprocess is not None:
-        doubt = contradiction(model, told.preprocess)
-        return told.preprocess, f"preprocessing {told.preprocess.name} from {told.source}" + (doubt and f"; {doubt}")
+        notice = f"preprocessing {told.preprocess.name} from {told.source}"
+        return told.preprocess, "; ".join(filter(None, [notice, told.doubt]))
     preset = "imagenet" if model.image_input.channels == 3 else "unit"
     advice = f"check it with `onnxcam doctor {model.path or 'MODEL'} PHOTOS`"
     return Preprocess.parse(preset), f"preprocessing {preset} is assumed: nothing in the model tells; {advice}"
 
 
-def choose_labels(model: Model, given: str | Path | Sequence[str] | None) -> Labels | None:
-    """The class names that are given, or else those that are known."""
-    return known_labels(model) if given is None else find_labels(given, {})
+def choose_preprocess(model: Model, given: str | Preprocess) -> tuple[Preprocess, str]:
+    """The preprocessing and the notice of `choose`, where no class names are asked for."""
+    return choose(model, given, ())[:2]
+
+
+def choose_labels(model: Model, given: GivenLabels) -> Labels | None:
+    """The class names that are given, or else those that are known.
+
+    Raises:
+        OptionError: a sidecar that cannot be understood.
+        ModelError: a sidecar of another model.
+    """
+    return known_labels(model, read_sidecar(model)) if given is None else find_labels(given, {})

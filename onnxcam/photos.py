@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxcam.errors import ImageError, OptionError
+from onnxcam.errors import ImageError, OptionError, reason
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pbm", ".pgm", ".ppm", ".pnm"}
@@ -38,8 +38,8 @@ def find_photos(source: str | Path | Sequence[str | Path], labels: str | Path | 
         labels: a CSV of labels for these pictures, by path relative to the CSV, or by the file's name.
 
     Raises:
-        ImageError: no such file or folder, or no picture in it.
-        OptionError: a CSV that cannot be read, has no labels, or names none of the pictures.
+        ImageError: no such folder, or no picture in it. A missing picture is left for whoever reads it.
+        OptionError: a CSV that cannot be read, has no lines, gives two labels for one picture, or names none of them.
     """
     sources = [source] if isinstance(source, str | Path) else list(source)
     found = [photo for one in sources for photo in _of(Path(one))]
@@ -51,7 +51,7 @@ def find_photos(source: str | Path | Sequence[str | Path], labels: str | Path | 
 def _of(source: Path) -> list[Photo]:
     if source.is_dir():
         return _in_folder(source)
-    if not source.exists():
+    if not source.exists() and source.suffix.lower() not in SUFFIXES:
         raise ImageError(f"cannot read {str(source)!r}: there is no such file or folder")
     if source.suffix.lower() == ".csv":
         return [Photo(path, label) for path, label in _rows(source)]
@@ -73,13 +73,25 @@ def _rows(table: Path) -> list[tuple[Path, str | None]]:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(map(str.strip, row))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise OptionError(f"cannot read the table {table}: {error}; give lines of path,label") from error
+        raise OptionError(f"cannot read the table {table}: {reason(error)}; give lines of path,label") from error
+    if not rows:
+        raise OptionError(f"{table} has no lines; give lines of path,label")
     path, label = 0, 1
-    header = [cell.lower() for cell in rows[0]] if rows else []
+    header = [cell.lower() for cell in rows[0]]
     if (named := _column(header, _PATH_COLUMNS)) is not None:
         found = _column(header, _LABEL_COLUMNS)
         path, label, rows = named, len(header) if found is None else found, rows[1:]
-    return [(table.parent / r[path], (r[label] if label < len(r) else "") or None) for r in rows if len(r) > path]
+    read = [(table.parent / r[path], (r[label] if label < len(r) else "") or None) for r in rows if len(r) > path]
+    _check(table, read)
+    return read
+
+
+def _check(table: Path, rows: Sequence[tuple[Path, str | None]]) -> None:
+    """Each picture has one label."""
+    told: dict[Path, str] = {}
+    for path, label in rows:
+        if label is not None and told.setdefault(path.resolve(), label) != label:
+            raise OptionError(f"{table} says both {told[path.resolve()]!r} and {label!r} of {path.name}; keep one line")
 
 
 def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
@@ -87,12 +99,30 @@ def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
 
 
 def _labelled(photos: Sequence[Photo], table: Path) -> list[Photo]:
-    told = {path: label for path, label in _rows(table) if label}
+    told = _told(table)
     whole = {path.resolve(): label for path, label in told.items()}
     found = [Photo(p.path, whole.get(p.path.resolve(), _by_name(told, p.path.name))) for p in photos]
     if not any(p.label for p in found):
-        raise OptionError(f"{table} names none of the {len(photos)} pictures; give lines of path,label")
+        raise OptionError(f"{table} names none of the {len(photos)} pictures: {first_line(table)}")
     return found
+
+
+def _told(table: Path) -> dict[Path, str]:
+    return {path: label for path, label in _rows(table) if label}
+
+
+def first_line(table: Path) -> str:
+    """What the first line of a table of labels reads as, with what it should be."""
+    path, label = next(iter(_rows(table)), (Path(), None))
+    read = f"path {path.name!r} and {'no label' if label is None else f'label {label!r}'}"
+    return f"its first line reads as {read}; give lines of path,label, with a comma between them"
+
+
+def strays(photos: Sequence[Photo], table: str | Path) -> list[str]:
+    """The names in a table of labels that are none of these pictures."""
+    names, whole = {photo.path.name for photo in photos}, {photo.path.resolve() for photo in photos}
+    others = [path for path in _told(Path(table)) if path.resolve() not in whole]
+    return [path.name for path in others if path.exists() or path.name not in names]
 
 
 def _by_name(told: Mapping[Path, str], name: str) -> str | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import string
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from hashlib import sha256 as digest_of
 from pathlib import Path
 from typing import Any
 
-from onnxcam.errors import ModelError, OnnxcamError, OptionError
+from onnxcam.errors import ModelError, OnnxcamError, OptionError, reason
 from onnxcam.image import Preprocess, write_whole
 from onnxcam.labels import Labels, find_labels
 from onnxcam.model import Model
@@ -46,10 +48,11 @@ def sidecar_path(model: str | Path) -> Path:
 
 
 def read_sidecar(model: Model) -> Sidecar | None:
-    """The sidecar of ``model``; None where there is none.
+    """The sidecar of ``model``; None where there is none, or the file is another tool's: it has no key like ours.
 
-    ``preprocess`` is a table of `Preprocess.to_dict`'s keys, or a text as on the command line (``"caffe"``);
-    ``labels`` a list, or the name of a file beside it; ``model_sha256`` ties it to one file. All may be left out.
+    ``preprocess`` is a table as for `Preprocess.from_dict`, or a text as on the command line (``"caffe"``);
+    ``labels`` a list, or the name of a file beside it or below; ``model_sha256`` ties it to one file. All may be left
+    out.
 
     Raises:
         OptionError: it cannot be read, or holds unknown keys or values.
@@ -58,10 +61,18 @@ def read_sidecar(model: Model) -> Sidecar | None:
     if model.path is None or not (path := sidecar_path(model.path)).is_file():
         return None
     data = _parsed(path)
+    if _is_foreign(data):
+        return None
     if unknown := [key for key in data if key not in KEYS]:
         raise OptionError(f"{path}: unknown key {unknown[0]!r}; a sidecar holds {', '.join(KEYS)}. Remove or rename it")
     _check_owner(path, data.get("model_sha256", ""), model)
     return Sidecar(path, _preprocess(path, data.get("preprocess")), _labels(path, data.get("labels")))
+
+
+def _is_foreign(keys: Iterable[str]) -> bool:
+    """Whether no key is one of ours, not even with a slip; an empty file may be ours."""
+    found = list(keys)
+    return bool(found) and not any(get_close_matches(key, KEYS, cutoff=0.8) for key in found)
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -69,14 +80,18 @@ def _parsed(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST:,} bytes")
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:  # TOML and UTF-8 errors are ValueErrors
+    except OSError as error:
+        raise OptionError(
+            f"cannot read the sidecar {path}: {reason(error)}. Make it readable, or move it away"
+        ) from error
+    except (ValueError, RecursionError) as error:  # TOML and UTF-8 errors are ValueErrors
         raise OptionError(f"cannot read the sidecar {path}: {error}. Mend it, or delete it") from error
 
 
 def _check_owner(path: Path, said: object, model: Model) -> None:
     if not isinstance(said, str) or len(said) not in (0, 64) or set(said.lower()) - set(string.hexdigits):
         raise OptionError(f"{path}: model_sha256 is {said!r}, not 64 hexadecimal digits; mend it, or leave it out")
-    if said and model.sha256 and said.lower() not in (model.sha256, _digest(model.path)):
+    if said and model.sha256 and said.lower() != model.sha256 and said.lower() != _digest(model.path):
         raise ModelError(
             f"{path} belongs to another model: it says model_sha256 {said[:12]}..., {model.label} has "
             f"{model.sha256[:12]}... If its settings hold for this model, put model_sha256 = {model.sha256!r}; "
@@ -86,7 +101,13 @@ def _check_owner(path: Path, said: object, model: Model) -> None:
 
 def _digest(path: Path | None) -> str:
     """Of the file itself, whose model may have been joined with another since."""
-    return digest_of(path.read_bytes()).hexdigest() if path is not None and path.is_file() else ""
+    if path is None or not path.is_file():
+        return ""
+    digest = digest_of()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _preprocess(path: Path, given: object) -> Preprocess | None:
@@ -101,17 +122,30 @@ def _preprocess(path: Path, given: object) -> Preprocess | None:
 
 
 def _labels(path: Path, given: object) -> Labels | None:
+    if given is None:
+        return None
     if isinstance(given, str):
-        return find_labels(path.parent / given, {})
-    if given is not None and not (isinstance(given, list) and all(isinstance(name, str) for name in given)):
-        raise OptionError(f"{path}: labels is {str(given)[:60]!r}; write a list of names, or the name of a file")
-    return None if given is None else tuple(given) or None
+        return find_labels(_beside(path, given), {})
+    if not (isinstance(given, list) and given and all(isinstance(name, str) for name in given)):
+        raise OptionError(
+            f"{path}: labels is {str(given)[:60]!r}; write a list of names, or the name of a file, or leave it out"
+        )
+    return tuple(given)
+
+
+def _beside(path: Path, name: str) -> Path:
+    """A sidecar may come from anybody: it opens nothing elsewhere."""
+    folder, file = (Path(os.path.abspath(p)) for p in (path.parent, path.parent / name))
+    if not file.is_relative_to(folder):
+        raise OptionError(f"{path}: labels is {name!r}, outside the sidecar's folder; put the file beside the sidecar")
+    return path.parent / name
 
 
 # Writing
 
 _MEANINGS = {
-    "name": "a preset (imagenet, tf, caffe, raw, unit), whose settings count where a line is left out, or any word",
+    "name": "a preset (imagenet, tf, caffe, raw, unit), whose settings count where a line is left out; "
+    "any other word needs scale, mean and std",
     "color": "order of the model's channels: RGB or BGR; GRAY for grey pictures in three channels",
     "scale": "grey levels 0 to 255 are multiplied by this first ...",
     "mean": "... then this is subtracted: one number, or one per channel in the model's order ...",
@@ -147,7 +181,8 @@ def write_sidecar(
     named = f"labels = {_toml(list(labels))}" if labels else '# labels = "labels.txt"'
     lines = [
         "# How the .onnx file of the same name wants its pictures, and what its classes are called. onnxcam reads this",
-        "# whenever it opens that model; what it says goes before all else. Every line may be left out.",
+        "# whenever it opens that model; what it says goes before all else. Every line may be left out; [preprocess]",
+        "# takes a preset's name, or scale, mean and std.",
         "",
         "# The model that this belongs to; another one is refused.",
         f'{"" if sha256 else "# "}model_sha256 = "{sha256}"',

@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from onnxcam import download
 from onnxcam.errors import ModelError, UnknownNameError
 
 if sys.version_info >= (3, 11):
@@ -79,6 +78,8 @@ class ZooModel:
     @property
     def path(self) -> Path:
         """Where its file is, or will be once it is downloaded."""
+        from onnxcam import download
+
         return (download.cache() if self.source else root()) / self.file
 
     @property
@@ -196,6 +197,8 @@ def locate(name: str) -> Path:
     entry = model(name)
     if not entry.source:
         return verify(name)
+    from onnxcam import download
+
     return download.fetch(download.Wanted(entry.name, entry.url, entry.path, entry.sha256, entry.bytes))
 
 
@@ -214,12 +217,14 @@ def verify(name: str) -> Path:
 
 
 def _check(entry: ZooModel, path: Path, sha256: str) -> None:
+    from onnxcam.download import sha256_of
+
     pull = f"`onnxcam zoo pull {entry.name}`"
     restore = f"reinstall onnxcam, or in a source tree restore model_zoo/{path.name} from version control"
     remedy = pull if entry.source else restore
     if not path.is_file():
         raise ModelError(f"zoo model {entry.name!r}: no file {path}; {remedy}")
-    if (found := download.sha256_of(path)) != sha256:
+    if (found := sha256_of(path)) != sha256:
         expected = f", expected {entry.bytes}" if path == entry.path else ""
         hashes = f"sha256 {found[:12]}..., expected {sha256[:12]}..."
         what = f"{path} is damaged ({path.stat().st_size} bytes{expected}; {hashes})"

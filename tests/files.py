@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 from builders import classifier
+from served import beside
 
 BODY = np.random.default_rng(3).bytes(1_000_000)
 REAL = classifier().SerializeToString()
@@ -92,15 +91,8 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(part)
 
 
-@contextmanager
-def file_server() -> Iterator[FileServer]:
-    """A server that runs beside the test."""
-    with FileServer() as one:
-        thread = threading.Thread(target=one.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        yield one
-        one.shutdown()
-        thread.join()
+def file_server() -> AbstractContextManager[FileServer]:
+    return beside(FileServer())
 
 
 def public_table() -> str:

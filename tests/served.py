@@ -6,8 +6,9 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import numpy as np
 
@@ -69,10 +70,14 @@ class Handler(BaseHTTPRequestHandler):
         self.handle_one(lambda: self.server.infer(body))
 
 
+def serving() -> AbstractContextManager[Server]:
+    return beside(Server())
+
+
 @contextmanager
-def serving() -> Iterator[Server]:
-    """A server that runs beside the test."""
-    with Server() as one:
+def beside(server: Any) -> Iterator[Any]:
+    """The server runs beside the test."""
+    with server as one:
         thread = threading.Thread(target=one.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -11,8 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builders import classifier, write
 
 import onnxcam
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PACKAGE = Path(onnxcam.__file__).parent
 FILES = sorted(p for p in PACKAGE.rglob("*.py"))
@@ -20,7 +27,8 @@ MODULES = {
     ".".join(("onnxcam", *p.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): p for p in FILES
 }
 
-# Each part, and the parts of onnxcam that it may import besides itself.
+# Each part, and the parts of onnxcam that it may import besides itself. What joins the others may import them all.
+ON_TOP = ("onnxcam", "onnxcam.__main__", "onnxcam.cli", "onnxcam.explainer")
 MAY_IMPORT = {
     "onnxcam.errors": (),
     "onnxcam.integrity": ("onnxcam.errors",),
@@ -101,6 +109,30 @@ MAY_IMPORT = {
         "onnxcam.zoo",
     ),
     "onnxcam.runtime": ("onnxcam.errors", "onnxcam.model"),
+    "onnxcam.looks": ("onnxcam.core", "onnxcam.image", "onnxcam.programs", "onnxcam.runtime", "onnxcam.targets"),
+    "onnxcam.opening": (
+        "onnxcam.conventions",
+        "onnxcam.errors",
+        "onnxcam.graph",
+        "onnxcam.image",
+        "onnxcam.labels",
+        "onnxcam.model",
+        "onnxcam.sidecar",
+        "onnxcam.zoo",
+    ),
+    "onnxcam.blackbox": (
+        "onnxcam.core",
+        "onnxcam.errors",
+        "onnxcam.explanation",
+        "onnxcam.graph",
+        "onnxcam.image",
+        "onnxcam.labels",
+        "onnxcam.methods",
+        "onnxcam.record",
+        "onnxcam.targets",
+    ),
+    "onnxcam.frameworks": ("onnxcam.errors", "onnxcam.explainer", "onnxcam.integrity", "onnxcam.model"),
+    "onnxcam.photos": ("onnxcam.errors",),
     "onnxcam.download": ("onnxcam.errors",),
     "onnxcam.compare": (
         "onnxcam.core",
@@ -127,6 +159,7 @@ MAY_IMPORT = {
         "onnxcam.opening",
         "onnxcam.photos",
         "onnxcam.runtime",
+        "onnxcam.sidecar",
     ),
     "onnxcam.zoo": ("onnxcam.errors", "onnxcam.download"),
     "onnxcam.endpoint": ("onnxcam.errors", "onnxcam.image"),
@@ -135,6 +168,13 @@ ONLY_IN = {
     "cv2": ("onnxcam.image", "onnxcam.core"),
     "onnxruntime": ("onnxcam.runtime", "onnxcam.gradients.training"),
 }
+ELSEWHERE = {
+    "cv2": "opencv_python_headless",
+    "google": "protobuf",
+    "skimage": "scikit_image",
+    "sklearn": "scikit_learn",
+}
+FOREIGN = ("torch", "tensorflow", "keras", "tf2onnx")  # a network of theirs is given by a caller who has them
 NEVER_IN = {
     "onnxcam.core": ("onnx", "onnx_ir", "onnxruntime"),
     "onnxcam.methods": ("onnx", "onnx_ir", "onnxruntime"),
@@ -163,6 +203,12 @@ def imports(module: str, text: str) -> set[str]:
 def test_relative_and_nested_imports_are_seen():
     text = "from .core.maps import x\ndef f():\n    import cv2\n    from . import errors\nfrom onnxcam import model"
     assert imports("onnxcam.image", text) == {"onnxcam.core.maps", "cv2", "onnxcam.errors", "onnxcam.model"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_its_row(module):
+    on_top = [part for part in ON_TOP if module == part or (part == "onnxcam.cli" and within(module, part))]
+    assert len(on_top) + sum(within(module, part) for part in MAY_IMPORT) == 1
 
 
 @pytest.mark.parametrize("part", MAY_IMPORT)
@@ -199,6 +245,25 @@ def test_import_is_lazy():
     script = "import sys, onnxcam; print(sorted({'onnxruntime', 'cv2', 'onnx', 'onnx_ir', 'typer'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_model_is_opened_without_the_network(tmp_path):
+    """What downloads is imported by what is downloaded, not by a model of one's own."""
+    path = write(tmp_path / "m.onnx", classifier())
+    network = {"requests", "pooch", "urllib3", "onnxcam.download"}
+    script = f"import sys, onnxcam; onnxcam.Explainer({str(path)!r}); print(sorted({network} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_what_is_imported_is_declared():
+    """A library that comes along with another one today may be gone with it tomorrow."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
+    names = {re.split(r"[^\w-]", text)[0].lower().replace("-", "_") for text in declared}
+    found = {i.partition(".")[0] for m, p in MODULES.items() for i in imports(m, p.read_text())}
+    foreign = found - set(sys.stdlib_module_names) - {"onnxcam", *FOREIGN}
+    assert {ELSEWHERE.get(i, i) for i in foreign} <= names
 
 
 def test_every_public_name_has_its_home():

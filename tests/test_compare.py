@@ -21,7 +21,7 @@ from onnxcam.compare.figures import binomial, likeness, pearson, ranks, stronges
 from onnxcam.compare.pairing import places, precision
 from onnxcam.compare.stages import Channels, errors, rows_stage, swapped, verdict
 from onnxcam.errors import ImageError, OptionError, UnknownNameError
-from onnxcam.image import save_image
+from onnxcam.image import Preprocess, save_image
 from onnxcam.zoo import locate
 
 
@@ -207,6 +207,11 @@ def test_a_layer_read_differently_is_no_fault_where_all_that_follows_agrees():
     assert verdict([swap, sound, stage("scores", 0)], "float").kind == "fault"
     late = verdict([sound, stage("scores", 1)], "float")
     assert (late.kind, late.at and late.at.what) == ("fault", "scores")
+    said = verdict([sound, stage("weights", 0), stage("scores", 0)], "float").text
+    assert said == "no fault: 1 layer, gradients and scores agree within what float explains"
+    assert verdict([sound, stage("scores", 0)], "float").text.startswith("no fault: 1 layer and scores agree within")
+    assert verdict([sound, sound], "float").text.startswith("no fault: 2 layers agree within")
+    assert verdict([sound], "float").text.startswith("no fault: 1 layer agrees within")
     assert verdict([stage("scores", 0)], "float").kind == "unknown"
 
 
@@ -288,6 +293,14 @@ def test_classes_in_another_order_are_matched_by_name(tmp_path, photos):
     assert unnamed.verdict.kind == "fault"
 
 
+def test_names_of_some_classes_alone_match_no_order(tmp_path, photos):
+    a = saved(tmp_path, "a", labels=["ant", "bee"])
+    b = saved(tmp_path, "b", labels=["bee", "ant"])
+    with pytest.raises(OptionError, match=r"2 names for 4 classes, in another order.*names of all 4 for both"):
+        compare(a, b, photos)
+    assert compare(a, a, photos[:1]).verdict.kind == "sound"
+
+
 # Faults
 
 
@@ -338,6 +351,66 @@ def test_two_networks_are_told_apart_from_a_fault(tmp_path, photos):
     assert found.verdict.kind == "different"
     assert found.verdict.at is not None
     assert found.verdict.at.a == "relu1"
+    failed = found.below({"agreement": 0.0})
+    assert len(failed) == 1
+    assert failed[0].startswith(found.verdict.text)
+    assert "A gate is for exports of one network" in failed[0]
+
+
+def test_what_few_pictures_leave_open_fails_a_gate(tmp_path, photos):
+    path = saved(tmp_path, "a")
+    sound = compare(path, path, photos)
+    rows = np.random.default_rng(10).standard_normal((20, 4))
+    swap = rows_stage("layer", "late", "late", 0.5, rows, exchanged(rows, axis=1), 0.75)
+    open_ = verdict([swap], "int8", pictures=1)
+    assert open_.text.startswith("not known: 1 picture is too few for int8, 10 are needed; perhaps a fault: channels 0")
+    assert replace(sound, verdict=open_).below({"agreement": 0.0}) == [open_.text]
+    assert replace(sound, verdict=verdict([], "int8")).below({"agreement": 0.0}) == []
+
+
+def test_another_preprocessing_is_told_and_fails_a_gate(tmp_path, photos):
+    proto = classifier()
+    proto.metadata_props.add(key="onnxcam/preprocess", value=json.dumps(Preprocess.parse("raw").to_dict()))
+    path = write(tmp_path / "a.onnx", proto)
+    found = compare(path, path, photos, preprocess_b="imagenet")
+    assert found.notes[0] == "A: preprocessing raw from the model's metadata"
+    assert found.notes[1].startswith("B: preprocessing imagenet contradicts the model's metadata: it makes")
+    assert found.verdict.kind == "different"
+    assert found.below({"agreement": 0.0})
+    same = compare(path, path, photos[:1])
+    assert same.notes == ("A and B: preprocessing raw from the model's metadata",)
+    bare = saved(tmp_path, "b")
+    assert compare(bare, bare, photos[:1]).notes[0].startswith("A and B: preprocessing imagenet is assumed: nothing")
+
+
+def test_a_class_per_picture_and_several_are_told_apart(tmp_path, photos):
+    def ending(name: str):
+        proto = classifier()
+        proto.graph.node.append(helper.make_node(name, ["logits"], ["p"]))
+        proto.graph.output[0].CopyFrom(value("p", ["n", 4]))
+        return saved(tmp_path, name, proto)
+
+    single, other, untold = ending("Softmax"), ending("Sigmoid"), saved(tmp_path, "c")
+
+    def said(a, b):
+        return " ".join(n for n in compare(a, b, photos[:1]).notes if "agreement" in n)
+
+    assert said(single, other).startswith(
+        "B ends in Sigmoid: any number of classes per picture. A ends in Softmax: one class per picture. agreement is"
+    )
+    assert said(other, untold).startswith("A ends in Sigmoid: any number of classes per picture. B does not tell")
+    assert said(other, other) == said(single, untold) == ""
+
+
+def test_where_no_channel_is_compared_the_verdict_gives_the_figures(tmp_path):
+    scene = tmp_path / "scene.png"
+    save_image(scene, recipe("scenes").render(5_000_000).image)
+    found = compare("zoo:shapes-detector", "zoo:shapes-detector", scene)
+    assert (found.verdict.kind, found.verdict.text) == (
+        "unknown",
+        "not known: channels are compared of classifiers and of a score per class and pixel only. What is known are "
+        "the figures: correlation 1 and agreement 1, in the mean of 1 picture",
+    )
 
 
 def test_the_zoo_exports_are_sound_and_a_swap_in_each_is_found(tmp_path):
@@ -376,7 +449,7 @@ def test_blank_maps_are_told_and_not_counted_as_perfect(tmp_path, photos):
     both = compare(b, b, photos)
     assert {p.blank for p in both.pairs} == {"both"}
     assert both.figures()["correlation"] is None
-    assert "6 of 6 pictures: both maps are blank" in both.notes[0]
+    assert "6 of 6 pictures: both maps are blank" in " ".join(both.notes)
     assert both.below({"correlation": 0.5})[0].startswith("correlation: no picture has it")
     one = compare(a, b, photos)
     seen = [p for p in one.pairs if p.blank == "b"]
@@ -401,13 +474,33 @@ def test_maps_of_two_input_sizes_are_held_against_each_other_on_the_picture(tmp_
         assert pair.correlation == pytest.approx(np.corrcoef(x[inside], y[inside])[0, 1], abs=1e-6)
 
 
+def test_a_model_of_any_size_gets_that_of_the_other(tmp_path, photos):
+    free = saved(tmp_path, "free", classifier(size="s"))
+    fixed, other = saved(tmp_path, "fixed"), saved(tmp_path, "other", classifier(size=24))
+    for pair, at in (((fixed, free), "b"), ((free, fixed), "a")):
+        found = compare(*pair, photos)
+        assert found.verdict.kind == "sound", found.verdict.text
+        assert all(p.correlation == pytest.approx(1) and p.raw_difference == 0 for p in found.pairs)
+        assert getattr(found, at)["preprocess"]["size"] == [12, 12]
+        assert f"{at.upper()} takes pictures of any size, and gets 12x12 here, that of the other" in found.notes[0]
+        assert "imagenet is assumed" in found.notes[1]
+    told = [compare(fixed, free, photos[:1], preprocess_b="imagenet,size=16x16"), compare(other, fixed, photos[:1])]
+    assert told[0].b["preprocess"]["size"] == [16, 16]
+    assert [n.notes[0].partition(":")[0] for n in told] == ["A sees 12x12, B 16x16", "A sees 24x24, B 12x12"]
+    assert not any(" sees " in note or " gets " in note for note in compare(free, free, photos[:1]).notes)
+    half = saved(tmp_path, "half", classifier(size="s"))
+    proto = onnx.load(half)
+    proto.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 20  # of free height alone: 12x12 does not fit
+    assert "A sees 12x12, B each picture at a size of its own" in compare(fixed, saved(tmp_path, "half", proto), photos[:1]).notes[0]
+
+
 def test_bad_pictures_are_told(tmp_path, photos):
     (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
     path = saved(tmp_path, "a")
     found = compare(path, path, tmp_path / "photos")
     assert len(found.pairs) == 6
     assert [source for source, _ in found.failures] == [str(tmp_path / "photos" / "bad.png")]
-    with pytest.raises(ImageError, match=r"none of 1 pictures could be compared.*bad\.png"):
+    with pytest.raises(ImageError, match=r"of 1 picture none could be compared.*bad\.png"):
         compare(path, path, tmp_path / "photos" / "bad.png")
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 
+import cv2
 import numpy as np
 import pytest
 from builders import classifier, png, weights, write
@@ -16,6 +17,7 @@ from onnxcam.compare import compare
 from onnxcam.compare.blind import tally, write_page
 from onnxcam.compare.pictures import data_uri, side_by_side
 from onnxcam.errors import OptionError
+from onnxcam.image import encode_image
 
 EVIL = "</script><script>alert(1)</script>&<b>"
 
@@ -106,7 +108,35 @@ def test_votes_are_counted_by_the_key(tmp_path):
     second = votes(tmp_path / "2.json", "p", _0="left")
     found = tally([first, second], key)
     assert (found.model_a, found.model_b, found.a, found.b, found.undecided) == ("A", "B", 3, 1, 1)
-    assert found.p == pytest.approx(10 / 16)  # of 16 outcomes of 4 coins, 10 are 3 to 1 or more uneven
+    assert (found.pictures_a, found.pictures_b) == (2, 1)
+    assert found.p == 1  # of 3 coins, every outcome is as uneven as 2 to 1
+    assert tally([first], key).p == 1
+
+
+def test_voters_of_the_same_pictures_are_no_more_evidence_than_one(tmp_path):
+    """Sides are drawn once per picture: what a picture does to all of its voters is one draw, not five."""
+    key = tmp_path / "page.key.json"
+    key.write_text(json.dumps({"page": "p", "a": "A", "b": "B", "a_is": ["left", "right", "right", "left"]}))
+    all_left = {f"_{k}": "left" for k in range(4)}  # where a hand rests: half of them are A
+    for_a = {"_0": "left", "_1": "right", "_2": "right", "_3": "left"}
+    alike = [votes(tmp_path / f"{k}.json", "p", **for_a) for k in range(5)]
+    assert [(t.a, t.pictures_a, t.p) for t in (tally(alike[:1], key), tally(alike, key))] == [
+        (4, 4, 2 / 16),
+        (20, 4, 2 / 16),
+    ]
+    split = [votes(tmp_path / f"s{k}.json", "p", **answers) for k, answers in enumerate([for_a, for_a, all_left])]
+    found = tally(split, key)  # 1 and 2: two votes against one; B has 2 votes, and no picture
+    assert (found.a, found.b, found.pictures_a, found.pictures_b) == (10, 2, 4, 0)
+    even = tally([split[0], split[2]], key)  # 1 and 2 are a draw
+    assert (even.a, even.b, even.pictures_a, even.pictures_b, even.p) == (6, 2, 2, 0, 0.5)
+
+
+@pytest.mark.parametrize("sides", [3, None, ["left", 1], ["up"], [["left"]]])
+def test_a_key_without_sides_is_told(tmp_path, sides):
+    key = tmp_path / "page.key.json"
+    key.write_text(json.dumps({"page": "p", "a": "A", "b": "B", "a_is": sides}))
+    with pytest.raises(OptionError, match=r"key\.json is not of a blind comparison: its 'a_is' is"):
+        tally([votes(tmp_path / "1.json", "p", _0="left")], key)
 
 
 def test_votes_of_another_page_are_refused(tmp_path):
@@ -116,15 +146,60 @@ def test_votes_of_another_page_are_refused(tmp_path):
         ("1", "q", {"_0": "left"}, "votes of another page"),
         ("2", "p", {"_7": "left"}, "picture 7 is none"),
         ("3", "p", {"_0": "up"}, "vote 'up'"),
-        ("4", "p", {"_x": "left"}, "holds no votes"),
+        ("4", "p", {"_x": "left"}, "vote 'left' on picture x is none"),
+        ("5", "p", {"_0": ["left"]}, r"vote \['left'\]"),
+        ("6", "p", {}, r"no vote in .*6\.json: answer on the page"),
     ):
         with pytest.raises(OptionError, match=message):
             tally([votes(tmp_path / f"{name}.json", page, **answers)], key)
     with pytest.raises(OptionError, match="has no 'a'"):
         tally([], votes(tmp_path / "5.json", "p"))
-    (tmp_path / "6.json").write_text("no")
-    with pytest.raises(OptionError, match=r"cannot read .*6\.json"):
-        tally([tmp_path / "6.json"], key)
+
+
+def test_files_that_are_no_votes_are_told_apart(tmp_path):
+    key, file = tmp_path / "page.key.json", tmp_path / "votes.json"
+    key.write_text(json.dumps({"page": "p", "a": "A", "b": "B", "a_is": ["left"]}))
+    for text, message in (
+        ("no", r"cannot read .*votes\.json: it is no JSON"),
+        ("[" * 100_000, "it is no JSON"),
+        ("[]", "it holds no object"),
+        ('{"page": "p", "votes": ["left"]}', r"its 'votes' is \['left'\]"),
+        ('{"page": "p", "version": 9, "votes": {"0": "left"}}', "its version is 9, and 1 is known"),
+    ):
+        file.write_text(text)
+        with pytest.raises(OptionError, match=message):
+            tally([file], key)
+    with pytest.raises(OptionError, match=r"nowhere\.json: No such file or directory; give"):
+        tally([tmp_path / "nowhere.json"], key)
+
+
+def test_nobody_votes_twice(tmp_path):
+    key = tmp_path / "page.key.json"
+    key.write_text(json.dumps({"page": "p", "a": "A", "b": "B", "a_is": ["left"]}))
+    first, second = (votes(tmp_path / f"{k}.json", "p", _0="left") for k in "12")
+    assert tally([first, second], key).a == 2  # two files without a voter are two people's
+    with pytest.raises(OptionError, match=r"1\.json and .*1\.json hold the votes of the same voter"):
+        tally([first, tmp_path / "." / "1.json"], key)
+    for path, name in ((first, "7"), (second, "7")):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "voter": name}))
+    with pytest.raises(OptionError, match="the same voter"):
+        tally([first, second], key)
+
+
+def test_a_page_of_photos_is_smaller_than_with_png():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:300, :400]
+    scene = 128 + 60 * np.sin(x / 40) + 50 * np.cos(y / 25) + rng.normal(0, 4, y.shape)  # smooth, with a camera's noise
+    photo = np.repeat(np.clip(scene, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    kind, _, text = data_uri(photo).partition(";base64,")
+    assert kind == "data:image/jpeg"
+    assert len(base64.b64decode(text)) < 0.6 * len(encode_image(photo))
+    seen = as_image_of(base64.b64decode(text)).astype(int)
+    assert np.abs(seen - photo).mean() < 2
+
+
+def as_image_of(data: bytes):
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
 def test_panels_put_the_models_side_by_side(duel):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +18,11 @@ from builders import classifier, model, value
 from onnx import TensorProto, helper
 
 from onnxcam import Explainer, load_model
-from onnxcam.doctor import FITS, Diagnosis, Watch, as_text, diagnose, evidence, find_candidates, ranking
+from onnxcam.doctor import FITS, Diagnosis, Row, Watch, as_text, diagnose, evidence, find_candidates, ranking, scenes
+from onnxcam.doctor.candidates import Field
 from onnxcam.errors import ImageError, ModelError, OptionError, UnknownNameError
-from onnxcam.image import InputSpec, Preprocess, save_image
+from onnxcam.graph.pixels import input_range
+from onnxcam.image import InputSpec, Preprocess, read_image, save_image
 from onnxcam.labels import find_labels
 from onnxcam.model import Model
 from onnxcam.photos import Photo, find_photos
@@ -123,6 +127,46 @@ def test_holm_raises_the_smallest_most_and_keeps_the_order():
     assert ranking.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
 
 
+def test_chance_by_hand():
+    assert ranking.by_chance(2, 3, 0.5) == pytest.approx(4 / 8)
+    assert ranking.by_chance(3, 3, 1 / 5) == pytest.approx(1 / 125)
+    assert ranking.by_chance(1, 2, 0.1) == pytest.approx(1 - 0.9**2)
+    assert ranking.by_chance(0, 4, 0.1) == pytest.approx(1)
+
+
+def test_units_are_scenes_and_classes_where_few_of_them_are_shown():
+    scene, truth = np.array([0, 0, 1, 2, 3]), np.array([4, 4, 4, 7, 7])
+    assert scenes.units(scene, truth, 4).tolist() == [0, 0, 1, 2, 3]  # 2 of 4 classes
+    assert scenes.units(scene, truth, 5).tolist() == [0, 0, 0, 1, 1]
+    assert scenes.by_unit(np.array([1.0, 3.0, 5.0, 7.0, 8.0]), np.array([0, 0, 1, 2, 2])) == pytest.approx([2, 5, 7.5])
+    chain = np.zeros((5, 5), bool)
+    chain[0, 4] = chain[4, 2] = chain[3, 1] = True
+    assert scenes.joined(chain).tolist() == [0, 1, 0, 1, 0]
+
+
+def clouds(rng: np.random.Generator, side: int = 120) -> np.ndarray:
+    """(side, side, 3): a picture with large patterns, as photos have."""
+    fine = np.kron(rng.normal(0, 1, (6, 6, 3)), np.ones((side // 6, side // 6, 1)))
+    return np.clip(128 + 50 * fine + rng.normal(0, 5, fine.shape), 0, 255).astype(np.uint8)
+
+
+def crops(picture: np.ndarray, rng: np.random.Generator, count: int = 12) -> list[np.ndarray]:
+    """Random crops of 80 % of each side."""
+    sides = [int(0.8 * n) for n in picture.shape[:2]]
+    corners = [[int(rng.integers(0, n - s + 1)) for n, s in zip(picture.shape, sides, strict=False)]
+               for _ in range(count)]  # fmt: skip
+    return [picture[y : y + sides[0], x : x + sides[1]] for y, x in corners]
+
+
+def test_crops_and_copies_are_one_scene_and_other_pictures_are_not():
+    rng = np.random.default_rng(4)
+    several = [crops(clouds(rng), rng, 4) for _ in range(5)]
+    found = scenes.scenes([picture for one in several for picture in one])
+    assert found.tolist() == list(np.repeat(np.arange(5), 4))
+    plain = [np.full((9, 9, 3), level, np.uint8) for level in (50, 51, 90)]
+    assert scenes.scenes([*plain, clouds(rng), 255 - clouds(rng)]).tolist() == [0, 0, 1, 2, 3]
+
+
 def test_misfit_is_deviations_off_and_doublings_of_the_spread():
     held = evidence.RunningStatistics("v", "bn", np.array([1.0, 0.0, 0.0]), np.array([2.0, 1.0, 1.0]))
     x = np.zeros((2, 3, 1, 2))
@@ -155,6 +199,7 @@ def test_the_candidates_are_different_conventions():
 def test_every_convention_can_be_written_as_text():
     for channels in (1, 3):
         field = find_candidates(load_model(classifier(channels=channels).SerializeToString()))
+        assert not any("," in candidate.name for candidate in field.candidates)  # sentences list them with commas
         for candidate, fit in itertools.product(field.candidates, FITS.values()):
             asked = replace(candidate.preprocess, **fit, size=(96, 128))
             assert Preprocess.parse(as_text(asked)) == asked
@@ -185,8 +230,6 @@ def test_labels_name_the_convention(truth, tmp_path):
 
 
 def by_hand(name: str, path: Path) -> np.ndarray:
-    from onnxcam.image import read_image
-
     order, slope, shift = line(name)
     return read_image(path).mean(axis=(0, 1))[order] * slope + shift
 
@@ -203,6 +246,42 @@ def test_few_photos_make_nothing_certain(tmp_path):
     assert not found.certain
     assert len(found.possible) == len(found.rows)  # 2^-3 is no certainty, whatever the difference
     assert "3 photos cannot make it certain" in " ".join(found.sentences())
+
+
+def saved(folder: Path, pictures: Sequence[np.ndarray], label: str) -> list[Photo]:
+    for k, picture in enumerate(pictures):
+        save_image(folder / f"{label}.{k}.png", picture)
+    return [Photo(folder / f"{label}.{k}.png", label) for k in range(len(pictures))]
+
+
+def test_bursts_count_once(tmp_path):
+    photos = []
+    for k in range(CLASSES):
+        frames = [np.full((9, 9, 3), colours()[k] + 0.3 * shift, np.uint8) for shift in range(4)]
+        photos += saved(tmp_path, frames, str(k))
+    found = diagnose(nearest("caffe BGR"), photos)
+    assert (found.labelled, found.units, found.best) == (24, 6, found.rows[0])
+    assert len(found.possible) == len(found.rows)  # 2^-6 is no certainty among 12, of however many frames
+    assert "24 photos, which count as 6 (near-duplicates are one" in " ".join(found.sentences())
+    one = diagnose(nearest("caffe BGR"), photos[:4] * 5)
+    assert (one.labelled, one.units, one.best, one.certain) == (20, 1, None, False)
+    assert "better than guessing on 20 labelled photos, beyond chance" in one.sentences()[0]
+
+
+def test_photos_of_one_class_make_nothing_certain(tmp_path):
+    """Whatever favours that class is right: 24 different photos, all of them labelled 3, whatever they show."""
+    photos = [Photo(p.path, "3") for p in coloured(tmp_path)]
+    found = diagnose(nearest("tf RGB"), photos)
+    assert (found.units, found.certain, found.best) == (1, False, None)
+
+
+def test_two_classes_right_are_not_certain(tmp_path):
+    photos = [p for p in coloured(tmp_path, 60) if p.label in "015"]
+    assert diagnose(nearest("caffe BGR"), photos).certain
+    found = diagnose(nearest("tf RGB"), [p if p.label in "01" else Photo(p.path, "3") for p in photos])
+    assert names(found) == ["tf RGB"]
+    assert not found.certain
+    assert "that takes 3 classes of which half of the photos are right; here it is 2" in found.sentences()[-1]
 
 
 def test_names_of_classes_and_folders_are_read(tmp_path):
@@ -232,7 +311,7 @@ def test_resizing_is_a_question_of_its_own(tmp_path):
              helper.make_node("Gemm", ["flat", "w", "b"], ["logits"])]  # fmt: skip
     photos = []
     for k in range(24):
-        picture = np.full((16, 32, 3), 128, np.uint8)
+        picture = np.random.default_rng(k).integers(0, 255, (16, 32, 3)).astype(np.uint8)  # each is a scene of its own
         picture[:, :4] = colours()[k % CLASSES]
         save_image(tmp_path / f"{k}.png", picture)
         photos.append(Photo(tmp_path / f"{k}.png", str(k % CLASSES)))
@@ -358,7 +437,7 @@ def quantised(low: float, high: float) -> Model:
     ],
 )
 def test_what_the_input_quantiser_cannot_hold_is_ruled_out(held, left, tmp_path):
-    assert evidence.input_range(quantised(*held)) == pytest.approx(held, abs=0.02 * (held[1] - held[0]))
+    assert input_range(quantised(*held)) == pytest.approx(held, abs=0.02 * (held[1] - held[0]))
     found = diagnose(quantised(*held), scenes(tmp_path))
     assert {row.candidate.scale for row in found.possible} == left - ({"raw"} if held[1] == 140 else set())
 
@@ -370,8 +449,82 @@ def test_surroundings_settle_it(tmp_path):
     assert found.certain
     assert found.sentences()[0].startswith("caffe BGR: decided by the model's metadata")
     assert "are right" in found.sentences()[1]
-    wrong = replace(told, meta={"onnxcam/preprocess": '{"name": "unit"}'})
-    assert "no better than guessing" in diagnose(wrong, coloured(tmp_path)).sentences()[1]
+
+
+def says(of: Model, preprocess: str) -> Model:
+    return replace(of, meta={"onnxcam/preprocess": json.dumps(Preprocess.parse(preprocess).to_dict())})
+
+
+def test_labels_go_before_surroundings(tmp_path):
+    found = diagnose(says(nearest("caffe BGR"), "unit"), coloured(tmp_path))
+    assert (found.text.partition(",")[0], found.certain) == ("caffe", True)
+    assert found.sentences()[0].startswith("caffe BGR fits best")
+    assert re.search(
+        r"^the model's metadata says unit, but with that the model is no better than guessing \(\d+% of 24 labelled "
+        r"photos right\)\. A sidecar goes before it",
+        found.sentences()[-1],
+    )
+    assert found.to_dict()["doubt"] == found.sentences()[-1]
+
+
+def test_labels_that_fit_nothing_make_nothing_certain(tmp_path):
+    shifted = [Photo(p.path, str((int(p.label or 0) + 1) % CLASSES)) for p in coloured(tmp_path)]
+    found = diagnose(says(nearest("unit RGB"), "unit"), shifted)
+    assert (found.best, found.certain, found.text) == (None, False, "")
+    assert found.sentences()[0].startswith("Not sure: no convention")
+    assert found.doubt.endswith(" right)")  # and no advice to change what may be right
+
+
+def test_what_was_told_is_tried_too_and_the_graph_stays(tmp_path):
+    odd = diagnose(says(nearest("unit RGB"), "raw,mean=900"), coloured(tmp_path))
+    assert "as told RGB" in {row.candidate.name for row in odd.rows}
+    assert odd.best is not None
+    assert odd.best.candidate.name == "unit RGB"
+    uint8 = [helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT),
+             helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+             helper.make_node("Flatten", ["pooled"], ["logits"])]  # fmt: skip
+    integers = opened(uint8, {}, classes=3, kind=TensorProto.UINT8)
+    blue = [Photo(p.path, str(2 - int(np.argmax(read_image(p.path).mean((0, 1)))))) for p in coloured(tmp_path)]
+    found = diagnose(says(integers, "raw"), blue)
+    assert {row.candidate.name for row in found.rows} == {"raw RGB", "raw BGR"}
+    assert found.rows[0].candidate.name == "raw BGR"
+
+
+def test_nan_under_what_surroundings_say_is_tried_again(tmp_path):
+    rooted = opened([helper.make_node("Sqrt", ["image"], ["held"]),
+                     helper.make_node("GlobalAveragePool", ["held"], ["pooled"]),
+                     helper.make_node("Flatten", ["pooled"], ["logits"])], {}, classes=3)  # fmt: skip
+    found = diagnose(says(rooted, "imagenet"), scenes(tmp_path))
+    assert {row.candidate.scale for row in found.possible} == {"raw", "unit"}
+    assert "but that gives NaN or infinite scores" in found.doubt
+
+
+def judged(*rows: tuple[float, float, float | None], against: int = 0, labelled: int = 4) -> Diagnosis:
+    """A diagnosis of six classes: (share that is right, log-probability, p) of each convention, then some ruled out."""
+    field = find_candidates(nearest("unit RGB"))
+    told = [
+        Row(c, 6, None, "", False, right, z, z, round(right * labelled), round(right * labelled), p)
+        for c, (right, z, p) in zip(field.candidates, rows, strict=False)
+    ]
+    gone = [Row(c, 6, against="gives NaN") for c in field.candidates[len(rows) : len(rows) + against]]
+    return Diagnosis(field, (*told, *gone), labelled, labelled, -math.log(6), units=labelled)
+
+
+def test_nothing_right_is_no_fit_however_probable():
+    assert judged((0.0, -1.2, None), (0.0, -4.0, 0.5)).best is None
+    assert "no convention makes the model better than guessing" in judged((0.0, -1.2, None)).sentences()[0]
+    assert judged((1.0, -1.2, None), (0.0, -4.0, 0.5)).best is not None
+    told = Field(find_candidates(nearest("unit RGB")).candidates[:1], "m.toml", settled=True)
+    assert "(0% of 4 labelled photos right)" in replace(judged((0.0, -1.2, None)), field=told).refuted()
+    assert "(100% of 4" in replace(judged((1.0, -2.0, None)), field=told).refuted()  # right, but less sure than a guess
+    assert replace(judged((1.0, -1.2, None)), field=told).refuted() == ""
+
+
+def test_how_many_photos_are_needed_depends_on_what_is_in_question():
+    many = judged((1.0, -0.1, None), *[(0.0, -4.0, 1.0)] * 11)
+    assert "4 photos cannot make it certain: among 12 conventions that takes 8" in " ".join(many.sentences())
+    two = judged((1.0, -0.1, None), (0.0, -4.0, 1.0), against=10)
+    assert "among 2 conventions that takes 5" in " ".join(two.sentences())
 
 
 # Bad input
@@ -396,7 +549,29 @@ def test_folders_that_are_no_classes_tell_nothing(tmp_path):
     photos = [Photo(p.path, "part1") for p in coloured(tmp_path, 4)]
     found = diagnose(nearest("tf RGB"), photos, ("zebra", *"bcdef"))
     assert found.labelled == 0
-    assert found.notes == ("the names of the folders are no classes of the model: no labels",)
+    assert found.notes == (
+        "the folders part1 are no classes of the model (zebra, b, c, d, e, ... (6 in all)): no labels",
+    )
+    assert found.sentences()[-1] == "Labels tell more: folders named so, or --truth CSV with lines of path,label"
+    nameless = diagnose(nearest("tf RGB"), photos)
+    assert "part1 are no classes of the model (6 classes, without names)" in nameless.notes[0]
+    assert nameless.sentences()[-1] == "Labels tell more: --labels NAMES.txt, the names of its classes"
+
+
+def test_names_that_do_not_fit_the_classes_are_said(tmp_path):
+    photos = bare(coloured(tmp_path, 3))
+    found = diagnose(nearest("tf RGB"), photos, tuple("abcdefgh"))
+    assert found.notes[0].startswith("8 names for 6 classes")
+    elsewhere = diagnose(nearest("tf RGB"), [Photo(p.path, "part1") for p in photos], tuple("abcdefgh"))
+    assert elsewhere.sentences()[-1].startswith("Labels tell more: --labels NAMES.txt")
+    assert diagnose(nearest("tf RGB"), photos, tuple("abcdef")).notes == ()
+
+
+def test_a_model_of_no_picture_is_refused_for_that(tmp_path):
+    inputs = [value("x", ["n", 4]), value("shape", ["rank"], TensorProto.INT64)]
+    table = model([helper.make_node("Reshape", ["x", "shape"], ["y"])], inputs, [value("y", None)], {})
+    with pytest.raises(ModelError, match="no image input"):
+        diagnose(load_model(table.SerializeToString()), scenes(tmp_path, 1))
 
 
 def test_what_cannot_be_read_is_skipped_and_reported(tmp_path):
@@ -427,6 +602,7 @@ def test_labels_of_boxes_and_pixels_are_not_read(tmp_path):
     assert found.labelled == 0
     assert "labels are not read: the model gives dense" in found.notes[0]
     assert "Labels tell more" not in " ".join(found.sentences())
+    assert "try what is left with `onnxcam explain --preprocess`" in found.sentences()[-1]
 
 
 def test_many_photos_are_thinned_out_evenly(tmp_path):
@@ -457,7 +633,7 @@ def watched(explained: Model, preprocess: str, photos: Sequence[Photo]) -> str:
 def test_suspicion_by_running_statistics(tmp_path):
     model_of_unit = normalised("unit RGB", tmp_path)
     assert watched(model_of_unit, "unit", scenes(tmp_path)) == ""
-    assert "reaches bn1 is far" in watched(model_of_unit, "raw", scenes(tmp_path, 3))
+    assert re.search(r"reaches bn1 is far \(\d+\.\d deviations\)", watched(model_of_unit, "raw", scenes(tmp_path, 3)))
     assert watched(model_of_unit, "raw", scenes(tmp_path, 2)) == ""  # one flat picture has no spread at all
     assert "onnxcam doctor" in watched(model_of_unit, "raw", scenes(tmp_path, 3))
 
@@ -550,6 +726,23 @@ def test_without_labels_the_truth_of_real_models_is_left_and_never_one_alone(nam
     assert {**doctor_truth.TRUTH, **doctor_truth.OTHERS}[name] in names(found)
     assert len(found.possible) > 1
     assert found.best is None
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "label", "photo"),
+    [
+        ("keras_mobilenetv1_025_nhwc_tf2onnx_op17", "339", "horses"),
+        ("keras_mobilenetv1_025_nhwc_tf2onnx_op17", "340", "zebra"),
+        ("flowers_mobilenetv2_035_128_tf2onnx", "2", "rose"),
+    ],
+)
+def test_crops_of_one_photo_exclude_nothing(name, label, photo, real_zoo, tmp_path):
+    rng, picture = np.random.default_rng(0), read_image(real_zoo / f"photos/{photo}.jpg")
+    found = diagnose(load_model(real_zoo / f"models/{name}.onnx"), saved(tmp_path, crops(picture, rng), label), threads=1)
+    assert (found.labelled, found.units) == (12, 1)
+    assert len(found.possible) == len(found.rows)
+    assert not found.certain
 
 
 @pytest.mark.real

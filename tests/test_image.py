@@ -149,6 +149,15 @@ def refusal(path, **options):
     return str(caught.value)
 
 
+def test_a_file_that_may_not_be_read_is_told_in_words(file, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = file(b"x")
+    monkeypatch.setattr(type(path), "read_bytes", denied)
+    assert refusal(path) == f"cannot read {str(path)!r}: Permission denied"
+
+
 def test_what_is_no_file(tmp_path, file):
     assert "no such file" in refusal(tmp_path / "none.png")
     assert "a folder" in refusal(tmp_path)
@@ -386,6 +395,7 @@ def test_parse():
         ("raw,std=0", OptionError, "above 0"),
         ("raw,scale=nan", OptionError, "scale='nan'"),
         ("raw,scale=1/0", OptionError, "scale='1/0'"),
+        ("raw,scale=0", OptionError, "scale='0': it must be a number other than 0"),
         ("raw,size=0x4", OptionError, "HEIGHTxWIDTH"),
         ("raw,size=1x2x3", OptionError, "HEIGHTxWIDTH"),
         ("raw,crop_ratio=1.5", OptionError, "from 0.01 to 1"),
@@ -408,11 +418,31 @@ def test_dictionaries_come_back_exactly_through_json(text):
 
 def test_from_dict_fills_in_and_refuses():
     assert Preprocess.from_dict({"name": "tf", "size": [8, 9]}) == Preprocess.parse("tf,size=8x9")
-    assert Preprocess.from_dict({"name": "mine", "scale": 2}) == Preprocess(name="mine", scale=2.0)
+    own = {"name": "mine", "scale": 2, "mean": 3, "std": 4}
+    assert Preprocess.from_dict(own) == Preprocess(name="mine", scale=2.0, mean=(3.0,), std=(4.0,))
     with pytest.raises(UnknownNameError, match="did you mean 'size'"):
         Preprocess.from_dict({"sise": 3})
-    with pytest.raises(OptionError, match="scale"):
-        Preprocess.from_dict({"scale": [1]})
+
+
+@pytest.mark.parametrize("wrong", [{"scale": [1]}, {"scale": True}, {"mean": True}, {"size": True}, {"size": [9.5, 8]}])
+def test_from_dict_refuses_values_of_another_kind(wrong):
+    with pytest.raises(OptionError, match=f"preprocess {next(iter(wrong))}="):
+        Preprocess.from_dict({"name": "raw", **wrong})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"color": "BGR"}, "has no name, and scale and mean and std not given"),
+        ({"size": [8, 9], "scale": 1, "std": 2}, "has no name, and mean not given"),
+        ({"name": "ImageNet"}, "'ImageNet' is no preset, and scale and mean and std"),
+        ({}, "Say name = one of imagenet, tf"),
+        ({"name": 7}, "name=7: it must be a text"),
+    ],
+)
+def test_from_dict_assumes_no_range_of_pixels(settings, said):
+    with pytest.raises(OptionError, match=said):
+        Preprocess.from_dict(settings)
 
 
 @pytest.mark.parametrize("text", ["raw", "raw,fit=crop", "raw,fit=letterbox", "raw,fit=letterbox,align=topleft"])

@@ -64,9 +64,10 @@ def test_files_that_hold_no_names_are_refused(tmp_path, name, data, said):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    for path in (tmp_path / "none.txt", tmp_path):
-        with pytest.raises(OptionError, match="cannot read"):
+    for path, why in ((tmp_path / "none.txt", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(OptionError) as caught:
             find_labels(path, {})
+        assert str(caught.value) == f"cannot read the label file {path}: {why}; give a text, CSV or JSON file"
 
 
 def test_a_list_is_taken_as_it_is():

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from onnxcam.errors import ImageError, OptionError
-from onnxcam.photos import Photo, find_photos
+from onnxcam.image import read_image
+from onnxcam.photos import Photo, find_photos, strays
 
 
 @pytest.fixture
@@ -62,14 +63,42 @@ def test_what_holds_no_picture_says_so(tmp_path, folder):
     with pytest.raises(ImageError, match="an empty list"):
         find_photos([])
     (tmp_path / "t.csv").write_text("")
-    with pytest.raises(ImageError, match=r"t\.csv"):
+    with pytest.raises(OptionError, match=r"t\.csv has no lines"):
         find_photos(tmp_path / "t.csv")
+    with pytest.raises(ImageError, match=r"a folder, not a picture; name the pictures in it, such as .*empty/\*\.jpg"):
+        read_image(tmp_path / "empty")
 
 
 def test_a_table_of_other_pictures_or_of_none_is_refused(tmp_path, folder):
     (tmp_path / "t.csv").write_text("other.png,1\n")
-    with pytest.raises(OptionError, match="names none of the 4 pictures"):
+    with pytest.raises(OptionError, match=r"names none of the 4 pictures.*reads as path 'other\.png' and label '1'"):
+        find_photos(folder, tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("a.png;1\nb.jpg;2\n")
+    with pytest.raises(OptionError, match=r"reads as path 'a\.png;1' and no label; .* with a comma between"):
+        find_photos(folder, tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("\n")
+    with pytest.raises(OptionError, match=r"t\.csv has no lines"):
         find_photos(folder, tmp_path / "t.csv")
     (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00bad")
     with pytest.raises(OptionError, match="cannot read the table"):
         find_photos(folder, tmp_path / "t.csv")
+
+
+def test_a_missing_picture_is_left_for_whoever_reads_it(folder):
+    assert find_photos([folder / "z.bmp", folder / "gone.JPG"]) == [Photo(folder / "z.bmp"), Photo(folder / "gone.JPG")]
+
+
+def test_two_labels_of_one_picture_are_refused(folder):
+    table = folder / "t.csv"
+    table.write_text("cat/a.png,0\nz.bmp,1\ncat/../cat/a.png,0\n")  # twice the same is no contradiction
+    assert find_photos(folder, table)[0].label == "0"
+    table.write_text("cat/a.png,0\nz.bmp,1\ncat/../cat/a.png,2\n")
+    for photos, labels in ((folder, table), (table, None)):
+        with pytest.raises(OptionError, match=r"t\.csv says both '0' and '2' of a\.png; keep one line"):
+            find_photos(photos, labels)
+
+
+def test_labels_of_no_picture_are_found(folder):
+    table = folder / "t.csv"
+    table.write_text("cat/a.png,0\nold/b.jpg,1\nblank.png,\ngone.png,2\n")
+    assert strays(find_photos(folder), table) == ["gone.png"]

@@ -11,6 +11,7 @@ import pytest
 import replicas
 
 from onnxcam import Explainer, load_model
+from onnxcam.compare import compare
 from onnxcam.errors import GradientError
 from onnxcam.explanation import Explanation
 from onnxcam.graph.inspect import find_logits, target_layers
@@ -229,6 +230,25 @@ def test_a_quantised_twin_explains_alike(real_zoo):
         explainer(real_zoo, n).explain(photo) for n in ("mobilenetv2_float_nhwc_u8in", "mobilenetv2_int8_qdq_nhwc_u8")
     )
     assert np.corrcoef(a.cam.ravel(), b.cam.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "off"),
+    [
+        ("squeezenet11_fp32", "squeezenet11_fp16_winml", 0.02),
+        ("keras_mobilenetv1_025_nhwc_tf2onnx_op9", "keras_mobilenetv1_025_nhwc_tf2onnx_op17", 1e-4),
+    ],
+)
+def test_two_files_of_a_real_network_are_sound(real_zoo, a, b, off):
+    case = CASES[a]
+    photos = [real_zoo / "photos" / f"{name}.jpg" for name in ("zebra", "bee", "daisy")]
+    settings = {"preprocess_a": case.preprocess, "preprocess_b": case.preprocess, "labels": real_zoo / str(case.labels)}
+    found = compare(*(real_zoo / "models" / f"{name}.onnx" for name in (a, b)), photos, **settings)
+    assert found.verdict.kind == "sound", found.verdict.text
+    assert max(s.worst for s in found.stages) < off
+    assert all(p.agreement == 1 and p.correlation > 0.999 for p in found.pairs)
+    other = {**settings, "preprocess_b": "unit"}
+    assert compare(*(real_zoo / "models" / f"{a}.onnx",) * 2, photos[:1], **other).verdict.kind == "different"
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

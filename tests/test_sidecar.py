@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from builders import classifier, write
 
-from onnxcam import Explainer
+from onnxcam import Explainer, zoo
 from onnxcam.cli import main
 from onnxcam.errors import ModelError, OptionError, OutputError
 from onnxcam.image import PRESETS, Preprocess
@@ -84,15 +85,23 @@ def test_a_lone_surrogate_does_not_spoil_the_file(model):
         ("# nothing\n", None, None),
         ('preprocess = "caffe,mean=104/117/123"', Preprocess.parse("caffe,mean=104/117/123"), None),
         ('[preprocess]\nname = "caffe"\nfit = "stretch"', Preprocess.parse("caffe,fit=stretch"), None),
-        ('[preprocess]\nscale = "1/255"\nsize = [10, 12]', Preprocess.parse("raw,scale=1/255,size=10x12"), None),
+        (
+            '[preprocess]\nname = "raw"\nscale = "1/255"\nsize = [10, 12]',
+            Preprocess.parse("raw,scale=1/255,size=10x12"),
+            None,
+        ),
+        ("[preprocess]\nscale = 2\nmean = 3\nstd = 4", Preprocess("own", scale=2, mean=(3.0,), std=(4.0,)), None),
         ('labels = ["a", "b"]', None, ("a", "b")),
         ('labels = "names.txt"', None, ("cat", "dog")),
-        ("labels = []", None, None),
+        ('labels = "below/../names.txt"', None, ("cat", "dog")),
+        ('labels = "below/more.txt"', None, ("emu",)),
         ('\ufefflabels = ["a"]\r\n', None, ("a",)),
     ],
 )
 def test_what_people_write(model, text, preprocess, labels):
     (model.path.parent / "names.txt").write_text("cat\ndog\n")
+    (model.path.parent / "below").mkdir()
+    (model.path.parent / "below" / "more.txt").write_text("emu")
     say(model, text)
     found = read_sidecar(model)
     assert found is not None
@@ -104,8 +113,9 @@ def test_what_people_write(model, text, preprocess, labels):
     [
         ("labels = [", "cannot read the sidecar"),
         ("[preprocess\n", "cannot read the sidecar"),
-        ('model = "a"', "unknown key 'model'; a sidecar holds model_sha256, labels, preprocess"),
+        ('label = ["a"]', "unknown key 'label'; a sidecar holds model_sha256, labels, preprocess"),
         ("[preprocessing]\n", "unknown key 'preprocessing'"),
+        ('title = "mine"\npreprocess = "caffe"', "unknown key 'title'"),
         ("preprocess = 3", "preprocess is 3"),
         ("preprocess = [1]", r"preprocess is \[1\]"),
         ('preprocess = "imagnet"', "did you mean 'imagenet'"),
@@ -117,6 +127,16 @@ def test_what_people_write(model, text, preprocess, labels):
         ("[preprocess]\nscale = nan", "scale=nan"),
         ("[preprocess]\nsize = [0, 4]", r"size=\[0, 4\]"),
         ("[preprocess]\nsize = 1979-05-27", "size="),
+        ("[preprocess]\nscale = 0", "scale=0: it must be a number other than 0"),
+        ("[preprocess]\nscale = true", "scale=True"),
+        ("[preprocess]\nname = 7", "name=7: it must be a text"),
+        ('[preprocess]\ncolor = "BGR"', "preprocess has no name, and scale and mean and std not given"),
+        ('[preprocess]\nname = "imagnet"', "'imagnet' is no preset"),
+        ("[preprocess]", "what becomes of grey levels is open"),
+        ("labels = []", r"labels is '\[\]'; write a list of names"),
+        ('labels = "../names.txt"', "'../names.txt', outside the sidecar's folder"),
+        ('labels = "/etc/hostname"', "outside the sidecar's folder"),
+        ('labels = "a\\u0000b"', "cannot read the label file"),
         ("labels = 5", "labels is '5'"),
         ('labels = ["a", 5]', "labels is"),
         ('labels = "none.txt"', "cannot read the label file"),
@@ -144,6 +164,60 @@ def test_bytes_that_are_no_text_and_files_that_are_too_long(model, monkeypatch):
         read_sidecar(model)
 
 
+def test_a_sidecar_that_may_not_be_read_is_told_in_words(model, monkeypatch):
+    path = say(model, "")
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(OptionError) as caught:
+        read_sidecar(model)
+    assert str(caught.value) == f"cannot read the sidecar {path}: Permission denied. Make it readable, or move it away"
+
+
+def denied(path: Path, **_: Any) -> str:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+@pytest.mark.parametrize(
+    "text", ['model = "a"\nepochs = 3', '[project]\nname = "net"\n[tool.x]\n', "[training]\nlabels = 4\n"]
+)
+def test_a_file_of_another_tool_is_passed_over(model, text):
+    say(model, text)
+    assert read_sidecar(model) is None
+    assert "nothing in the model tells" in Explainer(model.path).preprocess_reason
+
+
+def test_a_broken_sidecar_is_passed_over_and_told_where_the_preprocessing_is_given(tmp_path):
+    proto = classifier()
+    proto.metadata_props.add(key="onnxcam/labels", value='["p", "q", "r", "s"]')
+    opened = load_model(write(tmp_path / "m.onnx", proto))
+    for text in ('preprocess = "caffe"\nlabels = [', 'preprocess = "imagnet"', f'model_sha256 = "{"0" * 64}"'):
+        path = say(opened, text)
+        one = Explainer(opened.path, preprocess="unit")
+        assert one.preprocess == Preprocess.parse("unit")
+        assert one.labels == ("p", "q", "r", "s")  # the next that tells
+        assert "the sidecar is passed over, for the preprocessing is given: " in one.preprocess_reason
+        assert str(path) in one.preprocess_reason
+        assert Explainer(opened.path, preprocess="unit", labels=["w", "x", "y", "z"]).preprocess_reason == ""
+        with pytest.raises((OptionError, ModelError)):
+            Explainer(opened.path)
+
+
+@pytest.mark.parametrize("given", ["auto", "unit"])
+def test_sidecar_and_model_are_read_once(model, monkeypatch, given):
+    """A model of some 100 MB takes a second to hash."""
+    path = write_sidecar(sidecar_path(model.path), sha256=model.sha256.upper(), preprocess=Preprocess.parse("unit"))
+    asked: list[tuple[str, Path]] = []
+
+    def counted(name: str, read: Any) -> Any:
+        return lambda file, *more, **options: (asked.append((name, file)), read(file, *more, **options))[1]
+
+    for name in ("read_bytes", "read_text", "open"):
+        monkeypatch.setattr(Path, name, counted(name, getattr(Path, name)))
+    assert Explainer(model.path, preprocess=given).preprocess == Preprocess.parse("unit")
+    assert asked.count(("open", model.path)) == 1  # by load_model
+    assert asked.count(("read_bytes", model.path)) == 0
+    assert asked.count(("read_text", path)) == 1
+
+
 def test_a_sidecar_of_another_model_is_refused(model, tmp_path):
     path = write_sidecar(sidecar_path(model.path), sha256="0" * 64, preprocess=Preprocess.parse("caffe"))
     with pytest.raises(ModelError, match="belongs to another model") as caught:
@@ -164,8 +238,9 @@ def test_a_model_that_was_joined_with_another_is_still_its_files(model):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(OutputError):
-        write_sidecar(tmp_path / "none" / "m.toml")
+    with pytest.raises(OutputError) as caught:
+        write_sidecar(path := tmp_path / "none" / "m.toml")
+    assert str(caught.value) == f"cannot write {str(path)!r}: No such file or directory. Give another folder or name"
 
 
 # onnxcam inspect MODEL --write-sidecar
@@ -203,5 +278,18 @@ def test_inspect_writes_no_guess_and_overwrites_nothing(tmp_path, monkeypatch, c
     before = (tmp_path / "m.toml").read_bytes()
     capsys.readouterr()
     assert inspect(monkeypatch, path, "--write-sidecar") == 2
-    assert "delete it to have it written anew" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert (out, "delete it to have it written anew" in err) == ("", True)
     assert (tmp_path / "m.toml").read_bytes() == before
+
+
+def test_inspect_writes_nothing_into_the_zoo(tmp_path, monkeypatch, capsys):
+    bundled = zoo.model("shapes-net-torchscript").path
+    monkeypatch.setattr("onnxcam.sidecar.write_whole", lambda *_: pytest.fail("written into the zoo"))
+    for name in ("zoo:shapes-net-torchscript", bundled):
+        assert inspect(monkeypatch, name, "--write-sidecar") == 2
+        assert "copy the model to a folder of your own" in capsys.readouterr().err
+    monkeypatch.undo()
+    copy = shutil.copy(bundled, tmp_path / "mine.onnx")
+    assert inspect(monkeypatch, copy, "--write-sidecar") == 0
+    assert (tmp_path / "mine.toml").is_file()

@@ -209,7 +209,10 @@ def test_the_server_says_no(host, zoo_cache, status, told):
     [
         ("http://nowhere.invalid", "the name nowhere.invalid is not found: no network"),
         ("nowhere", "that is no address of the web; ONNXCAM_ZOO_URL begins with http"),
+        ("http://nowhere.invalid", "Check the network and ONNXCAM_ZOO_URL, and pull again"),
         ("file:///srv/zoo", "that is no address of the web"),
+        ("file:///srv/zoo", "http:// or https://. Correct or unset it, or put the file at"),
+        ("http://a..b", "that is no address of the web"),
     ],
 )
 def test_no_such_place(zoo_cache, monkeypatch, url, told):
@@ -237,6 +240,9 @@ def test_offline_takes_what_is_there_and_asks_for_nothing(host, zoo_cache, monke
     monkeypatch.setenv("ONNXCAM_OFFLINE", "1")
     assert zoo.locate("real").read_bytes() == REAL
     assert "ONNXCAM_OFFLINE is set, and it is not in the cache. Unset it, or put the file at" in refused()
+    (zoo_cache / "big.onnx").write_bytes(b"x")
+    other = hashlib.sha256(b"x").hexdigest()[:12]
+    assert f"the file that lies in the cache is another one, or damaged (SHA-256 {other}..., not" in refused()
     assert len(host.asked) == 1
     monkeypatch.setenv("ONNXCAM_OFFLINE", "0")
     assert zoo.locate("big").read_bytes() == BODY

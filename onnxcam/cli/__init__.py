@@ -13,6 +13,7 @@ import typer
 from onnxcam import __version__
 from onnxcam.cli import compare, doctor, explain, inspect, listing, zoo
 from onnxcam.cli.guard import guarded
+from onnxcam.cli.listing import say
 from onnxcam.errors import OnnxcamError
 
 CANNOT_START = 2
@@ -89,9 +90,9 @@ def _stop(message: str, debug: bool, code: int = CANNOT_START) -> None:
         raise
     if "--json" in sys.argv:
         print(json.dumps({"error": message}))
-    print(f"onnxcam: {message}", file=sys.stderr)
+    say(message)
     raise SystemExit(code)
 
 
 def _warn(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-    print(f"onnxcam: warning: {message}", file=sys.stderr)
+    say(f"warning: {message}")

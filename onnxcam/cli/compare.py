@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onnxcam.cli.listing import plain, say
 from onnxcam.errors import OptionError
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 _BELOW = typer.Option(
     metavar="[FIGURE=]LEAST",
-    help="Exit code 1 where the mean is lower, or a fault is found: correlation (of heatmaps; also a bare number), "
-    "spearman, iou, agreement. Several if you like.",
+    help="For two exports of one network: exit code 1 where the mean is lower, or the verdict is fault or different: "
+    "correlation (of heatmaps; also a bare number), spearman, iou, agreement. Several if you like.",
 )
 
 
@@ -63,9 +64,9 @@ def command(
     if worst < 0:
         raise OptionError(f"--worst {worst}: give how many panels, 0 for none")
     mine, folder = not out.exists(), make_folder(out)
-    if blind is not None:
-        make_folder(blind.parent)
     try:
+        if blind is not None:
+            _check_page(blind)
         with Bar("comparing") as progress:
             found = compare(
                 a, b, photos, method=method, target=target, layer_a=layer_a, layer_b=layer_b,
@@ -82,7 +83,7 @@ def command(
         _blind(found, blind)
     print(json.dumps(report)) if as_json else _print(found, folder)
     for text in (*found.notes, *(f"{source}: {why}" for source, why in found.failures), *failed):
-        print(f"onnxcam: {text}", file=sys.stderr)
+        say(text)
     raise typer.Exit(1 if failed or found.failures else 0)
 
 
@@ -99,9 +100,9 @@ def _gates(given: Sequence[str]) -> dict[str, float]:
         try:
             least = float(value)
         except ValueError:
-            least = 2.0
-        if not -1 <= least <= 1:
-            raise OptionError(f"--fail-below {text}: give the least mean, up to 1, as in correlation=0.95")
+            least = -1.0
+        if not 0 <= least <= 1:
+            raise OptionError(f"--fail-below {text!r}: give the least mean, from 0 to 1, as in correlation=0.95")
         found[name or "correlation"] = least
     return found
 
@@ -123,11 +124,24 @@ def _write(path: Path, report: dict[str, Any]) -> None:
     write_whole(path, json.dumps(report, indent=1).encode())
 
 
+def _check_page(path: Path) -> None:
+    """Before hours of work: a page has a name, in a folder that is there."""
+    from onnxcam.errors import OutputError
+
+    if path.is_dir():
+        raise OutputError(f"--blind {path}: this is a folder; give the page's name, as in {path / 'page.html'}")
+    if not path.parent.is_dir():
+        raise OutputError(f"--blind {path}: there is no folder {path.parent}; make it, or give another")
+
+
 def _blind(found: Comparison, path: Path) -> None:
     from onnxcam.compare.blind import write_page
+    from onnxcam.compare.figures import counted
 
     page, key, count = write_page(found, path)
-    print(f"onnxcam: {page} shows {count} pictures; {key} says which side is A: keep it from voters", file=sys.stderr)
+    if any(p.name_a is None for p in found.pairs):
+        print("onnxcam: classes without a name are shown as 'class 3': name them with --labels", file=sys.stderr)
+    print(f"onnxcam: {page} shows {counted(count)}; {key} says which side is A: keep it from voters", file=sys.stderr)
 
 
 def _tally(votes: Sequence[Path] | None, key: Path | None, as_json: bool, extra: str) -> None:
@@ -141,9 +155,12 @@ def _tally(votes: Sequence[Path] | None, key: Path | None, as_json: bool, extra:
         return
     from onnxcam.cli.listing import table
 
-    rows = [(found.model_a, str(found.a)), (found.model_b, str(found.b)), ("no difference", str(found.undecided))]
-    table(("shows better why", "votes"), rows)
-    print(f"Two-sided binomial test: p = {found.p:.3g}")
+    rows = [
+        (found.model_a, str(found.a), str(found.pictures_a)), (found.model_b, str(found.b), str(found.pictures_b)),
+        ("no difference", str(found.undecided), ""),
+    ]  # fmt: skip
+    table(("shows better why", "votes", "pictures, by majority"), rows)
+    print(f"Two-sided binomial test, over pictures: p = {found.p:.3g}")
 
 
 def _print(found: Comparison, folder: Path) -> None:
@@ -159,4 +176,4 @@ def _print(found: Comparison, folder: Path) -> None:
     if stages:
         table(("stage", "in A", "in B", "largest error", "channels that differ"), stages)
     layers = f"{found.a['layer']} and {found.b['layer']} ({found.matched})" if found.a["layer"] else "none"
-    print(f"Layers explained: {layers}\nVerdict: {found.verdict.text}\nReport: {folder / 'report.json'}")
+    print(f"Layers explained: {plain(layers)}\nVerdict: {plain(found.verdict.text)}\nReport: {folder / 'report.json'}")

@@ -21,16 +21,29 @@ def guarded(command: Callable[[], None]) -> int:
     if not hasattr(os, "fork"):
         command()
         return 0
+    forwarded = [signal.Signals[name] for name in _FORWARDED]
+    signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)  # what comes now waits until it can be forwarded
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)  # so that Ctrl-C comes once, forwarded by the parent
-        command()
-        return 0
-    for name in _FORWARDED:
-        signal.signal(getattr(signal, name), lambda number, frame: _forward(child, number))
+        return _heeding(command, forwarded)
+    for number in forwarded:
+        signal.signal(number, lambda number, frame: _forward(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed once more while this process ends, it would decide the code
     return code if code >= 0 else _told(signal.Signals(-code))
+
+
+def _heeding(command: Callable[[], None], forwarded: list[signal.Signals]) -> int:
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
+        command()
+    except KeyboardInterrupt:  # before the command could see to it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("onnxcam: interrupted", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _forward(child: int, number: int) -> None:

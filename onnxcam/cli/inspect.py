@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from onnxcam.cli.listing import say
 
 if TYPE_CHECKING:
     from onnxcam.model import Model
@@ -29,29 +30,29 @@ def command(
         typer.Option("--write-sidecar", help="Write MODEL.toml beside it: preprocessing and labels, to be edited."),
     ] = False,
 ) -> None:
-    """Show inputs, logits, candidate layers, activations, engines and preprocessing, each with its reason."""
+    """Show inputs, logits, candidate layers, activations, engines and preprocessing, each with its reason.
+
+    Exit codes: 0 shown, and the sidecar written if asked for; 2 the model cannot be used, or the sidecar is not written
+    (it is there already, or the model is one of the zoo).
+    """
     from onnxcam.model import load_model
     from onnxcam.opening import locate
 
     opened = load_model(locate(model))
     facts = describe(opened, output)
+    if sidecar:
+        say(f"wrote {_write_sidecar(opened)}")
     if as_json:
         print(json.dumps(facts))
     else:
         _show(facts)
-    if sidecar:
-        print(f"onnxcam: wrote {_write_sidecar(opened)}", file=sys.stderr)
 
 
 def _write_sidecar(model: Model) -> Path:
-    from onnxcam.conventions import known
-    from onnxcam.errors import OptionError
-    from onnxcam.sidecar import sidecar_path, write_sidecar
+    from onnxcam.conventions import known, place_of_sidecar
+    from onnxcam.sidecar import write_sidecar
 
-    path = sidecar_path(model.path or "model.onnx")
-    if path.exists():
-        raise OptionError(f"{path} exists; edit it, or delete it to have it written anew")
-    told = known(model)
+    path, told = place_of_sidecar(model), known(model)
     return write_sidecar(path, sha256=model.sha256, preprocess=told.preprocess, labels=told.labels)
 
 
@@ -60,23 +61,23 @@ def describe(model: Model, output: str | None = None) -> dict[str, Any]:
     from onnxcam.graph.activations import activation_sites
     from onnxcam.graph.inspect import find_logits, target_layers
     from onnxcam.graph.paths import first_float, float_path
+    from onnxcam.labels import misfit
     from onnxcam.methods import possible
     from onnxcam.offers import given_by
-    from onnxcam.opening import choose_labels, choose_preprocess
+    from onnxcam.opening import choose
 
     image, logits = model.image_input, find_logits(model, output)
     layers = target_layers(model, logits)
     pixels = first_float(model.values[image.name])
     path = float_path(model.values[logits.name], [pixels])
     sites = activation_sites(path)
-    preset, reason = choose_preprocess(model, "auto")
-    labels = choose_labels(model, None)
+    preset, reason, labels = choose(model, "auto", None)
     return {
         "model": str(model.path),
         "sha256": model.sha256,
         "opset": model.source_opset,
         "producer": " ".join(filter(None, [model.ir_model.producer_name, model.ir_model.producer_version])),
-        "notes": list(model.notes),
+        "notes": [*model.notes, *filter(None, [misfit(labels, logits.classes)])],
         "nodes": len(model.graph),
         "weights_bytes": model.nbytes(),
         "input": {**asdict(image), "dtype": image.dtype.name},
@@ -131,6 +132,7 @@ def _show(facts: dict[str, Any]) -> None:
                    f"{logits['reason']}"),
         ("activations", f"{sites['sites']}, of them {sites['rectifiers']} rectifiers (guided methods change these)"),
         ("preprocess", facts["preprocess"]["reason"]),
+        ("labels", "none known" if facts["labels"] is None else f"{facts['labels']} class names"),
         ("target layer", "{name}; {reason}".format(**facts["layers"][0]) if facts["layers"] else _NO_LAYER),
         ("methods", _methods_line(facts["methods"])),
         *((f"engine {name}", _engine_line(can)) for name, can in facts["engines"].items()),

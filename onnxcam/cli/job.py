@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -17,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcam import BlackBox, Explainer, Explanation
+from onnxcam.cli.listing import say
 from onnxcam.cli.progress import Bar
 from onnxcam.errors import ImageError, ModelError, OnnxcamError, OptionError
+from onnxcam.labels import misfit
 from onnxcam.methods import Method, find_method
 
 if TYPE_CHECKING:
@@ -134,11 +135,9 @@ def _settings(given: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_labels(explainer: Explainer) -> None:
-    """Names and classes that differ in number are often shifted by one (a background class)."""
-    names, classes = explainer.labels, explainer.logits.classes
-    if names is not None and classes is not None and len(names) != classes:
-        text = f"{len(names)} names for {classes} classes: names may be missing or shifted; check the label file"
-        print(f"onnxcam: {text}", file=sys.stderr)
+    """Say so if names and classes differ in number."""
+    if doubt := misfit(explainer.labels, explainer.logits.classes):
+        say(doubt)
 
 
 def boxes(
@@ -287,7 +286,7 @@ class Job:
         """Each notice once."""
         if text not in self.told:
             self.told.add(text)
-            print(f"onnxcam: {text}", file=sys.stderr)
+            say(text)
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:

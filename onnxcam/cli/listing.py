@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from onnxcam.methods import Method
 
 _JSON = typer.Option("--json", help="As JSON.")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # and what turns the writing round
 
 
 def methods(
@@ -68,6 +70,16 @@ def _options(method: Method) -> str:
     return " ".join(f"{k}={v}" for k, v in method.options.items())
 
 
+def plain(text: str) -> str:
+    """A text whose control characters are escaped: names come from files, and could steer the terminal."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def say(text: str) -> None:
+    """A notice on stderr; its lines stay lines."""
+    print("onnxcam:", "\n".join(map(plain, text.split("\n"))), file=sys.stderr)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout; nothing is cut off where stdout is no terminal."""
     from rich import box
@@ -75,6 +87,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    rows = [[plain(cell) for cell in row] for row in rows]
     shown = Table(box=box.SIMPLE, pad_edge=False)
     for column in columns:
         shown.add_column(column, overflow="fold")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,23 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcam.compare.duel import Duel, on_one_frame
-from onnxcam.compare.figures import Summary, likeness, summary
-from onnxcam.compare.pairing import PRECISIONS, layer_for, matched_classes, precision
+from onnxcam.compare.figures import Summary, counted, likeness, summary
+from onnxcam.compare.pairing import (
+    PRECISIONS,
+    layer_for,
+    matched_classes,
+    of_preprocessing,
+    of_scores,
+    on_one_size,
+    precision,
+)
 from onnxcam.compare.stages import Stage, Verdict, verdict
 from onnxcam.errors import ImageError, ModelError, UnknownNameError
 from onnxcam.explainer import Explainer
 from onnxcam.explanation import Explanation
 from onnxcam.image import Preprocess
 from onnxcam.model import Model
-from onnxcam.opening import opened
+from onnxcam.opening import choose_preprocess, input_spec, opened
 from onnxcam.photos import find_photos
 
 Array = npt.NDArray[Any]
@@ -118,7 +126,9 @@ class Comparison:
         """What fails a gate, in words; none where it passes.
 
         Args:
-            gates: the least mean of each named figure of :data:`GATES`. A fault fails any gate.
+            gates: the least mean of each named figure of :data:`GATES`. A gate is for two exports of one network: a
+                fault fails any, and so do one that few pictures leave open and models that differ from the first layer
+                on.
 
         Raises:
             UnknownNameError: no such figure.
@@ -132,7 +142,13 @@ class Comparison:
                 found.append(f"{name}: no picture has it, so it is not {least:g}")
             elif one.mean < least:
                 found.append(f"{name} {one.mean:.4f} is below {least:g}")
-        return found + ([self.verdict.text] if gates and self.verdict.kind == "fault" else [])
+        return found + self._of_one_network() if gates else found
+
+    def _of_one_network(self) -> list[str]:
+        if self.verdict.at is None:  # sound, or nothing that speaks against it
+            return []
+        aside = ". A gate is for exports of one network; of others, read the figures"
+        return [self.verdict.text + aside * (self.verdict.kind == "different")]
 
     def explanations(self, pair: Pair) -> tuple[Explanation, Explanation]:
         """Both explanations of a pair's picture, made again."""
@@ -184,28 +200,45 @@ def compare(
         OptionError: the models answer different questions.
         ImageError: no picture, or none that can be read.
     """
-    first, second_model = Explainer(a, preprocess_a, layer_a, method, labels=labels, **options), opened(b)
-    own = Explainer(second_model, preprocess_b, "auto", method, labels=labels, **options)
+    models = opened(a), opened(b)
+    mine, other = (choose_preprocess(*both) for both in zip(models, (preprocess_a, preprocess_b), strict=True))
+    *sized, at = on_one_size((input_spec(models[0]), mine[0]), (input_spec(models[1]), other[0]))
+    first = _explainer(models[0], (sized[0], mine[1]), method, labels, options, layer_a)
+    own = _explainer(models[1], (sized[1], other[1]), method, labels, options, "auto")
     names = own.labels or first.labels
-    make = partial(_second, second_model, preprocess_b, method, names, options)
+    make = partial(_explainer, models[1], (sized[1], other[1]), method, names, options)
     classes = matched_classes(first, own)
     second, matched = layer_for(first, make) if layer_b == "match" else (make(layer_b), "named by the caller")
     duel = Duel(first, second, classes, target)
     found = [str(p.path) for p in find_photos(photos)]
     pairs, failures = _pairs(duel, found, progress)
     if not pairs:
-        raise ImageError(f"none of {len(found)} pictures could be compared; the first: {': '.join(failures[0])}")
+        raise ImageError(f"of {counted(len(found))} none could be compared; the first: {': '.join(failures[0])}")
     coarser = max(precision(first), precision(second), key=PRECISIONS.index)
     stages = tuple(duel.stages(coarser))
     said = verdict(stages, coarser, first.layers[0].value if first.layers else "", len(pairs))
-    told, notes = (_told(first), _told(second)), _notes(duel, pairs)
-    return Comparison(*told, first.method.name, matched, tuple(pairs), stages, said, tuple(failures), notes, duel)
+    told, notes = (_told(first), _told(second)), (*at, *_notes(duel, pairs))
+    report = Comparison(*told, first.method.name, matched, tuple(pairs), stages, said, tuple(failures), notes, duel)
+    return report if said.at or said.kind != "unknown" else replace(report, verdict=_by_figures(report, duel))
 
 
-def _second(
-    model: Model, preprocess: str | Preprocess, method: str, names: Any, options: Mapping[str, Any], layer: str
+def _by_figures(found: Comparison, duel: Duel) -> Verdict:
+    """Where no channel could be compared: why, and what is known all the same."""
+    why = "no layer of the one model has the shape and the depth of a layer of the other"
+    if not duel.reads:
+        why = "channels are compared of classifiers and of a score per class and pixel only"
+    means = {k: s.mean for k, s in found.figures().items() if k in ("agreement", "correlation") and s is not None}
+    known = " and ".join(f"{name} {mean:.4g}" for name, mean in means.items())
+    text = f"not known: {why}. What is known are the figures: {known}, in the mean of {counted(len(found.pairs))}"
+    return Verdict("unknown", text)
+
+
+def _explainer(
+    model: Model, chosen: tuple[Preprocess, str], method: str, names: Any, options: Mapping[str, Any], layer: str
 ) -> Explainer:
-    return Explainer(model, preprocess, layer, method, labels=names, **options)
+    made = Explainer(model, chosen[0], layer, method, labels=names, **options)
+    made.preprocess_reason = chosen[1]  # of the choice, before it got the other's size
+    return made
 
 
 def _pairs(
@@ -257,14 +290,10 @@ def _told(explainer: Explainer) -> dict[str, Any]:
 
 def _notes(duel: Duel, pairs: Sequence[Pair]) -> tuple[str, ...]:
     """What the figures do not show."""
-    notes, total = [], len(pairs)
+    notes = [*of_preprocessing(duel.first, duel.second), *of_scores(duel.first, duel.second)]
     for blank, text in _BLANK.items():
         if count := sum(p.blank == blank for p in pairs):
-            notes.append(f"{count} of {total} pictures: {text}")
+            notes.append(f"{count} of {counted(len(pairs))}: {text}")
     if duel.classes is not None and np.any(duel.classes != np.arange(len(duel.classes))):
         notes.append("the classes stand in another order in the second model; they are matched by name")
-    if not duel.reads:
-        notes.append("channels are compared of classifiers and of a score per class and pixel only")
-    elif not duel.layers:
-        notes.append("no layer of the one model has the shape and the depth of a layer of the other")
     return tuple(notes)

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from onnxcam.errors import OptionError
 from onnxcam.image import write_whole
 
 MOST = 100  # pictures of a page: more than anybody looks at
+_VERSION = 1  # of key and votes
 _ANSWERS = ("left", "right", "neither")
 
 
@@ -52,7 +54,7 @@ def write_page(comparison: Comparison, path: str | Path) -> tuple[Path, Path, in
     items = [_item(comparison, p, left) for p, left in zip(chosen, lefts, strict=True)]
     page = write_whole(target, _page({"page": identity, "items": items}).encode())
     key = {
-        "version": 1, "page": identity, "a": comparison.a["model"], "b": comparison.b["model"],
+        "version": _VERSION, "page": identity, "a": comparison.a["model"], "b": comparison.b["model"],
         "sources": [p.source for p in chosen], "a_is": ["left" if left else "right" for left in lefts],
     }  # fmt: skip
     return page, write_whole(target.with_suffix(".key.json"), json.dumps(key, indent=1).encode()), len(chosen)
@@ -88,9 +90,11 @@ class Tally:
 
     Attributes:
         model_a, model_b: the models.
-        a, b, undecided: votes.
-        p: of the exact two-sided binomial test: how likely votes so uneven, or more so, are if nobody can tell the
-            models apart; undecided votes are left out.
+        a, b, undecided: votes of all voters.
+        pictures_a, pictures_b: pictures of which more voters chose the one model than the other.
+        p: of the exact two-sided binomial test over these pictures: how likely numbers so uneven, or more so, are if
+            nobody can tell the models apart. Sides are drawn once per picture, for all voters: pictures are
+            independent draws, votes on one picture are not. Pictures without a majority are left out.
     """
 
     model_a: str
@@ -98,6 +102,8 @@ class Tally:
     a: int
     b: int
     undecided: int
+    pictures_a: int
+    pictures_b: int
     p: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,38 +119,62 @@ def tally(votes: Sequence[str | Path], key: str | Path) -> Tally:
         key: the page's key file.
 
     Raises:
-        OptionError: a file that cannot be read, or votes of another page.
+        OptionError: a file that cannot be read, votes of another page, of one voter twice, or none.
     """
-    held = _read(key, ("page", "a", "b", "a_is"))
-    counts = {"a": 0, "b": 0, "neither": 0}
+    held = _read(key, {"page": str, "a": str, "b": str, "a_is": list})
+    shown: list[Counter[str]] = [Counter() for _ in held["a_is"]]
+    seen: dict[str, str | Path] = {}
     for path in votes:
-        for index, answer in _answers(path, held).items():
+        voter, answers = _answers(path, held)
+        if voter in seen:
+            raise OptionError(f"{seen[voter]} and {path} hold the votes of the same voter: give one of them, the later")
+        seen[voter] = path
+        for index, answer in answers.items():
             own = held["a_is"][index]
-            counts["neither" if answer == "neither" else "a" if answer == own else "b"] += 1
-    a, b = counts["a"], counts["b"]
-    return Tally(held["a"], held["b"], a, b, counts["neither"], binomial(a, b))
+            shown[index]["neither" if answer == "neither" else "a" if answer == own else "b"] += 1
+    if not (total := sum(shown, Counter())):
+        raise OptionError(f"no vote in {', '.join(map(str, votes)) or 'no file'}: answer on the page, save, and tally")
+    a, b = sum(c["a"] > c["b"] for c in shown), sum(c["b"] > c["a"] for c in shown)
+    return Tally(held["a"], held["b"], total["a"], total["b"], total["neither"], a, b, binomial(a, b))
 
 
-def _answers(path: str | Path, key: Mapping[str, Any]) -> dict[int, str]:
-    given = _read(path, ("page", "votes"))
+def _answers(path: str | Path, key: Mapping[str, Any]) -> tuple[str, dict[int, str]]:
+    """Who voted (who saved no name: the file), and what, by the picture's index."""
+    given = _read(path, {"page": str, "votes": dict})
     if given["page"] != key["page"]:
         raise OptionError(f"{path} holds votes of another page; give the key that was written beside that page")
-    try:
-        found = {int(k): v for k, v in given["votes"].items()}
-    except (AttributeError, ValueError) as error:
-        raise OptionError(f"{path} holds no votes: {error}; save them again from the page") from error
-    wrong = [(k, v) for k, v in found.items() if not 0 <= k < len(key["a_is"]) or v not in _ANSWERS]
-    if wrong:
-        raise OptionError(f"{path}: vote {wrong[0][1]!r} on picture {wrong[0][0]} is none of the page's")
-    return found
+    pictures = {str(k): k for k in range(len(key["a_is"]))}
+    for k, v in given["votes"].items():
+        if k not in pictures or v not in _ANSWERS:
+            raise OptionError(
+                f"{path}: vote {v!r} on picture {k} is none of the page's, which has pictures 0 to {len(pictures) - 1} "
+                f"and answers {', '.join(_ANSWERS)}; save the votes again from the page"
+            )
+    return str(given.get("voter", Path(path).resolve())), {pictures[k]: v for k, v in given["votes"].items()}
 
 
-def _read(path: str | Path, keys: Sequence[str]) -> dict[str, Any]:
+def _read(path: str | Path, keys: Mapping[str, type]) -> dict[str, Any]:
     try:
         held = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OptionError(f"cannot read {path}: {error}; give the page's key file, and votes that it saved") from error
-    if not isinstance(held, dict) or (missing := [k for k in keys if k not in held]):
-        what = f"it has no {missing[0]!r}" if isinstance(held, dict) else "it holds no object"
+    except (OSError, ValueError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no JSON"
+        raise OptionError(f"cannot read {path}: {why}; give the page's key file, and votes that it saved") from error
+    if what := _amiss(held, keys):
         raise OptionError(f"{path} is not of a blind comparison: {what}; the page saves votes, and lies beside its key")
-    return held
+    return dict(held)
+
+
+def _amiss(held: Any, keys: Mapping[str, type]) -> str:
+    """What speaks against a file's content; "" where nothing does."""
+    if not isinstance(held, dict):
+        return "it holds no object"
+    if held.get("version", _VERSION) != _VERSION:
+        return f"its version is {held['version']!r}, and {_VERSION} is known"
+    for name, kind in keys.items():
+        if name not in held:
+            return f"it has no {name!r}"
+        if not isinstance(held[name], kind):
+            return f"its {name!r} is {held[name]!r:.40}"
+    if "a_is" in keys and any(side not in ("left", "right") for side in held["a_is"]):
+        return f"its 'a_is' is {held['a_is']!r:.40}"
+    return ""

@@ -109,6 +109,11 @@ def summary(values: Sequence[float | None], low_is_good: bool = False) -> Summar
     return Summary(mean, median, float(worst), float(low), float(high), len(known))
 
 
+def counted(pictures: int) -> str:
+    """1 picture, 2 pictures."""
+    return f"{pictures} picture{'s' * (pictures != 1)}"
+
+
 def binomial(first: int, second: int) -> float:
     """The exact two-sided binomial test: how likely a fair coin gives so uneven counts, or more uneven ones."""
     total, few = first + second, min(first, second)

@@ -21,8 +21,12 @@ SCRIPT = """
 const data = JSON.parse(document.getElementById('data').textContent);
 const place = 'onnxcam-votes-' + data.page;
 const by = name => document.getElementById(name);
-let at = 0, votes = {};
+let at = 0, votes = {}, voter = String(Math.random()).slice(2);
 try { votes = JSON.parse(localStorage.getItem(place)) || {}; } catch (error) { votes = {}; }
+try {
+  voter = localStorage.getItem(place + '-voter') || voter;
+  localStorage.setItem(place + '-voter', voter);
+} catch (error) { /* a browser that keeps nothing: a voter as long as the page is open */ }
 
 function keep() {
   try { localStorage.setItem(place, JSON.stringify(votes)); }
@@ -47,7 +51,7 @@ function go(step) {
   show();
 }
 function save() {
-  const text = JSON.stringify({version: 1, page: data.page, votes: votes}, null, 1);
+  const text = JSON.stringify({version: 1, page: data.page, voter: voter, votes: votes}, null, 1);
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([text], {type: 'application/json'}));
   link.download = 'votes.json';

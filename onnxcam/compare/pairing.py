@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from onnxcam.explainer import Explainer
 from onnxcam.graph.inspect import target_layers
 from onnxcam.graph.surgery import TURNED
 from onnxcam.graph.tokens import Tokens
+from onnxcam.image import InputSpec, Preprocess
 from onnxcam.layers import TargetLayer
 from onnxcam.model import Dim, dims_of
 
@@ -40,19 +42,22 @@ def matched_classes(a: Explainer, b: Explainer) -> npt.NDArray[np.int64] | None:
     counts = a.logits.classes, b.logits.classes
     if None not in counts and counts[0] != counts[1]:
         raise _differ(a, b, f"the first has {counts[0]} classes, the second {counts[1]}")
-    if a.labels and b.labels and a.labels != b.labels:
-        return _by_name(a, b)
     count = counts[0] if counts[0] is not None else counts[1]
+    if a.labels and b.labels and a.labels != b.labels:
+        return _by_name(a, b, count)
     return None if count is None else np.arange(count)
 
 
-def _by_name(a: Explainer, b: Explainer) -> npt.NDArray[np.int64]:
+def _by_name(a: Explainer, b: Explainer, count: int | None) -> npt.NDArray[np.int64]:
     """Names that come several times are taken in their order."""
     mine, other = list(a.labels or ()), list(b.labels or ())
     if sorted(mine) != sorted(other):
         only = [", ".join(sorted(set(x) - set(y))[:4]) or "none" for x, y in ((mine, other), (other, mine))]
         text = f"their classes have other names: only in the first {only[0]}; only in the second {only[1]}"
         raise _differ(a, b, f"{text}. If the classes are the same, give the names for both with labels")
+    if count not in (None, len(mine)):
+        text = f"they have {len(mine)} names for {count} classes, in another order: which classes belong together is open"
+        raise _differ(a, b, f"{text}. Give the names of all {count} for both with labels")
     order = [sorted(range(len(names)), key=names.__getitem__) for names in (mine, other)]
     found = np.empty(len(mine), np.int64)
     found[order[0]] = order[1]
@@ -71,6 +76,59 @@ def precision(explainer: Explainer) -> str:
     if any(n.op_type in _QUANTISED for n in model.graph):
         return "int8"
     return "half" if any(v.dtype in _HALVES for v in model.values.values()) else "float"
+
+
+def of_preprocessing(a: Explainer, b: Explainer) -> list[str]:
+    """Where each model's comes from if nobody named it, and what it contradicts: as an explanation's notes tell."""
+    same = a.preprocess_reason == b.preprocess_reason
+    told = {"A and B": a} if same else {"A": a, "B": b}
+    return [f"{who}: {e.preprocess_reason}" for who, e in told.items() if e.preprocess_reason]
+
+
+def on_one_size(
+    a: tuple[InputSpec, Preprocess], b: tuple[InputSpec, Preprocess]
+) -> tuple[Preprocess, Preprocess, list[str]]:
+    """Both preprocessings, and a note where the models see pictures at different sizes.
+
+    Where one model brings every picture to one size, and the other takes any and none is set, the other gets that size.
+    """
+    sizes = [_size(*a), _size(*b)]
+    for k, (name, (spec, own)) in enumerate(zip("AB", (a, b), strict=True)):
+        given = sizes[1 - k]
+        if not (sizes[k] is None and given and _takes(spec, given)):
+            continue
+        both = [a[1], b[1]]
+        both[k] = replace(own, size=given)
+        text = f"{name} takes pictures of any size, and gets {_sized(given)} here, that of the other model"
+        return both[0], both[1], [f"{text}; size=HEIGHTxWIDTH in its preprocessing sets another"]
+    note = f"A sees {_sized(sizes[0])}, B {_sized(sizes[1])}: size is among what differs, and layers may not match"
+    return a[1], b[1], [note] if sizes[0] != sizes[1] else []
+
+
+def _size(spec: InputSpec, preprocess: Preprocess) -> tuple[int, int] | None:
+    if preprocess.size or spec.height is None or spec.width is None:
+        return preprocess.size
+    return spec.height, spec.width
+
+
+def _takes(spec: InputSpec, size: tuple[int, int]) -> bool:
+    return all(own in (None, given) for own, given in zip((spec.height, spec.width), size, strict=True))
+
+
+def _sized(size: tuple[int, int] | None) -> str:
+    return f"{size[0]}x{size[1]}" if size else "each picture at a size of its own"
+
+
+def of_scores(a: Explainer, b: Explainer) -> list[str]:
+    """A note where only one model says that each of its classes has a probability of its own."""
+    for (one, x), (other, y) in permutations((("A", a.logits.stepped_over), ("B", b.logits.stepped_over))):
+        if "Sigmoid" in x and "Sigmoid" not in y and a.logits.kind == "classes":
+            told = "ends in Softmax: one class per picture" if "Softmax" in y else "does not tell whether it does"
+            return [
+                f"{one} ends in Sigmoid: any number of classes per picture. {other} {told}. agreement is of the "
+                "highest score alone"
+            ]
+    return []
 
 
 # Layers
@@ -137,9 +195,7 @@ def _shape(layer: TargetLayer, dims: Sequence[Dim]) -> Shape:
 
 def counterpart(of: Place, among: Sequence[Place]) -> Place | None:
     """The layer of the same shape that lies nearest in depth; of equally near ones, as early or late as ``of``."""
-    fitting = [
-        p for p in among if all(x is None or y is None or x == y for x, y in zip(p.shape, of.shape, strict=True))
-    ]
+    fitting = [p for p in among if _same(p.shape, of.shape)]
     return min(fitting, key=lambda p: (round(abs(p.depth - of.depth), 6), abs(p.late - of.late)), default=None)
 
 

@@ -36,12 +36,12 @@ def side_by_side(a: Explanation, b: Explanation) -> Pixels:
 
 
 def data_uri(picture: Pixels) -> str:
-    """A tile as text, for a page of its own."""
+    """A tile as text, for a page of its own: a JPEG, for photos a quarter of a PNG."""
     from base64 import b64encode
 
     from onnxcam.image import encode_image
 
-    return "data:image/png;base64," + b64encode(encode_image(tile(picture))).decode()
+    return "data:image/jpeg;base64," + b64encode(encode_image(tile(picture), ".jpg")).decode()
 
 
 def overlays(a: Explanation, b: Explanation) -> tuple[Any, Any, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxcam.compare.figures import counted
+
 Array = npt.NDArray[Any]
 ALLOWED: Mapping[str, float] = {"float": 0.01, "half": 0.05, "int8": 0.75}
 """The error of a channel that a precision explains; docs/compare.md says how these were chosen."""
@@ -189,14 +191,24 @@ def verdict(stages: Sequence[Stage], precision: str, explained: str = "", pictur
         jumps = stage.typical > max(_JUMP * before, settled)
         if (stage.odd or jumps) and not (alone and stage.a != explained and not stage.swapped):
             return _certain(_of(stage, k, before, precision), precision, pictures)
-    read = f"{sum(s.what == 'layer' for s in stages)} layers"
-    return Verdict("sound", f"no fault: {read}, gradients and scores agree within what {precision} explains")
+    return Verdict("sound", f"no fault: {_read(stages)} within what {precision} explains")
+
+
+def _read(stages: Sequence[Stage]) -> str:
+    """What was compared, and no more: 5 layers, gradients and scores agree."""
+    kinds = [s.what for s in stages]
+    layers = kinds.count("layer")
+    parts = [f"{layers} layer{'s' * (layers != 1)}"]
+    parts += [name for what, name in (("weights", "gradients"), ("scores", "scores")) if what in kinds]
+    listed = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
+    return f"{listed} agree{'s' * (layers == len(parts) == 1)}"
 
 
 def _certain(found: Verdict, precision: str, pictures: int) -> Verdict:
     if precision != "int8" or pictures >= _FEWEST or found.kind != "fault":
         return found
-    return Verdict("unknown", f"not known: {pictures} pictures are too few for int8; perhaps a {found.text}", found.at)
+    few = f"{counted(pictures)} {'is' if pictures == 1 else 'are'} too few for int8, {_FEWEST} are needed"
+    return Verdict("unknown", f"not known: {few}; perhaps a {found.text}", found.at)
 
 
 def _of(stage: Stage, place: int, before: float, precision: str) -> Verdict:

@@ -23,8 +23,8 @@ _GREY = {
     "raw": "raw",
     "tf": "tf",
     "mnist": "unit,mean=0.1307,std=0.3081",
-    "unit, inverted": "unit,scale=-1/255,mean=-1",
-    "raw, inverted": "raw,scale=-1,mean=-255",
+    "unit inverted": "unit,scale=-1/255,mean=-1",
+    "raw inverted": "raw,scale=-1,mean=-255",
 }
 FITS: dict[str, dict[str, Any]] = {
     "stretch": {"fit": "stretch"},
@@ -77,20 +77,32 @@ def find_candidates(model: Model) -> Field:
     """The conventions that a model's graph and surroundings leave open.
 
     Raises:
-        OptionError, ModelError: of `onnxcam.conventions.known`.
+        OptionError, ModelError: of `onnxcam.conventions.known`; no image input.
     """
-    fact, told = input_convention(model), known(model)
+    told = known(model)
     if told.preprocess is not None and not told.source.startswith("the graph"):
         return Field((Candidate(told.preprocess.name, told.preprocess),), told.source, settled=True)
-    grey = model.image_input.channels == 1
+    return find_by_graph(model)
+
+
+def find_by_graph(model: Model, doubted: Preprocess | None = None) -> Field:
+    """The conventions that the graph leaves open; where it leaves all of them, one that is doubted too."""
+    fact, grey = input_convention(model), model.image_input.channels == 1
     if fact is None:
-        return Field(tuple(_grey() if grey else _coloured()), "")
+        usual = _grey() if grey else _coloured()
+        more = [] if doubted is None or any(_alike(doubted, c) for c in usual) else [Candidate("as told", doubted)]
+        return Field((*usual, *more), "")
     only = Candidate(fact.preset.partition(",")[0], Preprocess.parse(fact.preset))
     if grey:
         return Field((_recoloured(only, "GRAY"),), fact.reason)
     if fact.color is not None:
         return Field((_recoloured(only, fact.color),), fact.reason)
     return Field((only, _swapped(only)), fact.reason)
+
+
+def _alike(one: Preprocess, candidate: Candidate) -> bool:
+    other = candidate.preprocess
+    return (one.color, one.scale, one.mean, one.std) == (other.color, other.scale, other.mean, other.std)
 
 
 def _grey() -> list[Candidate]:

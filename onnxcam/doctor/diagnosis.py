@@ -27,6 +27,8 @@ class Row:
         accuracy: share of the labelled photos that are right, over the ways of resizing that were tried.
         likelihood: their mean log-probability, natural logarithm.
         peak: the same, in the way of resizing where it is highest.
+        units_right: of how many units of photos half of the answers or more are right, see `Diagnosis.units`.
+        classes_right: of how many classes.
         p: that it is no worse than the best all the same; None of the best.
     """
 
@@ -38,12 +40,20 @@ class Row:
     accuracy: float | None = None
     likelihood: float | None = None
     peak: float | None = None
+    units_right: int = 0
+    classes_right: int = 0
     p: float | None = None
 
     @property
     def possible(self) -> bool:
         """Whether nothing rules it out."""
         return not self.against and (self.p is None or self.p >= ranking.LEVEL)
+
+    def beats(self, guess: float) -> bool:
+        """Whether it does better than a guess of that log-probability, in answers and in probability."""
+        if self.peak is None or self.accuracy is None:
+            return False
+        return self.peak > guess and self.accuracy > math.exp(guess)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,9 @@ class Diagnosis:
         grey: the model has one channel.
         notes: what a reader should know, such as labels that were none.
         skipped: photos that could not be read, with the reason.
+        advice: what would tell more where labels do not.
+        units: as how many independent ones the labelled photos count, see `onnxcam.doctor.scenes.units`.
+        doubt: what the model's surroundings say, and why it was not believed; "" if it was, or they say nothing.
     """
 
     field: Field
@@ -72,6 +85,9 @@ class Diagnosis:
     grey: bool = False
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    advice: str = ""
+    doubt: str = ""
+    units: int = 0
 
     @property
     def possible(self) -> tuple[Row, ...]:
@@ -88,10 +104,10 @@ class Diagnosis:
 
     @property
     def certain(self) -> bool:
-        """Whether the order of colours and the scale are settled, by proof or by labels."""
+        """Whether the order of colours and the scale are settled, among what was tried, by proof or by labels."""
         if self.best is None or len(self.possible) > 1:
             return False
-        return bool(self.labelled or self.field.settled or all(row.proven for row in self.rows if not row.possible))
+        return self.field.settled or self._proven or bool(self.labelled and self._wide)
 
     @property
     def preprocess(self) -> Preprocess | None:
@@ -115,9 +131,19 @@ class Diagnosis:
         """The verdict in words, the most important first."""
         if self.field.settled:
             return [f"{self.rows[0].candidate.name}: decided by {self.field.source}", *self._check()]
-        if self.labelled:
-            return self._by_labels()
-        return self._without_labels()
+        found = self._by_labels() if self.labelled else self._without_labels()
+        return [*found, *([self.doubt] if self.doubt else [])]
+
+    def refuted(self) -> str:
+        """Why what the surroundings say cannot be right; "" where nothing speaks against it, or they say nothing."""
+        row = self.rows[0]
+        if not self.field.settled or (not row.against and (not self.labelled or row.beats(self.guess))):
+            return ""
+        told = f"{self.field.source} says {as_text(row.candidate.preprocess, self.grey)}"
+        if row.against:
+            return f"{told}, but that {row.against}"
+        share = f"{row.accuracy:.0%} of {self._labelled} right"
+        return f"{told}, but with that the model is no better than guessing ({share})"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -133,12 +159,15 @@ class Diagnosis:
             "best": None if self.best is None else self.best.candidate.name,
             "preprocess": self.text or None,
             "certain": self.certain,
+            "tried": len(self.rows),
             "possible": [row.candidate.name for row in self.possible],
             "fits": list(self.fits),
             "photos": self.photos,
             "labelled": self.labelled,
+            "independent": self.units,
             "decided_by": self.field.source or None,
             "verdict": self.sentences(),
+            "doubt": self.doubt or None,
             "notes": list(self.notes),
             "skipped": list(self.skipped),
             "candidates": rows,
@@ -146,7 +175,26 @@ class Diagnosis:
 
     @property
     def _beats_guessing(self) -> bool:
-        return any(row.peak is not None and row.peak > self.guess for row in self.possible[:1])
+        return any(row.beats(self.guess) and (self._proven or self._no_luck(row)) for row in self.possible[:1])
+
+    def _no_luck(self, row: Row) -> bool:
+        """Whether guesses would hardly be right as often."""
+        return ranking.by_chance(row.units_right, self.units, math.exp(self.guess)) < ranking.LEVEL
+
+    @property
+    def _proven(self) -> bool:
+        """Whether records in the graph leave one convention."""
+        return len(self.possible) == 1 and all(row.proven for row in self.rows if not row.possible)
+
+    @property
+    def _wide(self) -> bool:
+        """Whether photos of enough classes are right."""
+        return self.possible[0].classes_right >= self._wanted
+
+    @property
+    def _wanted(self) -> int:
+        """Of how many classes half of the photos must be right before anything is certain: one may be a favourite."""
+        return min(_CLASSES, round(math.exp(-self.guess)))
 
     @property
     def _first(self) -> list[Row]:
@@ -163,7 +211,8 @@ class Diagnosis:
         if row is self.best:
             return "certain" if self.certain else "best" if len(self.possible) > 1 else "the only one left"
         if row.p is None:
-            return "possible" + ("" if row.misfit is None else f", {row.misfit:.1f} off the running statistics")
+            off = "" if row.misfit is None else f", {row.misfit:.1f} deviations off the running statistics"
+            return f"possible{off}"
         return f"{'possible' if row.possible else 'worse'} (p = {row.p:.2g})"
 
     @property
@@ -171,20 +220,13 @@ class Diagnosis:
         return _photos(self.labelled, "labelled ")
 
     def _check(self) -> list[str]:
-        row = self.rows[0]
-        if row.against:
-            return [f"But it {row.against}"]
-        if row.accuracy is None or row.likelihood is None:
-            return []
-        share = f"With it {row.accuracy:.0%} of {self._labelled} are right"
-        if row.peak is not None and row.peak > self.guess:
-            return [share]
-        return [f"{share}, no better than guessing: that preprocessing is wrong, or the labels are"]
+        share = self.rows[0].accuracy
+        return [] if share is None else [f"With it {share:.0%} of {self._labelled} are right"]
 
     def _by_labels(self) -> list[str]:
         if not self._beats_guessing:
             return [
-                f"Not sure: no convention makes the model better than guessing on {self._labelled}. Check that the "
+                f"Not sure: no convention makes the model better than guessing on {self._labelled}, beyond chance. Check that the "
                 "labels are its classes (a background class shifts all by one), and the photos of its kind"
             ]
         best = self.best
@@ -194,7 +236,8 @@ class Diagnosis:
                 f"Not sure: {names} fit {self._labelled} alike ({self._first[0].accuracy:.0%} right)",
                 *self._more(),
             ]
-        lines = [f"{best.candidate.name} fits best: {best.accuracy or 0:.0%} right of {self._labelled}"]
+        share = f"{best.accuracy or 0:.0%} right of {self._labelled}"
+        lines = [f"{best.candidate.name} fits best of the {len(self.rows)} tried: {share}"]
         if not self.grey:
             lines.append(self._question("Colour", [row.candidate.color for row in self.rows], best.candidate.color))
         lines.append(self._question("Scale", [row.candidate.scale for row in self.rows], best.candidate.scale))
@@ -203,11 +246,19 @@ class Diagnosis:
         return [*lines, *self._more()]
 
     def _more(self) -> list[str]:
-        """How many photos could be certain at all."""
-        needed = self._needed()
-        if len(self.possible) == 1 or self.labelled >= needed:
+        """What certain means, or what it takes."""
+        needed, tried = self._needed(), len(self.rows)
+        if self.certain:
+            return [] if self._proven else [f"Certain among the {tried} tried: one that is none of them goes unseen"]
+        if len(self.possible) == 1:
+            half = f"that takes {self._wanted} classes of which half of the photos are right"
+            return [f"Not certain: {half}; here it is {self.possible[0].classes_right}"]
+        if self.units >= needed:
             return []
-        return [f"{_photos(self.labelled)} cannot make it certain: that takes {needed} at the very least"]
+        count = sum(not row.against for row in self.rows)
+        least = f"among {count} conventions that takes {needed} at the very least"
+        few = "" if self.units == self.labelled else f", which count as {self.units} ({_ONE}),"
+        return [f"{_photos(self.labelled)}{few} cannot make it certain: {least}"]
 
     def _question(self, about: str, names: Sequence[str], best: str) -> str:
         """One line: the answer, and what cannot be told from it."""
@@ -217,31 +268,33 @@ class Diagnosis:
         left = [name for name in dict.fromkeys(names) if name in others and others[name].possible]
         if not left:
             chance = max((row.p for row in others.values() if row.p is not None), default=0.0)
-            return f"{about}: {best}, certain (any other: p <= {chance:.2g})"
+            return f"{about}: {best}{', certain' if self._wide else ''} (any other: p <= {chance:.2g})"
         p = others[left[0]].p
         ahead = "" if p is None else f"; {best} is ahead, p = {p:.2g}"
         return f"{about}: {_listed([best, *left])} cannot be told apart{ahead}"
 
     def _needed(self) -> int:
         """The fewest photos with which the test can come out below its level."""
-        others = max(1, len(self.rows) - 1)
+        others = max(1, sum(not row.against for row in self.rows) - 1)
         return next(n for n in range(1, 64) if others * 2.0**-n < ranking.LEVEL)
 
     def _without_labels(self) -> list[str]:
         names = [row.candidate.name for row in self.possible]
         ground = f" ({self.field.source})" if self.field.source else ""
-        advice = [_ADVICE] if self.rows[0].classes is not None else []
+        advice = [self.advice] if self.advice else []
         if self.best is not None:
             gone = [row.candidate.name for row in self.rows if not row.possible]
             if self.certain:
-                return [f"{names[0]}: all else contradicts the model's own records{ground}"]
+                all_else = f"all else of the {len(self.rows)} tried" if gone else "all else"
+                return [f"{names[0]}: {all_else} contradicts the model's own records{ground}"]
             return [f"{names[0]} by elimination, not proven{ground}; the runner-ups: {_listed(gone)}", *advice]
         which = "any of the table" if len(names) > _FEW else _listed(names)
         return [f"Not sure: {len(names)} of {len(self.rows)} conventions are left{ground}: {which}", *advice]
 
 
 _FEW = 8  # names that a sentence lists
-_ADVICE = "Labels tell more: one folder per class, or --truth CSV with lines of path,label"
+_ONE = "near-duplicates are one, and so are photos of one class where they show fewer than half of the classes"
+_CLASSES = 3  # of which half of the photos are right, before labels make anything certain
 
 
 def _photos(count: int, kind: str = "") -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from onnxcam.image import InputSpec, Preprocess
 from onnxcam.model import Model
@@ -19,7 +18,6 @@ OUTSIDE, UNUSED = 0.4, 0.2  # of a convention's range beyond the quantiser's; of
 MISFIT = 2.0  # further from the running statistics than the best: 4 times the spread, or 2 deviations off
 FROZEN = 0.005  # how much answers differ from photo to photo, to how much scores differ
 FEW = 3  # different photos, at least
-_MOVING = {"Transpose", "Cast", "Identity", "Reshape"}
 
 
 @dataclass(frozen=True)
@@ -69,27 +67,6 @@ def running_statistics(model: Model) -> RunningStatistics | None:
             continue
         return RunningStatistics(str(node.inputs[0].name), str(node.name), mean, np.sqrt(np.maximum(variance, 1e-12)))
     return None
-
-
-def input_range(model: Model) -> tuple[float, float] | None:
-    """What the quantiser in front of a float image can hold: the range of the pictures that it was calibrated with."""
-    value = model.values[model.image_input.name]
-    while len(ahead := {id(n): n for n in value.consumers()}) == 1:
-        node = next(iter(ahead.values()))
-        if node.op_type == "QuantizeLinear":
-            return _held(node)
-        if node.op_type not in _MOVING:
-            return None
-        value = node.outputs[0]
-    return None
-
-
-def _held(node: ir.Node) -> tuple[float, float] | None:
-    given = [None if v is None or v.const_value is None else v.const_value.numpy() for v in node.inputs[1:3]]
-    if len(given) < 2 or given[0] is None or given[1] is None or given[0].size != 1 or given[1].dtype.kind not in "iu":
-        return None
-    limits, zero, step = np.iinfo(given[1].dtype), int(given[1].reshape(-1)[0]), float(given[0].reshape(-1)[0])
-    return (int(limits.min) - zero) * step, (int(limits.max) - zero) * step
 
 
 def out_of_range(preprocess: Preprocess, spec: InputSpec, held: tuple[float, float]) -> str:

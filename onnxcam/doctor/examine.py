@@ -10,21 +10,27 @@ import numpy.typing as npt
 
 from onnxcam.errors import ModelError
 from onnxcam.graph.inspect import Logits, find_logits
+from onnxcam.graph.pixels import input_range
 from onnxcam.image import InputSpec
-from onnxcam.labels import Labels
+from onnxcam.labels import Labels, misfit
 from onnxcam.model import Model
 from onnxcam.photos import Photo
+from onnxcam.sidecar import sidecar_path
 
 from . import evidence, ranking
-from .candidates import Candidate, find_candidates
+from .candidates import Candidate, Field, find_by_graph, find_candidates
 from .diagnosis import Diagnosis, Row
 from .evidence import RunningStatistics
 from .pictures import Pictures, classes_of, read_pictures
+from .scenes import by_unit, units
 from .trials import Answers, Trial
 
 Numbers = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
 MOST = 100  # photos that are tried; more tell no more
+_NAMED = 5  # folders or classes that a notice lists
+_MORE, _TABLE = "Labels tell more: ", "--truth CSV with lines of path,label"
+_BY_EYE = "Labels cannot help with this kind of model: try what is left with `onnxcam explain --preprocess`, and look"
 _HOPELESS = 1.0  # nats of log-probability behind the best in the first round, and surely so: no further round
 
 
@@ -58,28 +64,69 @@ def diagnose(
     Raises:
         ImageError: no photo can be read.
         OptionError, UnknownNameError: labels that the model does not have; a model of more than one picture.
-        ModelError: the runtime failed, or the model answers NaN whatever is tried.
+        ModelError: no image input; the runtime failed, or the model answers NaN whatever is tried.
     """
-    logits, options = find_logits(model, output), find_candidates(model)
-    statistics = evidence.running_statistics(model)
-    trial = Trial(model, logits, statistics, threads)
+    options = find_candidates(model)  # first of all: without an image nothing else is worth saying
+    logits, statistics = find_logits(model, output), evidence.running_statistics(model)
     taken, notes = _spread(photos)
-    truth, more = _truth(taken, labels, logits, given)
-    own = options.candidates[0].preprocess if options.settled else None
-    labelled = max(truth) >= 0
-    pictures = read_pictures(taken, truth, trial.spec, own, every=labelled)
-    rounds = Rounds(trial, options.candidates, pictures, progress)
-    rows = [_observed(c, a, logits, statistics) for c, a in zip(options.candidates, rounds.first(), strict=True)]
-    held = None if options.settled else evidence.input_range(model)
-    rows = _ruled_out(rows, rounds, pictures.distinct, held)
-    if not any(row.possible for row in rows):
-        raise ModelError(f"{model.label}: {rows[0].against}, whatever is tried: export it again")
-    rows, fits = rounds.ranked(rows) if np.any(pictures.truth >= 0) else (rows, ())
-    return Diagnosis(
-        options, tuple(sorted(rows, key=_place)), len(pictures.paths), int(np.sum(pictures.truth >= 0)),
-        -float(np.log(max(2, logits.classes or 2))), fits, pictures.size, trial.spec.channels == 1,
-        (*notes, *more), pictures.skipped,
-    )  # fmt: skip
+    truth, more, advice = _truth(taken, labels, logits, given)
+    case = Case(model, logits, statistics, Trial(model, logits, statistics, threads), taken, truth, progress)
+    found = case.judge(options)
+    if why := found.refuted():
+        found = case.judge(find_by_graph(model, options.candidates[0].preprocess))
+        found = replace(found, doubt=why + _step(model, found, options.source))
+    return replace(found, notes=tuple(filter(None, [misfit(labels, _count(logits)), *notes, *more])), advice=advice)
+
+
+def _step(model: Model, found: Diagnosis, source: str) -> str:
+    """What to do about a source that is not believed, once something better is certain."""
+    if not found.certain:
+        return ""
+    own = model.path is not None and source == str(sidecar_path(model.path))
+    return ". Mend it, or delete it" if own else ". A sidecar goes before it (--write-sidecar)"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and photos, on which any field of conventions can be tried.
+
+    Attributes:
+        model, logits, statistics, trial: what runs.
+        photos, truth: on what, and their classes.
+        progress: called with (done, total).
+    """
+
+    model: Model
+    logits: Logits
+    statistics: RunningStatistics | None
+    trial: Trial
+    photos: Sequence[Photo]
+    truth: Sequence[int]
+    progress: Progress | None
+
+    def judge(self, options: Field) -> Diagnosis:
+        """What the evidence says of these conventions.
+
+        Raises:
+            ImageError, ModelError: of `diagnose`.
+        """
+        own = options.candidates[0].preprocess if options.settled else None
+        pictures = read_pictures(self.photos, self.truth, self.trial.spec, own, every=max(self.truth) >= 0)
+        rounds = Rounds(self.trial, options.candidates, pictures, self.progress, max(2, self.logits.classes or 2))
+        tried = zip(options.candidates, rounds.first(), strict=True)
+        rows = [_observed(c, a, self.logits, self.statistics) for c, a in tried]
+        held = None if options.settled else input_range(self.model)
+        rows, fits = _ruled_out(rows, rounds, pictures.distinct, held), tuple[str, ...]()
+        alive = any(row.possible for row in rows)
+        if not alive and not options.settled:
+            raise ModelError(f"{self.model.label}: {rows[0].against}, whatever is tried: export it again")
+        if alive and np.any(pictures.truth >= 0):
+            rows, fits = rounds.ranked(rows)
+        return Diagnosis(
+            options, tuple(sorted(rows, key=_place)), len(pictures.paths), int(np.sum(pictures.truth >= 0)),
+            -float(np.log(rounds.classes)), fits, pictures.size, self.trial.spec.channels == 1,
+            skipped=pictures.skipped, units=len(np.unique(rounds.units)),
+        )  # fmt: skip
 
 
 def _spread(photos: Sequence[Photo]) -> tuple[Sequence[Photo], list[str]]:
@@ -89,16 +136,37 @@ def _spread(photos: Sequence[Photo]) -> tuple[Sequence[Photo], list[str]]:
     return [photos[k] for k in chosen], [f"{MOST} of the {len(photos)} photos are tried, evenly spread"]
 
 
-def _truth(photos: Sequence[Photo], labels: Labels | None, logits: Logits, given: bool) -> tuple[list[int], list[str]]:
-    """The class of each photo, and a notice where labels are not read."""
-    none = [-1] * len(photos)
-    if all(p.label is None for p in photos):
-        return none, []
+def _truth(
+    photos: Sequence[Photo], labels: Labels | None, logits: Logits, given: bool
+) -> tuple[list[int], list[str], str]:
+    """The class of each photo, a notice where labels are not read, and what to do where there are none."""
+    none, written = [-1] * len(photos), list(dict.fromkeys(p.label for p in photos if p.label is not None))
     if logits.kind != "classes":
-        return none, [f"labels are not read: the model gives {logits.kind}, not one class for the picture"]
-    count = 2 if logits.classes == 1 else logits.classes
-    found = classes_of(photos, labels, count, given)
-    return found, [] if max(found) >= 0 else ["the names of the folders are no classes of the model: no labels"]
+        text = f"labels are not read: the model gives {logits.kind}, not one class for the picture"
+        return none, [text] if written else [], _BY_EYE
+    if not written:
+        return none, [], f"{_MORE}one folder per class, or {_TABLE}"
+    found = classes_of(photos, labels, _count(logits), given)
+    if max(found) >= 0:
+        return found, [], ""
+    named = labels is not None and not misfit(labels, _count(logits))
+    advice = f"folders named so, or {_TABLE}" if named else "--labels NAMES.txt, the names of its classes"
+    none_of = f"the folders {_some(written)} are no classes of the model"
+    return found, [f"{none_of} {_classes(labels, logits)}"], _MORE + advice
+
+
+def _classes(labels: Labels | None, logits: Logits) -> str:
+    if labels is not None:
+        return f"({_some(labels)}): no labels"
+    return f"({logits.classes or 'any number of'} classes, without names): no labels. Give their names with --labels"
+
+
+def _count(logits: Logits) -> int | None:
+    return 2 if logits.classes == 1 and logits.kind == "classes" else logits.classes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f", ... ({len(names)} in all)" if len(names) > _NAMED else "")
 
 
 def _place(row: Row) -> tuple[bool, float, float]:
@@ -132,7 +200,8 @@ def _by_records(row: Row, spec: InputSpec, held: tuple[float, float] | None, nea
         return why
     if row.misfit is None or row.misfit <= nearest + evidence.MISFIT:
         return ""
-    return f"is {row.misfit:.1f} off the running statistics of the first BatchNormalization, the best {nearest:.1f}"
+    off = f"is {row.misfit:.1f} deviations off the running statistics"
+    return f"{off} of the first BatchNormalization, the best {nearest:.1f}"
 
 
 def _by_answers(scores: Numbers, frozen: bool) -> str:
@@ -148,12 +217,14 @@ class Rounds:
     Attributes:
         trial, candidates, pictures: what runs on what.
         progress: called with (done, total).
+        classes: how many the model has.
     """
 
     trial: Trial
     candidates: Sequence[Candidate]
     pictures: Pictures
     progress: Progress | None = None
+    classes: int = 2
     _first: list[Answers] = field(default_factory=list)
     _done: int = 0
     _total: int = 0
@@ -166,6 +237,12 @@ class Rounds:
             self._first = [self._run(c, pictures) for c in self.candidates]
         return self._first
 
+    @property
+    def units(self) -> npt.NDArray[np.int64]:
+        """For each labelled photo the number of the unit that it is counted with, see `onnxcam.doctor.scenes.units`."""
+        labelled = self.pictures.truth >= 0
+        return units(self.pictures.scenes[labelled], self.pictures.truth[labelled], self.classes)
+
     def _run(self, candidate: Candidate, pictures: Sequence[npt.NDArray[np.uint8]]) -> Answers:
         found = self.trial.run(candidate.preprocess, pictures)
         self._done += len(pictures)
@@ -175,10 +252,10 @@ class Rounds:
 
     def ranked(self, rows: Sequence[Row]) -> tuple[list[Row], tuple[str, ...]]:
         """The rows with what labels tell, and the ways of resizing that cannot be told apart, best first."""
-        labelled = np.flatnonzero(self.pictures.truth >= 0)
+        labelled, units = np.flatnonzero(self.pictures.truth >= 0), self.units
         truth = self.pictures.truth[labelled]
         scores = [[answers.scores[labelled]] for answers in self.first()]
-        likely = [[ranking.log_likelihood(s[0], truth)] for s in scores]
+        likely = [[by_unit(ranking.log_likelihood(s[0], truth), units)] for s in scores]
         alive = self._hopeful(rows, likely)
         further = list(self.pictures.fits.values())[1:]
         self._total += len(alive) * len(further) * len(labelled)
@@ -186,13 +263,17 @@ class Rounds:
             for pictures in further:
                 found = self._run(self.candidates[i], [pictures[k] for k in labelled]).scores
                 scores[i].append(found)
-                likely[i].append(ranking.log_likelihood(found, truth))
+                likely[i].append(by_unit(ranking.log_likelihood(found, truth), units))
         best = max(alive, key=lambda i: float(np.mean(likely[i])))
         values = dict(zip(others := [i for i in _open(rows) if i != best], _values(likely, best, others), strict=True))
+        rights = [np.mean([ranking.right(s, truth) for s in several], axis=0) for several in scores]
+        shown = np.unique(truth, return_inverse=True)[1]
         judged = [
             replace(
                 row,
-                accuracy=float(np.mean([ranking.right(s, truth) for s in scores[i]])),
+                accuracy=float(rights[i].mean()),
+                units_right=self._mostly(rights[i], units),
+                classes_right=self._mostly(rights[i], shown),
                 likelihood=float(np.mean(likely[i])),
                 peak=max(float(one.mean()) for one in likely[i]),
                 p=values.get(i),
@@ -200,6 +281,11 @@ class Rounds:
             for i, row in enumerate(rows)
         ]
         return judged, self._fits(likely[best])
+
+    def _mostly(self, rights: Numbers, groups: npt.NDArray[np.int64]) -> int:
+        """In how many groups of photos half of the answers are right, and more than guesses would be."""
+        shares = by_unit(rights, groups)
+        return int(np.sum((shares >= 0.5) & (shares > 1 / self.classes)))
 
     def _hopeful(self, rows: Sequence[Row], likely: Sequence[Sequence[Numbers]]) -> list[int]:
         """Those that a further round may find to be the best."""

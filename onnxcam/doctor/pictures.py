@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnxcam.labels import Labels
 from onnxcam.photos import Photo
 
 from .candidates import FITS
+from .scenes import scenes
 
 Pixels = npt.NDArray[np.uint8]
 _OWN_SIZE = 512  # the longest side at which a model of any size is given pictures as they are
@@ -41,10 +43,15 @@ class Pictures:
     size: tuple[int, int] | None
     skipped: tuple[str, ...]
 
+    @cached_property
+    def scenes(self) -> npt.NDArray[np.int64]:
+        """(N,): which scene each shows, see `onnxcam.doctor.scenes.scenes`."""
+        return scenes(next(iter(self.fits.values())))
+
     @property
     def distinct(self) -> int:
-        """How many differ from one another."""
-        return len({p.tobytes() for p in next(iter(self.fits.values()))})
+        """How many scenes they show: near-duplicates are one."""
+        return int(self.scenes.max()) + 1
 
 
 def classes_of(photos: Sequence[Photo], labels: Labels | None, count: int | None, given: bool) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,7 +39,8 @@ def sign_flip(differences: Numbers) -> float:
     """P that a mean of N paired differences is as large as theirs, were each as likely to have the other sign.
 
     Fisher's randomisation test, one-sided (The Design of Experiments, 1935, section 21): exact up to 12 photos, then
-    by 4,095 draws of a fixed seed. It assumes nothing of how the differences are distributed; below 2^-N it cannot go.
+    by 4,095 draws of a fixed seed; below 2^-N it cannot go. It asks for no normal distribution, but it assumes that the
+    differences are independent, and that each is as likely to have either sign if nobody is ahead.
     """
     count = len(differences)
     if count <= _EXACT:
@@ -48,6 +50,12 @@ def sign_flip(differences: Numbers) -> float:
         signs = np.concatenate([np.ones((1, count), np.int64), 1 - 2 * drawn])
     means, own = signs @ differences, float(differences.sum())
     return float(np.mean(means >= own - 1e-12 * np.abs(differences).sum()))
+
+
+def by_chance(right_ones: int, count: int, chance: float) -> float:
+    """P of so many right answers out of ``count`` or more, each right by a chance of that size: the binomial tail."""
+    terms = (math.comb(count, k) * chance**k * (1 - chance) ** (count - k) for k in range(right_ones, count + 1))
+    return min(1.0, math.fsum(terms))
 
 
 def holm(values: Sequence[float]) -> list[float]:

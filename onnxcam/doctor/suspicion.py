@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -12,15 +13,19 @@ import numpy.typing as npt
 
 from onnxcam.errors import OnnxcamError
 from onnxcam.explanation import Explanation
+from onnxcam.graph.pixels import input_range
 from onnxcam.graph.surgery import cut
-from onnxcam.image import InputSpec, Preprocess
+from onnxcam.image import Preprocess
 from onnxcam.model import Model
 from onnxcam.opening import input_spec
 from onnxcam.runtime import Session
 
 from . import evidence
+from .scenes import thumbnail
 
 _KEPT = 8  # pictures that are looked at again
+_ANSWERS = 64  # that are kept, the first ones: every two of them are compared
+_THUMB = 8  # pixels of a side: the colours in the large
 _FAR = 4.0  # off the running statistics: 16 times the spread; right ones were never above 1.7
 _UNIFORM = 1.5  # times the probability of a guess
 _SEVERAL, _MANY = 5, 100  # pictures and classes, from which on different pictures should have different best classes
@@ -45,21 +50,28 @@ class Watch:
     _sure: list[float] = field(default_factory=list)
     _blank: list[bool] = field(default_factory=list)
     _thumbs: list[npt.NDArray[np.float64]] = field(default_factory=list)
-    _seen: set[int] = field(default_factory=set)
+    _seen: set[tuple[tuple[int, ...], bytes]] = field(default_factory=set)
     _pictures: list[npt.NDArray[np.generic]] = field(default_factory=list)
 
     def see(self, found: Explanation) -> None:
         """Keep what matters of an explanation; of several of one picture, the first."""
-        if found.image is None or (mark := hash(found.image.tobytes())) in self._seen:
+        if found.image is None or len(self._top) == _ANSWERS:
+            return
+        thumb = thumbnail(found.image, _THUMB)
+        if (mark := (found.image.shape, thumb.tobytes())) in self._seen:
             return
         self._seen.add(mark)
         self._top.append({index: score for index, _, score in found.top})
         self._blank.append(bool(found.maps) and not any(np.any(m.cam) for m in found.maps))
         if found.probability is not None and found.top and found.class_index == found.top[0][0]:
             self._sure.append(found.probability)
-        self._thumbs.append(_thumb(found.image))
-        if len(self._pictures) < _KEPT:
+        self._thumbs.append(thumb)
+        if self._statistics is not None and len(self._pictures) < _KEPT:
             self._pictures.append(self.preprocess.apply(found.image, input_spec(self.model))[0])
+
+    @cached_property
+    def _statistics(self) -> evidence.RunningStatistics | None:
+        return evidence.running_statistics(self.model)
 
     def suspicion(self) -> str:
         """Why the preprocessing looks wrong, with advice; "" if it does not, or there is too little to tell."""
@@ -70,10 +82,10 @@ class Watch:
         return f"the preprocessing {self.preprocess.name} looks wrong: {why}; {advice}"
 
     def _by_records(self) -> str:
-        held, spec = evidence.input_range(self.model), input_spec(self.model)
+        held, spec = input_range(self.model), input_spec(self.model)
         if held is not None and (why := evidence.out_of_range(self.preprocess, spec, held)):
             return f"it {why}"
-        statistics = evidence.running_statistics(self.model)
+        statistics = self._statistics
         if statistics is None or len(self._pictures) < evidence.FEW:
             return ""
         with suppress(OnnxcamError):  # what lies before it may take more than the picture
@@ -84,7 +96,9 @@ class Watch:
         session = Session(cut(self.model, [self.model.image_input.name], [statistics.value]), threads=1)
         moments = [evidence.moments(session.run({self.model.image_input.name: x})[0]) for x in self._pictures]
         far = statistics.misfit(*(np.concatenate(part) for part in zip(*moments, strict=True)))
-        return f"what reaches {statistics.node} is far ({far:.1f}) off what it met in training" if far > _FAR else ""
+        if far <= _FAR:
+            return ""
+        return f"what reaches {statistics.node} is far ({far:.1f} deviations) off what it met in training"
 
     def _by_answers(self) -> str:
         count = len(self._top)
@@ -120,12 +134,6 @@ def _share(top: dict[int, float]) -> float:
     """The best class's probability among the best."""
     scores = np.asarray(list(top.values()))
     return float(1 / np.exp(scores - scores.max()).sum())
-
-
-def _thumb(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """(8, 8, 3), the picture's colours in the large."""
-    small, _ = Preprocess().apply(picture, InputSpec("NHWC", 3, 8, 8))
-    return np.asarray(small[0], np.float64)
 
 
 def _same(answers: Sequence[dict[int, float]]) -> bool:

@@ -17,6 +17,8 @@ _PASSING = {"Identity", "Cast", "Dropout"}
 _FOLDING = {"Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze"}  # what exporters leave between a number and its use
 _IMAGENET = np.array([0.485, 0.456, 0.406])  # mean red, green and blue of natural pictures, of 1
 _ALIKE = 0.025  # the means in use (ImageNet's, Caffe's, CLIP's) lie within this of one another
+_GREY = np.array([[0.1307, 0.3081], [0.286, 0.353]])  # mean and deviation of MNIST and of Fashion-MNIST, of 1
+_NEAR = 0.01  # relative
 _LEAST_GREY = 2.0  # no picture of range 1 has a mean above it; hardly one of range 255 has none
 
 
@@ -56,10 +58,12 @@ def input_convention(model: Model) -> Convention | None:
 
     The nodes in front (Sub, Add, Mul and Div by constants, per channel or of the size of the image, through Cast and
     Transpose) are folded to ``y = a x + b``. The grey level that becomes 0, ``-b / a``, tells the range of x: a
-    mean of grey levels is above 2, a mean of the range 0 to 1 below 1, and -1 stands for -1 to 1. Where it is 0 the
-    factor tells: 1/255 and its like, or 255. A BatchNormalization in front holds the mean of the pictures that the
-    network was trained on, and so tells grey levels from all else. A quantiser in front covers the range of the
-    pictures that it was calibrated with. Anything less certain is None.
+    mean of grey levels is above 2, and -1 stands for -1 to 1. One below 1 tells 0 to 1 where it is a mean in use:
+    that of natural pictures (ImageNet's, CLIP's), a half, MNIST's, or one of 0.3 to 0.7 with a deviation of 0.15 to
+    0.35; a BatchNormalization written out for normalised pictures gives others. Where it is 0 the factor tells, 1/255
+    or 255 (or 256): with any other the mean may be subtracted before the graph. A BatchNormalization in front holds
+    the mean of the pictures that the network was trained on, and so tells grey levels from all else. A quantiser in
+    front covers the range of the pictures that it was calibrated with. Anything less certain is None.
     """
     image = model.image_input
     value = model.values[image.name]
@@ -178,12 +182,26 @@ def _of_line(front: _Front) -> Convention | None:
 def _range(centre: Vector, slope: Vector) -> str | None:
     low, high = centre.min(), centre.max()
     if np.allclose(centre, 0, atol=1e-3):
-        return "raw" if slope.max() <= 0.03 else "unit" if slope.min() >= 100 else None
+        return "raw" if _is_any(1 / slope, 255, 256) else "unit" if _is_any(slope, 255, 256) else None
     if np.allclose(centre, -1, atol=0.01):
         return "tf"
     if high > _LEAST_GREY:
         return "raw" if low >= 0 and high <= 255 else None
-    return "unit" if low >= 0 and 0.02 <= high <= 1 and slope.min() >= 0.99 else None
+    return "unit" if _is_mean_in_use(centre, 1 / slope) else None
+
+
+def _is_any(found: Vector, *numbers: float) -> bool:
+    return any(np.allclose(found, number, rtol=_NEAR, atol=0) for number in numbers)
+
+
+def _is_mean_in_use(centre: Vector, deviation: Vector) -> bool:
+    """Whether pictures of 0 to 1 are normalised so; the deviation is 1 or less where it is left to what follows."""
+    if deviation.max() > 1 + _NEAR:
+        return False
+    if _color(centre, 1.0) or _is_any(centre, 0.5):
+        return True
+    usual = np.all((centre >= 0.3) & (centre <= 0.7) & (deviation >= 0.15) & (deviation <= 0.35))
+    return bool(usual) or any(_is_any(centre, mean) and _is_any(deviation, spread) for mean, spread in _GREY)
 
 
 def _of_statistics(front: _Front) -> Convention | None:
@@ -204,20 +222,45 @@ def _of_statistics(front: _Front) -> Convention | None:
 
 _COVERED = {"raw": (0.0, 255.0), "unit": (0.0, 1.0), "tf": (-1.0, 1.0), "imagenet": (-2.118, 2.64)}
 _FREE = 0.005  # of the range; half a step of 255 is 0.002
+_LEVELS = {
+    ir.DataType.UINT8: (0, 255),
+    ir.DataType.INT8: (-128, 127),
+    ir.DataType.UINT16: (0, 65535),
+    ir.DataType.INT16: (-32768, 32767),
+}
+
+
+def input_range(model: Model) -> tuple[float, float] | None:
+    """What the quantiser in front of a float image can hold: the range of the pictures that it was calibrated with.
+
+    From the darkest to the brightest value that its levels stand for; None without such a quantiser.
+    """
+    node = _quantiser_ahead(model.values[model.image_input.name])
+    return None if node is None else _held(node)
+
+
+def _quantiser_ahead(value: ir.Value) -> ir.Node | None:
+    while (node := _only_reader(value)) is not None and node.op_type in _PASSING | {"Transpose", "Reshape"}:
+        value = node.outputs[0]
+    return node if node is not None and node.op_type == "QuantizeLinear" else None
+
+
+def _held(node: ir.Node) -> tuple[float, float] | None:
+    step, levels = _quantiser(node), _LEVELS.get(node.outputs[0].dtype or ir.DataType.UNDEFINED)
+    if step is None or levels is None:
+        return None
+    scale, zero = step
+    return (levels[0] - zero) * scale, (levels[1] - zero) * scale
 
 
 def _of_quantiser(value: ir.Value) -> Convention | None:
-    """From a QuantizeLinear in front: from the darkest to the brightest value that its levels stand for."""
-    node = _only_reader(value)
-    if node is None or node.op_type != "QuantizeLinear" or (step := _quantiser(node)) is None:
+    node = _quantiser_ahead(value)
+    if node is None or (held := _held(node)) is None:
         return None
-    scale, zero = step
-    lowest = -128 if node.outputs[0].dtype == ir.DataType.INT8 else 0
-    low, high = (lowest - zero) * scale, (lowest + 255 - zero) * scale
     for preset, (dark, bright) in _COVERED.items():
-        if max(abs(low - dark), abs(high - bright)) <= _FREE * (bright - dark):
+        if max(abs(held[0] - dark), abs(held[1] - bright)) <= _FREE * (bright - dark):
             name = f"{node.op_type} {node.name}".strip()
-            return Convention(preset, f"{name} in front was calibrated with {low:.3g} to {high:.3g}")
+            return Convention(preset, f"{name} in front was calibrated with {held[0]:.3g} to {held[1]:.3g}")
     return None
 
 

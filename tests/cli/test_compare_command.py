@@ -58,6 +58,10 @@ def test_gates(run, model, faulty, photos, tmp_path):
     fault = run("compare", model, faulty, photos, *out, "--fail-below", "agreement=0")
     assert fault.code == 1
     assert "channels 0 and 1 of layer relu2 are swapped" in fault.err
+    unlike = run("compare", model, model, photos, *out, "--preprocess-b", "raw", "--fail-below", "agreement=0")
+    assert unlike.code == 1
+    assert "A gate is for exports of one network" in unlike.err
+    assert "onnxcam: A: preprocessing imagenet is assumed: nothing in the model tells" in unlike.err
 
 
 def test_a_bad_picture_is_told_and_gives_1(run, model, photos, tmp_path):
@@ -73,6 +77,12 @@ def test_what_cannot_start(fails, model, photos, tmp_path):
     assert "unknown figure 'corr'" in fails("compare", model, model, photos, *out, "--fail-below", "corr=0.9")
     assert "give the least mean" in fails("compare", model, model, photos, *out, "--fail-below", "95")
     assert "give the least mean" in fails("compare", model, model, photos, *out, "--fail-below", "iou=much")
+    assert "from 0 to 1" in fails("compare", model, model, photos, *out, "--fail-below", "-1")
+    assert "--fail-below '': give" in fails("compare", model, model, photos, *out, "--fail-below", "")
+    away = tmp_path / "away" / "page.html"
+    assert f"there is no folder {away.parent}" in fails("compare", model, model, photos, *out, "--blind", away)
+    assert not away.parent.exists()
+    assert "give the page's name" in fails("compare", model, model, photos, *out, "--blind", photos)
     assert "0 for none" in fails("compare", model, model, photos, *out, "--worst", "-1")
     assert "--votes votes.json and --key" in fails("compare", "--votes", "votes.json")
     empty = tmp_path / "empty"
@@ -88,12 +98,16 @@ def test_blind_and_back(run, model, photos, tmp_path):
     done = run("compare", model, model, photos, "-o", tmp_path / "out", "--blind", page)
     assert done.code == 0
     assert "keep it from voters" in done.err
+    assert "name them with --labels" in done.err
+    one = run("compare", model, model, photos / "0.png", "-o", tmp_path / "out", "--blind", tmp_path / "out" / "1.html")
+    assert "1.html shows 1 picture;" in one.err
     held = json.loads(key.read_text())
     votes = {str(k): side for k, side in enumerate(held["a_is"])}  # all for A
     (tmp_path / "votes.json").write_text(json.dumps({"page": held["page"], "votes": votes}))
     found = run("compare", "--votes", tmp_path / "votes.json", "--key", key, "--json")
     total = len(votes)
     assert found.json == [
-        {"model_a": str(model), "model_b": str(model), "a": total, "b": 0, "undecided": 0, "p": 2 / 2**total}
-    ]
+        {"model_a": str(model), "model_b": str(model), "a": total, "b": 0, "undecided": 0,
+         "pictures_a": total, "pictures_b": 0, "p": 2 / 2**total}
+    ]  # fmt: skip
     assert "p = " in run("compare", "--votes", tmp_path / "votes.json", "--key", key).out

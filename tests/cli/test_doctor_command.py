@@ -52,7 +52,8 @@ def labels(tmp_path: Path) -> Path:
 def test_folders_of_classes_name_the_convention(run, caffe, photos, labels):
     done = run("doctor", caffe, photos, "--labels", labels)
     assert done.code == 0
-    assert "caffe BGR fits best: 100% right of 24 labelled photos" in done.out
+    assert "caffe BGR fits best of the 12 tried: 100% right of 24 labelled photos" in done.out
+    assert "Certain among the 12 tried" in done.out
     assert "Colour: BGR, certain" in done.out
     assert "Scale: caffe, certain" in done.out
     assert f"onnxcam explain {caffe} PHOTO... --preprocess caffe" in done.out
@@ -65,6 +66,7 @@ def test_json_is_one_object(run, caffe, photos, labels):
     done = run("doctor", caffe, photos, "--labels", labels, "--json")
     (found,) = done.json
     assert (found["best"], found["preprocess"], found["certain"]) == ("caffe BGR", "caffe", True)
+    assert (found["tried"], found["independent"]) == (12, 24)
     assert (found["photos"], found["labelled"], found["possible"]) == (24, 24, ["caffe BGR"])
     rows = {row["name"]: row for row in found["candidates"]}
     assert len(rows) == 12
@@ -104,9 +106,44 @@ def test_the_sidecar_is_written_when_certain_and_read_by_explain(run, caffe, pho
     assert chosen == Preprocess.parse("caffe")
     assert "colours.toml" in why
     assert "red" in run("explain", caffe, photos / "red/0.png", "-o", tmp_path / "out", "--method", "saliency").out
-    again = run("doctor", caffe, photos, "--labels", labels, "--write-sidecar")
-    assert "caffe BGR: decided by" in again.out
-    assert "is there already" in again.err
+    assert "Make it stick" not in done.out
+    again = run("doctor", caffe, photos, "--labels", labels)
+    assert (again.code, "caffe BGR: decided by" in again.out) == (0, True)
+
+
+def test_a_sidecar_that_is_there_is_said_at_once(run, fails, caffe, photos, labels):
+    sidecar = caffe.with_suffix(".toml")
+    sidecar.write_text("")
+    assert "colours.toml exists; edit it" in fails("doctor", caffe, photos, "--labels", labels, "--write-sidecar")
+    assert sidecar.read_text() == ""
+    told = run("doctor", caffe, photos, "--labels", labels).out.splitlines()[-1]
+    assert told.startswith('Make it stick: preprocess = "caffe" in a sidecar; ')
+    assert f"{sidecar} exists; edit it" in told
+
+
+def test_a_sidecar_that_labels_disprove_is_not_believed(run, caffe, photos, labels):
+    caffe.with_suffix(".toml").write_text('preprocess = "unit"\n')
+    done = run("doctor", caffe, photos, "--labels", labels)
+    assert done.code == 1
+    assert "caffe BGR fits best" in done.out
+    assert "Make it stick" not in done.out
+    assert "colours.toml says unit, but with that the model is no better than guessing" in done.out
+    assert "Mend it, or delete it" in done.out
+    assert f"onnxcam explain {caffe} PHOTO... --preprocess caffe" in done.out
+    assert run("explain", caffe, photos / "red/0.png", "-o", photos, "--method", "saliency").code == 0  # still reads it
+
+
+def test_labels_of_other_photos_are_said(run, caffe, photos, tmp_path):
+    (tmp_path / "truth.csv").write_text("0.png,1\nred/0.png,0\nphotos/red/0.png,0\nmoon.png,2\nsun.png,3\n")
+    done = run("doctor", caffe, photos, "--truth", tmp_path / "truth.csv")
+    assert "truth.csv: 2 of its labels belong to none of the 24 photos: moon.png, sun.png" in done.err
+
+
+def test_columns_of_labels_are_shown_where_there_are_labels(run, caffe, photos, labels):
+    bare = run("doctor", caffe, *sorted(photos.rglob("*.png"))).out.splitlines()
+    assert next(line for line in bare if "convention" in line).split() == ["convention", "verdict"]
+    told = run("doctor", caffe, photos, "--labels", labels).out.splitlines()
+    assert next(line for line in told if "convention" in line).split()[1:3] == ["right", "log-likelihood"]
 
 
 def test_a_photo_that_cannot_be_read_is_said_and_counts_as_failed(run, caffe, photos, labels):
@@ -115,13 +152,18 @@ def test_a_photo_that_cannot_be_read_is_said_and_counts_as_failed(run, caffe, ph
     assert done.code == 1
     assert "cannot read" in done.err
     assert "23 labelled photos" in done.out
+    missing = run("doctor", caffe, photos / "blue/0.png", photos / "gone.png")
+    assert missing.code == 1
+    assert "gone.png': there is no such file" in missing.err
 
 
 def test_what_cannot_start(fails, caffe, photos, labels, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no pictures in" in fails("doctor", caffe, tmp_path / "empty")
     (tmp_path / "paths.csv").write_text("photos/red/0.png\nphotos/blue/1.png\n")
-    assert "has no labels" in fails("doctor", caffe, tmp_path / "paths.csv")
+    assert "has no labels: its first line reads as path '0.png' and no label" in fails(
+        "doctor", caffe, tmp_path / "paths.csv"
+    )
     (tmp_path / "wrong.csv").write_text("photos/red/0.png,purple\n")
     assert "'purple'; known: red, green" in fails("doctor", caffe, tmp_path / "wrong.csv", "--labels", labels)
     assert "no such file" in fails("doctor", caffe, tmp_path / "nowhere")

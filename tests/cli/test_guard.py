@@ -53,3 +53,17 @@ def test_an_interrupt_reaches_the_command():
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
     assert process.returncode == 130
+
+
+EARLY = """
+import os, signal, time
+fork = os.fork
+os.fork = lambda: (os.kill(os.getpid(), signal.SIGINT), fork())[1]
+"""
+
+
+def test_an_interrupt_before_the_fork_is_over_shows_no_traceback(monkeypatch):
+    monkeypatch.setattr("test_guard.CODE", EARLY + CODE.replace('print("started", flush=True)', ""))
+    process = start("time.sleep(30)")
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, out, err) == (130, "", "onnxcam: interrupted\n")

@@ -49,6 +49,13 @@ def test_json_tells_everything(run, softmaxed):
     assert set(METHODS) - set(facts["methods"]) == {"legrad", "rollout"}
 
 
+def test_names_that_do_not_fit_the_classes_are_told(run, softmaxed):
+    assert "4 class names" in run("inspect", softmaxed).out
+    softmaxed.with_suffix(".toml").write_text('labels = ["a", "b", "c"]')
+    assert "3 names for 4 classes: names may be missing or shifted" in run("inspect", softmaxed).out
+    assert "3 names for 4 classes" in run("inspect", softmaxed, "--json").json[0]["notes"][-1]
+
+
 def test_a_pool_that_no_engine_differentiates_leaves_the_methods_without_gradient(run, tmp_path):
     """Its last window begins beyond the picture: runtimes do not agree what it holds."""
     w = weights()

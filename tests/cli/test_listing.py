@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from onnxcam.cli.listing import table
+from onnxcam.cli.listing import say, table
 from onnxcam.methods import METHODS
 
 
@@ -27,6 +27,18 @@ def test_square_brackets_are_no_markup(capsys):
     table(("name", "what"), [("[red]x[/red]", "[y > 0]")])
     assert "[red]x[/red]" in (out := capsys.readouterr().out)
     assert "[y > 0]" in out
+
+
+NASTY, HARMLESS = "\x1b[31mred\n\x9bZ\x7f\r\u202e", r"\x1b[31mred\n\x9bZ\x7f\r\u202e"
+
+
+def test_names_do_not_steer_the_terminal(capsys):
+    table(("a", "b"), [(NASTY, "naïve 猫 👩‍🚀")])
+    say(f"cat {NASTY}")
+    out, err = capsys.readouterr()
+    assert HARMLESS in out
+    assert "naïve 猫 👩‍🚀" in out
+    assert err == "onnxcam: cat " + HARMLESS.replace(r"\n", "\n") + "\n"
 
 
 @pytest.mark.parametrize("length", [10, 300])

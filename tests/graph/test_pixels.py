@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 from small import saved
 
-from onnxcam.graph.pixels import input_convention
+from onnxcam.graph.pixels import input_convention, input_range
 from onnxcam.model import load_model
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -41,7 +41,14 @@ def found(folder, front, head="float[N,3,8,8] x", **constants):
         ("m = Mul (x, s) h = Sub (m, c)", {"s": np.float32(2), "c": np.float32(1)}, ("unit", None)),  # 2x - 1
         ("m = Div (x, s) h = Sub (m, c)", {"s": np.float32(127.5), "c": np.float32(1)}, ("raw", None)),
         ("h = Mul (x, s)", {"s": np.float32(1 / 255)}, ("raw", None)),
+        ("h = Mul (x, s)", {"s": np.float32(1 / 256)}, ("raw", None)),
         ("h = Mul (x, s)", {"s": np.float32(255)}, ("unit", None)),
+        ("m = Sub (x, c) h = Div (m, s)",  # CIFAR-10's
+         {"c": np.float32([0.4914, 0.4822, 0.4465]).reshape(CHANNEL),
+          "s": np.float32([0.247, 0.243, 0.261]).reshape(CHANNEL)}, ("unit", None)),
+        ("m = Sub (x, c) h = Mul (m, s)", {"c": np.float32(0.5), "s": np.float32(2)}, ("unit", None)),
+        ("h = Sub (x, c)", {"c": np.float32(0.5)}, ("unit", None)),
+        ("m = Sub (x, c) h = Div (m, s)", {"c": np.float32(0.44), "s": np.float32(0.2)}, ("unit", None)),
         ("m = Mul (x, s) h = Sub (m, c)", {"s": np.float32(255), "c": 255 * MEAN.reshape(CHANNEL)}, ("unit", "RGB")),
         ("m = Add (x, c) h = Mul (m, s)", {"c": np.float32(1), "s": np.float32(0.5)}, ("tf", None)),  # (x + 1) / 2
         ("h = Sub (c, x)", {"c": np.float32(255)}, ("raw", None)),  # inverted grey
@@ -53,6 +60,16 @@ def found(folder, front, head="float[N,3,8,8] x", **constants):
         # nothing is certain here
         ("h = Identity (x)", {}, None),
         ("h = Mul (x, s)", {"s": np.float32(0.458)}, None),
+        ("h = Mul (x, s)", {"s": np.float32(0.017)}, None),  # Caffe's DenseNet: its mean is subtracted outside
+        ("h = Mul (x, s)", {"s": np.float32(1 / 127.5)}, None),  # Caffe's MobileNet, the same
+        ("h = Mul (x, s)", {"s": np.float32(1 / 128)}, None),  # MTCNN, the same
+        ("h = Mul (x, s)", {"s": np.float32(1.1 / 255)}, None),
+        ("h = Mul (x, s)", {"s": np.float32(400)}, None),
+        ("m = Mul (x, s) h = Add (m, c)",  # a BatchNormalization written out, of ImageNet-normalised pictures
+         {"s": np.float32(1.02), "c": np.float32([-0.03, -0.05, -0.02]).reshape(CHANNEL)}, None),
+        ("m = Mul (x, s) h = Add (m, c)",
+         {"s": np.float32(1.02), "c": np.float32([-0.46, -0.33, -0.52]).reshape(CHANNEL)}, None),
+        ("m = Sub (x, c) h = Div (m, s)", {"c": np.float32(0.1), "s": np.float32(0.2)}, None),
         ("m = Mul (x, s) h = Sub (m, c)",  # ImageNet's numbers turned into Inception's: x is normalised already
          {"s": (STD / 0.5).reshape(CHANNEL), "c": ((0.5 - MEAN) / 0.5).reshape(CHANNEL)}, None),
         ("h = Sub (x, c)", {"c": np.float32(1.5)}, None),
@@ -158,3 +175,26 @@ def test_one_channel(tmp_path):
         fact = input_convention(load_model(path))
         assert fact is not None
         assert (fact.preset, fact.color) == (expected, None)
+
+
+def test_one_channel_of_an_unknown_mean(tmp_path):
+    body = "(float[N,1,8,8] x) => (float[N,5] z) { m = Sub (x, c) h = Div (m, s) " + BACK + " }"
+    path = saved(tmp_path / "m.onnx", body, w=(4, 1, 3, 3), v=(5, 4), c=np.float32(0.13), s=np.float32(0.98))
+    assert input_convention(load_model(path)) is None  # MNIST's mean, but not its deviation
+
+
+@pytest.mark.parametrize(
+    ("kind", "zero", "low", "high"),
+    [
+        (np.uint8, 51, -0.2, 0.8),
+        (np.int8, -77, -0.2, 0.8),
+        (None, 0, 0.0, 1.0),  # without a zero point: uint8
+    ],
+)
+def test_the_range_that_a_quantiser_holds_behind_what_moves_pixels(tmp_path, kind, zero, low, high):
+    given = ", zp" if kind else ""
+    nodes = f"t = Transpose <perm = [0,3,1,2]> (x) q = QuantizeLinear (t, s{given}) h = DequantizeLinear (q, s{given})"
+    body = f"(float[N,8,8,3] x) => (float[N,5] z) {{ {nodes} {BACK} }}"
+    arrays = {**W, "s": np.float32(1 / 255), **({"zp": kind(zero)} if kind else {})}
+    held = input_range(load_model(saved(tmp_path / "m.onnx", body, **arrays)))
+    assert held == pytest.approx((low, high), abs=1e-5)
