@@ -35,7 +35,8 @@ def find_photos(source: str | Path | Sequence[str | Path], labels: str | Path | 
 
     Args:
         source: what to look through.
-        labels: a CSV of labels for these pictures, by path relative to the CSV, or by the file's name.
+        labels: a CSV of labels for these pictures, by path relative to the CSV; or by the file's name, where a line
+            has no folder, or its path leads nowhere.
 
     Raises:
         ImageError: no such folder, or no picture in it. A missing picture is left for whoever reads it.
@@ -99,9 +100,9 @@ def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
 
 
 def _labelled(photos: Sequence[Photo], table: Path) -> list[Photo]:
-    told = _told(table)
-    whole = {path.resolve(): label for path, label in told.items()}
-    found = [Photo(p.path, whole.get(p.path.resolve(), _by_name(told, p.path.name))) for p in photos]
+    whole = {path.resolve(): label for path, label in _told(table).items()}
+    loose = {path: label for path, label in _elsewhere(photos, table).items() if _has_name_only(path, table)}
+    found = [Photo(p.path, whole.get(p.path.resolve(), _by_name(loose, p.path.name))) for p in photos]
     if not any(p.label for p in found):
         raise OptionError(f"{table} names none of the {len(photos)} pictures: {first_line(table)}")
     return found
@@ -120,9 +121,19 @@ def first_line(table: Path) -> str:
 
 def strays(photos: Sequence[Photo], table: str | Path) -> list[str]:
     """The names in a table of labels that are none of these pictures."""
-    names, whole = {photo.path.name for photo in photos}, {photo.path.resolve() for photo in photos}
-    others = [path for path in _told(Path(table)) if path.resolve() not in whole]
-    return [path.name for path in others if path.exists() or path.name not in names]
+    names, others = {photo.path.name for photo in photos}, _elsewhere(photos, Path(table))
+    return [path.name for path in others if path.name not in names or not _has_name_only(path, Path(table))]
+
+
+def _elsewhere(photos: Sequence[Photo], table: Path) -> dict[Path, str]:
+    """The labels whose path is none of the photos'."""
+    whole = {photo.path.resolve() for photo in photos}
+    return {path: label for path, label in _told(table).items() if path.resolve() not in whole}
+
+
+def _has_name_only(path: Path, table: Path) -> bool:
+    """Whether a path in a table stands for its name: it has no folder, or leads nowhere (it may, to another picture)."""
+    return path.parent == table.parent or not path.exists()
 
 
 def _by_name(told: Mapping[Path, str], name: str) -> str | None:

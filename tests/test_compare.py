@@ -484,14 +484,16 @@ def test_a_model_of_any_size_gets_that_of_the_other(tmp_path, photos):
         assert getattr(found, at)["preprocess"]["size"] == [12, 12]
         assert f"{at.upper()} takes pictures of any size, and gets 12x12 here, that of the other" in found.notes[0]
         assert "imagenet is assumed" in found.notes[1]
-    told = [compare(fixed, free, photos[:1], preprocess_b="imagenet,size=16x16"), compare(other, fixed, photos[:1])]
+    one = photos[:1]
+    told = [compare(fixed, free, one, preprocess_b="imagenet,size=16x16"), compare(other, fixed, one)]
     assert told[0].b["preprocess"]["size"] == [16, 16]
     assert [n.notes[0].partition(":")[0] for n in told] == ["A sees 12x12, B 16x16", "A sees 24x24, B 12x12"]
-    assert not any(" sees " in note or " gets " in note for note in compare(free, free, photos[:1]).notes)
+    assert not any(" sees " in note or " gets " in note for note in compare(free, free, one).notes)
     half = saved(tmp_path, "half", classifier(size="s"))
     proto = onnx.load(half)
     proto.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 20  # of free height alone: 12x12 does not fit
-    assert "A sees 12x12, B each picture at a size of its own" in compare(fixed, saved(tmp_path, "half", proto), photos[:1]).notes[0]
+    found = compare(fixed, saved(tmp_path, "half", proto), one)
+    assert "A sees 12x12, B each picture at a size of its own" in found.notes[0]
 
 
 def test_bad_pictures_are_told(tmp_path, photos):

@@ -48,6 +48,17 @@ def test_labels_of_a_table_go_to_the_pictures_by_path_else_by_name(folder):
     assert [p.label for p in find_photos(folder, folder / "t.csv")] == ["0", "1", None, None]
 
 
+def test_a_path_that_leads_to_another_picture_labels_no_picture_of_its_name(folder):
+    (folder / "cat/b.jpg").touch()
+    (folder / "t.csv").write_text("cat/b.jpg,cat\n")
+    assert [p.label for p in find_photos([folder / "cat/b.jpg", folder / "dog/b.jpg"], folder / "t.csv")] == ["cat", None]
+    with pytest.raises(OptionError, match="names none"):
+        find_photos([folder / "dog/b.jpg"], folder / "t.csv")
+    (folder / "t.csv").write_text("b.jpg,any\n")
+    assert [p.label for p in find_photos([folder / "dog/b.jpg"], folder / "t.csv")] == ["any"]
+    assert strays(find_photos([folder / "dog/b.jpg"]), folder / "t.csv") == []
+
+
 def test_several_sources_are_one_list(folder):
     found = find_photos([folder / "dog", folder / "z.bmp"])
     assert [p.path.name for p in found] == ["b.jpg", "a.PNG", "z.bmp"]

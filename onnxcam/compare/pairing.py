@@ -56,7 +56,7 @@ def _by_name(a: Explainer, b: Explainer, count: int | None) -> npt.NDArray[np.in
         text = f"their classes have other names: only in the first {only[0]}; only in the second {only[1]}"
         raise _differ(a, b, f"{text}. If the classes are the same, give the names for both with labels")
     if count not in (None, len(mine)):
-        text = f"they have {len(mine)} names for {count} classes, in another order: which classes belong together is open"
+        text = f"they have {len(mine)} names for {count} classes, in another order: which belong together is open"
         raise _differ(a, b, f"{text}. Give the names of all {count} for both with labels")
     order = [sorted(range(len(names)), key=names.__getitem__) for names in (mine, other)]
     found = np.empty(len(mine), np.int64)

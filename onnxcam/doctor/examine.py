@@ -148,11 +148,18 @@ def _truth(
         return none, [], f"{_MORE}one folder per class, or {_TABLE}"
     found = classes_of(photos, labels, _count(logits), given)
     if max(found) >= 0:
-        return found, [], ""
+        other = [p.label for p, k in zip(photos, found, strict=True) if k < 0 and p.label is not None]
+        return found, [_left_out(other)] if other else [], ""
     named = labels is not None and not misfit(labels, _count(logits))
     advice = f"folders named so, or {_TABLE}" if named else "--labels NAMES.txt, the names of its classes"
     none_of = f"the folders {_some(written)} are no classes of the model"
     return found, [f"{none_of} {_classes(labels, logits)}"], _MORE + advice
+
+
+def _left_out(labels: Sequence[str]) -> str:
+    """That folders are no classes, though others are."""
+    which = _some(list(dict.fromkeys(labels)))
+    return f"no class of the model is called {which}: of {len(labels)} photos in folders named so no label is read"
 
 
 def _classes(labels: Labels | None, logits: Logits) -> str:

@@ -64,16 +64,15 @@ def classes_of(photos: Sequence[Photo], labels: Labels | None, count: int | None
         labels: the model's class names.
         count: how many classes it has; None: unknown.
         given: whether the labels were given on purpose: then every one must be known. Names of folders may be others;
-            if none of them is a class, they are none.
+            those that are no class are no labels.
 
     Raises:
-        UnknownNameError, OptionError: a label that is no class of the model.
+        UnknownNameError, OptionError: a label that is no class of the model, or the name of several.
     """
-    names = {part.strip().casefold(): k for k, name in enumerate(labels or ()) for part in name.split(",")}
-    names |= {name.strip().casefold(): k for k, name in enumerate(labels or ())}
+    names = _names(labels or ())
     found = [-1 if p.label is None else _index(p.label, names, count) for p in photos]
     unknown = [p.label for p, k in zip(photos, found, strict=True) if p.label is not None and k is None]
-    if not unknown or (not given and all(k in (None, -1) for k in found)):
+    if not unknown or not given:
         return [-1 if k is None else k for k in found]
     if labels is None:
         raise OptionError(
@@ -83,9 +82,22 @@ def classes_of(photos: Sequence[Photo], labels: Labels | None, count: int | None
     raise UnknownNameError.of("label of a photo", str(unknown[0]), labels, "Class names come from --labels")
 
 
-def _index(label: str, names: dict[str, int], count: int | None) -> int | None:
-    if (known := names.get(label.strip().casefold())) is not None:
-        return known if count is None or known < count else None
+def _names(labels: Sequence[str]) -> dict[str, list[int]]:
+    """The classes that each name or synonym may mean."""
+    found: dict[str, list[int]] = {}
+    for k, name in enumerate(labels):
+        for part in {part.strip().casefold() for part in (*name.split(","), name)}:
+            found.setdefault(part, []).append(k)
+    return found
+
+
+def _index(label: str, names: dict[str, list[int]], count: int | None) -> int | None:
+    known = names.get(label.strip().casefold(), [])
+    if len(known) > 1:
+        which = " and ".join(map(str, known))
+        raise OptionError(f"the photos' label {label!r} is the name of the classes {which}: give the index instead")
+    if known:
+        return known[0] if count is None or known[0] < count else None
     if not label.strip().isdecimal():
         return None
     return int(label) if count is None or int(label) < count else None
