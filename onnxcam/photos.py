@@ -132,7 +132,7 @@ def _elsewhere(photos: Sequence[Photo], table: Path) -> dict[Path, str]:
 
 
 def _has_name_only(path: Path, table: Path) -> bool:
-    """Whether a path in a table stands for its name: it has no folder, or leads nowhere (it may, to another picture)."""
+    """Whether a path in a table stands for its name: it has no folder, or leads to no other picture."""
     return path.parent == table.parent or not path.exists()
 
 

@@ -789,7 +789,8 @@ def test_without_labels_the_truth_of_real_models_is_left_and_never_one_alone(nam
 )
 def test_crops_of_one_photo_exclude_nothing(name, label, photo, real_zoo, tmp_path):
     rng, picture = np.random.default_rng(0), read_image(real_zoo / f"photos/{photo}.jpg")
-    found = diagnose(load_model(real_zoo / f"models/{name}.onnx"), saved(tmp_path, crops(picture, rng), label), threads=1)
+    photos = saved(tmp_path, crops(picture, rng), label)
+    found = diagnose(load_model(real_zoo / f"models/{name}.onnx"), photos, threads=1)
     assert (found.labelled, found.units) == (12, 1)
     assert len(found.possible) == len(found.rows)
     assert not found.certain

@@ -51,7 +51,8 @@ def test_labels_of_a_table_go_to_the_pictures_by_path_else_by_name(folder):
 def test_a_path_that_leads_to_another_picture_labels_no_picture_of_its_name(folder):
     (folder / "cat/b.jpg").touch()
     (folder / "t.csv").write_text("cat/b.jpg,cat\n")
-    assert [p.label for p in find_photos([folder / "cat/b.jpg", folder / "dog/b.jpg"], folder / "t.csv")] == ["cat", None]
+    both = find_photos([folder / "cat/b.jpg", folder / "dog/b.jpg"], folder / "t.csv")
+    assert [p.label for p in both] == ["cat", None]
     with pytest.raises(OptionError, match="names none"):
         find_photos([folder / "dog/b.jpg"], folder / "t.csv")
     (folder / "t.csv").write_text("b.jpg,any\n")

@@ -226,8 +226,9 @@ class Diagnosis:
     def _by_labels(self) -> list[str]:
         if not self._beats_guessing:
             return [
-                f"Not sure: no convention makes the model better than guessing on {self._labelled}, beyond chance. Check that the "
-                "labels are its classes (a background class shifts all by one), and the photos of its kind"
+                f"Not sure: no convention makes the model better than guessing on {self._labelled}, beyond chance. "
+                "Check that the labels are its classes (a background class shifts all by one), "
+                "and the photos of its kind"
             ]
         best = self.best
         if best is None:

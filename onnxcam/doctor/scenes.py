@@ -43,7 +43,7 @@ def _alike(thumbs: Numbers) -> Numbers:
     for dy, dx in np.ndindex(2 * _SHIFT + 1, 2 * _SHIFT + 1):
         a, b = (_pattern(thumbs, sign * (dy - _SHIFT), sign * (dx - _SHIFT)) for sign in (1, -1))
         found = np.maximum(found, a @ b.T)
-    return np.maximum(found, found.T)
+    return np.asarray(np.maximum(found, found.T))
 
 
 def _pattern(thumbs: Numbers, dy: int, dx: int) -> Numbers:
