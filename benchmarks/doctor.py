@@ -78,6 +78,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     zoo, asked = Path(os.environ["ONNXCAM_REAL_ZOO"]), sys.argv[1:]
     wanted = {name: truth for name, truth in {**TRUTH, **OTHERS}.items() if not asked or name in asked}
+    if unknown := set(asked) - set(wanted):
+        raise SystemExit(f"unknown models: {', '.join(sorted(unknown))}; known: {', '.join({**TRUTH, **OTHERS})}")
     print(
         "| model | truth | named by labels | photos | certain, or what cannot be told from it | left without labels |"
     )
