@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def answers(count: int, seed: int, method: str) -> Hits:
 def captions(count: int, seed: int, method: str, model: Any) -> Hits:
     """Both nouns of the true caption."""
     explainer, hits = Explainer(model, method=method), Hits()
-    for worded, named in _captioned(count, seed):
+    for worded, named in words.captioned(seed, count):
         text = words.caption(worded, named).removesuffix(" <end>")
         both = []
         for index, other, step in zip(named, named[::-1], words.NOUN_STEPS, strict=True):
@@ -64,15 +63,6 @@ def captions(count: int, seed: int, method: str, model: Any) -> Hits:
             hits.setdefault("random pixel", []).append(mask.mean())
         hits.setdefault("both nouns", []).append(all(both))
     return hits
-
-
-def _captioned(count: int, seed: int) -> Iterator[tuple[words.Worded, tuple[int, int]]]:
-    while count:
-        worded = words.render(seed)
-        seed += 1
-        if (named := words.ends(worded)) is not None:
-            count -= 1
-            yield worded, named
 
 
 def _hit(heatmap: Any, mask: Any) -> bool:

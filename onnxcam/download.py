@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import sys
@@ -14,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from onnxcam.errors import ModelError, OutputError, reason
+from onnxcam.files import sha256_of
 
 if TYPE_CHECKING:
     import requests
@@ -56,15 +56,6 @@ def cache() -> Path:
     import pooch
 
     return Path(os.environ.get("ONNXCAM_CACHE") or pooch.os_cache("onnxcam")).expanduser()
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def amount(count: int) -> str:

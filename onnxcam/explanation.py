@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from onnxcam.core.localize import Box, Placement
 from onnxcam.errors import OptionError, OutputError
-from onnxcam.image import Preprocess, save_image, write_whole
+from onnxcam.files import write_whole
+from onnxcam.image import Preprocess, save_image
 
 Float = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +17,7 @@ from .core.headers import UnreadableError, read_header
 from .core.localize import Placement
 from .core.maps import INTERPOLATIONS
 from .errors import ImageError, OptionError, OutputError, UnknownNameError, reason
+from .files import write_whole
 
 Pixels = NDArray[np.uint8]
 PathLike = str | os.PathLike[str]
@@ -152,24 +151,6 @@ def save_image(path: PathLike, rgb: NDArray[Any]) -> None:
     except Exception as error:
         raise OutputError(f"cannot write {str(where)!r}: {error}. Give another format") from error
     write_whole(where, data)
-
-
-def write_whole(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all: a temporary file in the same folder, then a rename.
-
-    Raises:
-        OutputError: It cannot be written there.
-    """
-    partial = path.with_name(f".{secrets.token_hex(6)}.part")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {reason(error)}. Give another folder or name") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-    return path
 
 
 # ---- preprocessing ----

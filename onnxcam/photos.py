@@ -100,8 +100,9 @@ def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
 
 
 def _labelled(photos: Sequence[Photo], table: Path) -> list[Photo]:
-    whole = {path.resolve(): label for path, label in _told(table).items()}
-    loose = {path: label for path, label in _elsewhere(photos, table).items() if _has_name_only(path, table)}
+    told = _told(table)
+    whole = {path.resolve(): label for path, label in told.items()}
+    loose = {path: label for path, label in _elsewhere(photos, told).items() if _has_name_only(path, table)}
     found = [Photo(p.path, whole.get(p.path.resolve(), _by_name(loose, p.path.name))) for p in photos]
     if not any(p.label for p in found):
         raise OptionError(f"{table} names none of the {len(photos)} pictures: {first_line(table)}")
@@ -121,14 +122,14 @@ def first_line(table: Path) -> str:
 
 def strays(photos: Sequence[Photo], table: str | Path) -> list[str]:
     """The names in a table of labels that are none of these pictures."""
-    names, others = {photo.path.name for photo in photos}, _elsewhere(photos, Path(table))
+    names, others = {photo.path.name for photo in photos}, _elsewhere(photos, _told(Path(table)))
     return [path.name for path in others if path.name not in names or not _has_name_only(path, Path(table))]
 
 
-def _elsewhere(photos: Sequence[Photo], table: Path) -> dict[Path, str]:
+def _elsewhere(photos: Sequence[Photo], told: Mapping[Path, str]) -> dict[Path, str]:
     """The labels whose path is none of the photos'."""
     whole = {photo.path.resolve() for photo in photos}
-    return {path: label for path, label in _told(table).items() if path.resolve() not in whole}
+    return {path: label for path, label in told.items() if path.resolve() not in whole}
 
 
 def _has_name_only(path: Path, table: Path) -> bool:

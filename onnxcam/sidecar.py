@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from hashlib import sha256 as digest_of
 from pathlib import Path
 from typing import Any
 
 from onnxcam.errors import ModelError, OnnxcamError, OptionError, reason
-from onnxcam.image import Preprocess, write_whole
+from onnxcam.files import sha256_of, write_whole
+from onnxcam.image import Preprocess
 from onnxcam.labels import Labels, find_labels
 from onnxcam.model import Model
 
@@ -101,13 +101,7 @@ def _check_owner(path: Path, said: object, model: Model) -> None:
 
 def _digest(path: Path | None) -> str:
     """Of the file itself, whose model may have been joined with another since."""
-    if path is None or not path.is_file():
-        return ""
-    digest = digest_of()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(path) if path is not None and path.is_file() else ""
 
 
 def _preprocess(path: Path, given: object) -> Preprocess | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxcam.errors import ModelError, UnknownNameError
+from onnxcam.files import sha256_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -217,8 +218,6 @@ def verify(name: str) -> Path:
 
 
 def _check(entry: ZooModel, path: Path, sha256: str) -> None:
-    from onnxcam.download import sha256_of
-
     pull = f"`onnxcam zoo pull {entry.name}`"
     restore = f"reinstall onnxcam, or in a source tree restore model_zoo/{path.name} from version control"
     remedy = pull if entry.source else restore

@@ -31,6 +31,7 @@ MODULES = {
 ON_TOP = ("onnxcam", "onnxcam.__main__", "onnxcam.cli", "onnxcam.explainer")
 MAY_IMPORT = {
     "onnxcam.errors": (),
+    "onnxcam.files": ("onnxcam.errors",),
     "onnxcam.integrity": ("onnxcam.errors",),
     "onnxcam.outputs": ("onnxcam.errors",),
     "onnxcam.shapes": ("onnxcam.errors", "onnxcam.integrity"),
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "onnxcam.core": ("onnxcam.errors",),
     "onnxcam.papers": (),
     "onnxcam.methods": ("onnxcam.errors", "onnxcam.core", "onnxcam.papers"),
-    "onnxcam.explanation": ("onnxcam.errors", "onnxcam.core", "onnxcam.image"),
+    "onnxcam.explanation": ("onnxcam.errors", "onnxcam.core", "onnxcam.files", "onnxcam.image"),
     "onnxcam.record": (
         "onnxcam.errors",
         "onnxcam.model",
@@ -94,10 +95,10 @@ MAY_IMPORT = {
         "onnxcam.targets",
         "onnxcam.runtime",
     ),
-    "onnxcam.image": ("onnxcam.errors", "onnxcam.core"),
+    "onnxcam.image": ("onnxcam.errors", "onnxcam.core", "onnxcam.files"),
     "onnxcam.labels": ("onnxcam.errors",),
     "onnxcam.published": ("onnxcam.errors", "onnxcam.image", "onnxcam.labels"),
-    "onnxcam.sidecar": ("onnxcam.errors", "onnxcam.image", "onnxcam.labels", "onnxcam.model"),
+    "onnxcam.sidecar": ("onnxcam.errors", "onnxcam.files", "onnxcam.image", "onnxcam.labels", "onnxcam.model"),
     "onnxcam.conventions": (
         "onnxcam.errors",
         "onnxcam.graph",
@@ -133,8 +134,9 @@ MAY_IMPORT = {
     ),
     "onnxcam.frameworks": ("onnxcam.errors", "onnxcam.explainer", "onnxcam.integrity", "onnxcam.model"),
     "onnxcam.photos": ("onnxcam.errors",),
-    "onnxcam.download": ("onnxcam.errors",),
+    "onnxcam.download": ("onnxcam.errors", "onnxcam.files"),
     "onnxcam.compare": (
+        "onnxcam.files",
         "onnxcam.core",
         "onnxcam.errors",
         "onnxcam.explainer",
@@ -161,7 +163,7 @@ MAY_IMPORT = {
         "onnxcam.runtime",
         "onnxcam.sidecar",
     ),
-    "onnxcam.zoo": ("onnxcam.errors", "onnxcam.download"),
+    "onnxcam.zoo": ("onnxcam.errors", "onnxcam.files", "onnxcam.download"),
     "onnxcam.endpoint": ("onnxcam.errors", "onnxcam.image"),
 }
 ONLY_IN = {

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -163,22 +162,11 @@ def vqa_accuracy(path: Path, seeds: range) -> Hits:
 # ---------------------------------------------------------------- captions
 
 
-def captioned(first_seed: int, count: int) -> Iterator[tuple[words.Worded, tuple[int, int]]]:
-    """``count`` scenes with their outermost objects, from ``first_seed`` on, disputed ones left out."""
-    seed = first_seed
-    while count:
-        worded = words.render(seed)
-        seed += 1
-        if (named := words.ends(worded)) is not None:
-            count -= 1
-            yield worded, named
-
-
 def caption_pointing(path: Path, first_seed: int, count: int) -> Hits:
     """Hits of both nouns' maps, each at its step of the true caption; ``other``: the other noun's logit there."""
     model, hits = onnx.load(path), Hits()
     layer = relus(model)[-1]
-    for worded, named in captioned(first_seed, count):
+    for worded, named in words.captioned(first_seed, count):
         values = run(model, worded, "tokens", words.caption(worded, named).removesuffix(" <end>"))
         both = []
         for index, other, step, which in zip(named, named[::-1], words.NOUN_STEPS, ("first", "second"), strict=True):
@@ -200,7 +188,7 @@ def caption_accuracy(folder: Path, first_seed: int, count: int) -> Hits:
         for name in (CAPTION, ENCODER, DECODER)
     )
     right = Hits()
-    for worded, named in captioned(first_seed, count):
+    for worded, named in words.captioned(first_seed, count):
         image, truth = tensor([worded.scene.image]), words.tokens(words.caption(worded, named))
         logits = one.run(None, {"image": image, "tokens": truth[None, :-1]})[0]
         features = encoder.run(None, {"image": image})[0]

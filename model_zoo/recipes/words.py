@@ -104,6 +104,17 @@ def ends(worded: Worded) -> tuple[int, int] | None:
     return int(order[0]), int(order[-1])
 
 
+def captioned(first_seed: int, count: int) -> Iterator[tuple[Worded, tuple[int, int]]]:
+    """``count`` scenes with their outermost objects, from ``first_seed`` on, disputed ones left out."""
+    seed = first_seed
+    while count:
+        worded = render(seed)
+        seed += 1
+        if (named := ends(worded)) is not None:
+            count -= 1
+            yield worded, named
+
+
 def caption(worded: Worded, named: tuple[int, int]) -> str:
     left, right = named
     return f"<start> {worded.phrase(left)} and {worded.phrase(right)} <end>"

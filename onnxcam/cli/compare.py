@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,7 +118,7 @@ def _panels(found: Comparison, folder: Path, count: int) -> list[str]:
 
 
 def _write(path: Path, report: dict[str, Any]) -> None:
-    from onnxcam.image import write_whole
+    from onnxcam.files import write_whole
 
     write_whole(path, json.dumps(report, indent=1).encode())
 
@@ -140,8 +139,8 @@ def _blind(found: Comparison, path: Path) -> None:
 
     page, key, count = write_page(found, path)
     if any(p.name_a is None for p in found.pairs):
-        print("onnxcam: classes without a name are shown as 'class 3': name them with --labels", file=sys.stderr)
-    print(f"onnxcam: {page} shows {counted(count)}; {key} says which side is A: keep it from voters", file=sys.stderr)
+        say("classes without a name are shown as 'class 3': name them with --labels")
+    say(f"{page} shows {counted(count)}; {key} says which side is A: keep it from voters")
 
 
 def _tally(votes: Sequence[Path] | None, key: Path | None, as_json: bool, extra: str) -> None:

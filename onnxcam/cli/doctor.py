@@ -14,6 +14,7 @@ from onnxcam.errors import OptionError
 
 if TYPE_CHECKING:
     from onnxcam.doctor import Diagnosis, Row
+    from onnxcam.labels import Labels
     from onnxcam.model import Model
     from onnxcam.photos import Photo
 
@@ -45,9 +46,10 @@ def command(
     subject = opened(model)
     place = place_of_sidecar(subject) if write_sidecar else None  # before anything is tried
     found_photos, tables = _photos(photos, truth)
+    names = choose_labels(subject, labels)
     with Bar("trying conventions") as progress:
         found = diagnose(
-            subject, found_photos, choose_labels(subject, labels),
+            subject, found_photos, names,
             given=bool(tables), output=output, threads=threads, progress=progress,
         )  # fmt: skip
     for note in (*_unused(found_photos, truth), *found.notes, *found.skipped):
@@ -59,7 +61,7 @@ def command(
         if found.certain and not (found.field.settled or found.doubt or write_sidecar):
             print(_stick(found, subject))
     if place is not None:
-        _write(found, subject, place, labels)
+        _write(found, subject, place, names)
     raise typer.Exit(0 if found.certain and not found.doubt and not found.skipped else 1)
 
 
@@ -113,13 +115,11 @@ def _stick(found: Diagnosis, model: Model) -> str:
     return "Make it stick: the same command with --write-sidecar writes it beside the model"
 
 
-def _write(found: Diagnosis, model: Model, path: Path, labels: Path | None) -> None:
-    from onnxcam.opening import choose_labels
+def _write(found: Diagnosis, model: Model, path: Path, names: Labels | None) -> None:
     from onnxcam.sidecar import write_sidecar
 
     if not found.certain:
         say("no sidecar is written: the answer is not certain")
         return
-    names = choose_labels(model, labels)
     write_sidecar(path, sha256=model.sha256, preprocess=found.preprocess, labels=names)
     say(f"wrote {path}")

@@ -23,7 +23,7 @@ from onnxcam.compare.figures import binomial
 from onnxcam.compare.page import PAGE, SCRIPT, STYLE
 from onnxcam.compare.pictures import overlays
 from onnxcam.errors import OptionError
-from onnxcam.image import write_whole
+from onnxcam.files import write_whole
 
 MOST = 100  # pictures of a page: more than anybody looks at
 _VERSION = 1  # of key and votes
