@@ -111,7 +111,10 @@ def _reshape_mixes(node: ir.Node, batch: int) -> bool:
     source, held = node.inputs[0], _target_shape(node)
     if source is None or held is None or held.const_value is None or source.const_value is not None:
         return source is None or source.const_value is None
-    return source.shape is None or source.shape[0] != batch or int(held.const_value.numpy()[0]) not in (0, batch, -1)
+    shape = held.const_value.numpy()
+    if node.attributes.get_int("allowzero", 0) and 0 in shape:  # an empty axis, no copy
+        return True
+    return source.shape is None or source.shape[0] != batch or int(shape[0]) not in (0, batch, -1)
 
 
 def _touches_batch(node: ir.Node) -> bool:
@@ -128,9 +131,10 @@ def _free_reshape(graph: ir.Graph, node: ir.Node) -> None:
     if held is None or held.const_value is None or node.inputs[0] is None or node.inputs[0].const_value is not None:
         return
     shape = held.const_value.numpy().copy()
-    if node.attributes.get_int("allowzero", 0) or shape[0] in (0, -1):
+    if shape[0] in (0, -1):
         return
     shape[0] = 0
+    node.attributes.pop("allowzero", None)  # the new 0 copies
     value = ir.Value(name=f"{held.name}/batch/{node.name}", const_value=ir.tensor(shape))
     value.shape, value.type = ir.Shape(shape.shape), ir.TensorType(ir.DataType.INT64)
     graph.register_initializer(value)
