@@ -85,9 +85,26 @@ def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
             kind = f"a folder, not a picture; name the pictures in it, such as {where / '*.jpg'}"
             what = kind if where.is_dir() else "no ordinary file, not a picture"
             raise UnreadableError(what if where.exists() else "there is no such file")
-        return _decode_checked(where.read_bytes(), max_pixels)
+        data = where.read_bytes()
     except (UnreadableError, OSError, ValueError) as why:
-        raise ImageError(f"cannot read {os.fspath(path)!r}: {reason(why)}") from why
+        raise _unread(path, why) from why
+    return decode_image(data, path, max_pixels=max_pixels)
+
+
+def decode_image(data: bytes, name: PathLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The picture in a file's bytes, as `read_image` reads it; ``name`` is what messages call it.
+
+    Raises:
+        ImageError: As `read_image`.
+    """
+    try:
+        return _decode_checked(data, max_pixels)
+    except (UnreadableError, OSError, ValueError) as why:
+        raise _unread(name, why) from why
+
+
+def _unread(name: PathLike, why: Exception) -> ImageError:
+    return ImageError(f"cannot read {os.fspath(name)!r}: {reason(why)}")
 
 
 def as_image(source: PathLike | NDArray[Any]) -> Pixels:
