@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,23 @@ from onnxcam.runtime import Array, Session
 from onnxcam.targets import Box, Region, Target, as_target, split_output
 
 TargetLike = int | str | Target | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A picture, ready for the model.
+
+    Attributes:
+        picture: uint8 (H0, W0, 3) RGB.
+        tensor: (1, C, H, W) or (1, H, W, C), what the model takes.
+        placement: where the picture lies in it.
+        source: its path, or "".
+    """
+
+    picture: npt.NDArray[np.uint8]
+    tensor: Array
+    placement: Placement
+    source: str = ""
 
 
 class Explainer:
@@ -172,27 +189,45 @@ class Explainer:
         inputs: Mapping[str, Given] | None = None,
     ) -> list[Explanation]:
         """Explain several pictures, in one run where the model's batch axis and their sizes allow it."""
+        return self.explain_prepared([self.prepare(i) for i in images], target, inputs)
+
+    def prepare(self, image: str | Path | npt.NDArray[Any]) -> Prepared:
+        """Decode and preprocess one picture, without running the model; any number of threads may at once.
+
+        Raises:
+            ImageError: the picture cannot be read.
+        """
+        picture = as_image(image)
+        tensor, placement = self.preprocess.apply(picture, self.spec)
+        return Prepared(picture, tensor, placement, str(image) if isinstance(image, str | Path) else "")
+
+    def explain_prepared(
+        self, pictures: Sequence[Prepared], target: TargetLike = None, inputs: Mapping[str, Given] | None = None
+    ) -> list[Explanation]:
+        """As :meth:`explain_batch`, of what :meth:`prepare` made."""
         others = self._others(inputs)
-        pictures = [as_image(i) for i in images]
-        prepared = [self.preprocess.apply(p, self.spec) for p in pictures]
-        tensors = [x for x, _ in prepared]
+        tensors = [p.tensor for p in pictures]
         together = self.model.image_input.batch is None and len({x.shape for x in tensors}) == 1
         if together and tensors:
-            found = self._explain(np.concatenate(tensors), target, others, [p for _, p in prepared])
+            found = self._explain(np.concatenate(tensors), target, others, [p.placement for p in pictures])
         else:
             each = [{n: a[k : k + 1] for n, a in repeated(others, len(tensors)).items()} for k in range(len(tensors))]
-            found = [e for (x, p), o in zip(prepared, each, strict=True) for e in self._explain(x, target, o, [p])]
+            found = [
+                e
+                for p, own in zip(pictures, each, strict=True)
+                for e in self._explain(p.tensor, target, own, [p.placement])
+            ]
         notes = (self.preprocess_reason,) if self.preprocess_reason else ()
         return [
             replace(
                 e,
-                image=picture,
-                placement=placement,
+                image=p.picture,
+                placement=p.placement,
                 preprocess=self.preprocess,
-                source=str(given) if isinstance(given, str | Path) else "",
+                source=p.source,
                 notes=(*e.notes, *notes),
             )
-            for e, given, picture, (_, placement) in zip(found, images, pictures, prepared, strict=True)
+            for e, p in zip(found, pictures, strict=True)
         ]
 
     def explain_tensor(
@@ -214,13 +249,7 @@ class Explainer:
         self, x: Array, target: TargetLike, others: Mapping[str, Array], places: Sequence[Placement] = ()
     ) -> list[Explanation]:
         """Of targets that look at the sample, and of detectors, each sample on its own."""
-        if self.element is not None and target is not None:
-            raise OptionError(f"output names one element already; leave the target {target!r} out, or the [...]")
-        given = self.element if target is None else target
-        kind = self.method.target
-        if kind == "probability" and self.logits.classes == 1 and "Sigmoid" not in self.logits.stepped_over:
-            kind = "logit"  # the softmax of one number is 1
-        chosen = as_target(given, self.labels, self.logits.classes, kind, self.logits.kind)
+        chosen = self.check_target(target)
         if not chosen.looks and len(self.levels) < 2:
             return self._recorded(x, chosen, others)
         if "aug" in self.smooth and isinstance(chosen, Box | Region):
@@ -284,6 +313,20 @@ class Explainer:
         return np.stack([e.heatmap[None] if e.attribution is None else e.attribution for e in found])
 
     # Checks
+
+    def check_target(self, target: TargetLike) -> Target:
+        """The target that a caller's words mean for this model.
+
+        Raises:
+            OptionError, UnknownNameError: no such class, or a text that is not understood.
+        """
+        if self.element is not None and target is not None:
+            raise OptionError(f"output names one element already; leave the target {target!r} out, or the [...]")
+        given = self.element if target is None else target
+        kind = self.method.target
+        if kind == "probability" and self.logits.classes == 1 and "Sigmoid" not in self.logits.stepped_over:
+            kind = "logit"  # the softmax of one number is 1
+        return as_target(given, self.labels, self.logits.classes, kind, self.logits.kind)
 
     def _layers(self, asked: str | Sequence[str]) -> tuple[TargetLayer, ...]:
         names, method = [asked] if isinstance(asked, str) else list(asked), self.method

@@ -261,7 +261,7 @@ class Explanation:
         }
         for kind, picture in pictures.items():
             save_image(files[kind], picture)
-        files["arrays"] = write_whole(where / f"{name}.npz", _packed(self))
+        files["arrays"] = write_whole(where / f"{name}.npz", packed(self))
         record = {**self.to_dict(), "files": {k: p.name for k, p in files.items()}}
         files["record"] = write_whole(where / f"{name}.json", json.dumps(record, indent=1).encode())
         return files
@@ -309,7 +309,8 @@ def make_folder(folder: str | Path) -> Path:
     return where
 
 
-def _packed(e: Explanation) -> bytes:
+def packed(e: Explanation) -> bytes:
+    """The arrays of an explanation, as :meth:`Explanation.save` keeps them: the bytes of an .npz file."""
     arrays: dict[str, npt.NDArray[Any]] = {"heatmap": e.heatmap}
     for number, m in enumerate(e.maps):
         arrays |= {f"cam_{number}": m.cam, f"heatmap_{number}": m.heatmap}

@@ -5,21 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from onnxcam.errors import OutputError, reason
 
 
-def write_whole(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all: a temporary file in the same folder, then a rename.
+def write_whole(path: Path, data: bytes | Iterable[bytes], scratch: Path | None = None) -> Path:
+    """Write a file whole or not at all: a temporary file, then a rename.
+
+    Args:
+        path: The file.
+        data: What it holds; in parts, where all at once would take much memory.
+        scratch: A folder of the same file system for the temporary file; None: the file's own.
 
     Raises:
         OutputError: It cannot be written there.
     """
-    partial = path.with_name(f".{secrets.token_hex(6)}.part")
+    partial = (scratch or path.parent) / f".{secrets.token_hex(6)}.part"
     try:
-        partial.write_bytes(data)
+        with partial.open("wb") as file:
+            file.writelines((data,) if isinstance(data, bytes) else data)
         os.replace(partial, path)
     except OSError as error:
         raise OutputError(f"cannot write {str(path)!r}: {reason(error)}. Give another folder or name") from error

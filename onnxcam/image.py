@@ -79,16 +79,24 @@ def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     Raises:
         ImageError: No such file, no picture, empty, damaged, cut off, or too large.
     """
+    return decode_image(read_file(path), path, max_pixels=max_pixels)
+
+
+def read_file(path: PathLike) -> bytes:
+    """The bytes of a picture's file.
+
+    Raises:
+        ImageError: No such file, no ordinary one (a folder, a pipe), or it cannot be opened.
+    """
     where = Path(path)
     try:
         if not where.is_file():
             kind = f"a folder, not a picture; name the pictures in it, such as {where / '*.jpg'}"
             what = kind if where.is_dir() else "no ordinary file, not a picture"
             raise UnreadableError(what if where.exists() else "there is no such file")
-        data = where.read_bytes()
+        return where.read_bytes()
     except (UnreadableError, OSError, ValueError) as why:
         raise _unread(path, why) from why
-    return decode_image(data, path, max_pixels=max_pixels)
 
 
 def decode_image(data: bytes, name: PathLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -134,17 +142,25 @@ def as_image(source: PathLike | NDArray[Any]) -> Pixels:
     return np.ascontiguousarray(np.repeat(grey, 3, axis=2) if grey.shape[2] == 1 else grey[..., :3])
 
 
-_ENCODERS = {".png": (), ".jpg": (1, 95), ".jpeg": (1, 95), ".webp": (64, 95)}  # (IMWRITE_..._QUALITY, percent)
+_ENCODERS = {".png": (), ".jpg": (1,), ".jpeg": (1,), ".webp": (64,)}  # IMWRITE_..._QUALITY, where there is one
 
 
-def encode_image(rgb: Pixels, suffix: str = ".png") -> bytes:
-    """The bytes of a picture file: uint8 (H, W, 3) RGB as PNG, JPEG or WebP, by suffix."""
+def encode_image(rgb: Pixels, suffix: str = ".png", quality: int = 95) -> bytes:
+    """The bytes of a picture file: uint8 (H, W, 3) RGB as PNG, JPEG or WebP, by suffix; PNG heeds no ``quality``."""
     import cv2
 
-    ok, data = cv2.imencode(suffix, np.ascontiguousarray(rgb[..., ::-1]), _ENCODERS[suffix])
+    settings = [value for setting in _ENCODERS[suffix] for value in (setting, quality)]
+    ok, data = cv2.imencode(suffix, np.ascontiguousarray(rgb[..., ::-1]), settings)
     if not ok:
         raise ValueError(f"OpenCV cannot encode {rgb.shape[1]} x {rgb.shape[0]} pixels as {suffix}")
     return bytes(data)
+
+
+def encode_grey(levels: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """The bytes of a grey PNG file: (H, W), of 8 or 16 bits."""
+    import cv2
+
+    return bytes(cv2.imencode(".png", levels)[1])
 
 
 def save_image(path: PathLike, rgb: NDArray[Any]) -> None:

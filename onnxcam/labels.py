@@ -45,6 +45,32 @@ def misfit(names: Labels | None, classes: int | None) -> str:
     return f"{len(names)} names for {classes} classes: names may be missing or shifted; check the label file"
 
 
+def by_name(labels: Sequence[str]) -> dict[str, list[int]]:
+    """The classes that each name, or synonym of "tench, Tinca tinca", may mean; names in lower case."""
+    found: dict[str, list[int]] = {}
+    for k, name in enumerate(labels):
+        for part in {part.strip().casefold() for part in (*name.split(","), name)}:
+            found.setdefault(part, []).append(k)
+    return found
+
+
+def index_of(label: str, names: Mapping[str, Sequence[int]], count: int | None) -> int | None:
+    """The class that a picture's label means: a name of ``names`` (:func:`by_name`), else an index; None: no class.
+
+    Raises:
+        OptionError: the name of several classes.
+    """
+    known = names.get(label.strip().casefold(), [])
+    if len(known) > 1:
+        which = " and ".join(map(str, known))
+        raise OptionError(f"the photos' label {label!r} is the name of the classes {which}: give the index instead")
+    if known:
+        return known[0] if count is None or known[0] < count else None
+    if not label.strip().isdecimal():
+        return None
+    return int(label) if count is None or int(label) < count else None
+
+
 def _from_file(path: Path) -> Labels:
     try:
         text = path.read_text(encoding="utf-8-sig")

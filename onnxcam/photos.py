@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,12 @@ SUFFIXES = frozenset(
 """What is taken for a picture in a folder; a file that is named itself may have any suffix."""
 
 _MASK = ".mask.png"  # the ground truth beside a sample, no picture of its own
-_PATH_COLUMNS, _LABEL_COLUMNS = ("path", "file", "filename", "image"), ("label", "class", "target")
+
+PATH_COLUMNS = ("path", "file", "filename", "image", "source")
+"""What the column of paths in a table may be called."""
+
+LABEL_COLUMNS = ("truth", "label", "class")
+"""What the column of labels may be called; the first of these that is there."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,22 @@ def _of(source: Path) -> list[Photo]:
 
 
 def _in_folder(folder: Path) -> list[Photo]:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    inner = [(p, p.relative_to(folder).parts) for p in files if not p.name.endswith(_MASK)]
+    files = sorted(p for p in folder.rglob("*") if is_picture(p.name) and p.is_file())
+    inner = [(p, p.relative_to(folder).parts) for p in files]
     shown = [(p, parts) for p, parts in inner if not any(part.startswith(".") for part in parts)]
     if not shown:
-        raise ImageError(f"no pictures in {str(folder)!r}: it holds none of {', '.join(sorted(SUFFIXES))}")
+        raise no_pictures(str(folder))
     return [Photo(p, parts[0] if len(parts) > 1 else None) for p, parts in shown]
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of this name in a folder is taken: by its suffix; neither hidden nor a sample's mask."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".") and not name.endswith(_MASK)
+
+
+def no_pictures(source: str) -> ImageError:
+    """What there is to say of a folder without pictures."""
+    return ImageError(f"no pictures in {source!r}: it holds none of {', '.join(sorted(SUFFIXES))}")
 
 
 def _rows(table: Path) -> list[tuple[Path, str | None]]:
@@ -79,8 +95,8 @@ def _rows(table: Path) -> list[tuple[Path, str | None]]:
         raise OptionError(f"{table} has no lines; give lines of path,label")
     path, label = 0, 1
     header = [cell.lower() for cell in rows[0]]
-    if (named := _column(header, _PATH_COLUMNS)) is not None:
-        found = _column(header, _LABEL_COLUMNS)
+    if (named := column(header, PATH_COLUMNS)) is not None:
+        found = column(header, (*LABEL_COLUMNS, "target"))
         path, label, rows = named, len(header) if found is None else found, rows[1:]
     read = [(table.parent / r[path], (r[label] if label < len(r) else "") or None) for r in rows if len(r) > path]
     _check(table, read)
@@ -95,7 +111,8 @@ def _check(table: Path, rows: Sequence[tuple[Path, str | None]]) -> None:
             raise OptionError(f"{table} says both {told[path.resolve()]!r} and {label!r} of {path.name}; keep one line")
 
 
-def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
+def column(header: Sequence[str], names: Sequence[str]) -> int | None:
+    """Where the first of ``names`` that a table's header has stands in it."""
     return next((header.index(name) for name in names if name in header), None)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxcam import __version__
-from onnxcam.cli import compare, doctor, explain, inspect, listing, zoo
+from onnxcam.cli import batch, compare, doctor, explain, inspect, listing, zoo
 from onnxcam.cli.guard import guarded
 from onnxcam.cli.listing import say
 from onnxcam.errors import OnnxcamError
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("batch")(batch.command)
 app.command("compare")(compare.command)
 app.command("doctor")(doctor.command)
 app.command("explain")(explain.command)

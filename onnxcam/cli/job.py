@@ -93,7 +93,7 @@ def chosen(
     methods: Sequence[str], settings: Sequence[str], budget: int | None, target_kind: str | None = None
 ) -> list[tuple[Method, dict[str, Any]]]:
     """Each method with the options and the budget that are its own; of several, each takes what it knows."""
-    wanted, rows = _settings(settings), [find_method(name) for name in methods]
+    wanted, rows = parsed_settings(settings), [find_method(name) for name in methods]
     found = []
     for row in rows:
         own = wanted if len(rows) == 1 else {k: v for k, v in wanted.items() if k in row.options}
@@ -120,7 +120,7 @@ def _every_layer(model: Any, layers: str, output: str | None) -> list[str]:
     return names or ["auto"]  # which says why there is none
 
 
-def _settings(given: Sequence[str]) -> dict[str, Any]:
+def parsed_settings(given: Sequence[str]) -> dict[str, Any]:
     """``samples=50`` -> {"samples": 50}; what is no JSON value is text."""
     found: dict[str, Any] = {}
     for text in given:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from onnxcam.errors import ImageError, OptionError, UnknownNameError
 from onnxcam.image import InputSpec, Preprocess, read_image
-from onnxcam.labels import Labels
+from onnxcam.labels import Labels, by_name, index_of
 from onnxcam.photos import Photo
 
 from .candidates import FITS
@@ -69,8 +69,8 @@ def classes_of(photos: Sequence[Photo], labels: Labels | None, count: int | None
     Raises:
         UnknownNameError, OptionError: a label that is no class of the model, or the name of several.
     """
-    names = _names(labels or ())
-    found = [-1 if p.label is None else _index(p.label, names, count) for p in photos]
+    names = by_name(labels or ())
+    found = [-1 if p.label is None else index_of(p.label, names, count) for p in photos]
     unknown = [p.label for p, k in zip(photos, found, strict=True) if p.label is not None and k is None]
     if not unknown or not given:
         return [-1 if k is None else k for k in found]
@@ -80,27 +80,6 @@ def classes_of(photos: Sequence[Photo], labels: Labels | None, count: int | None
             "and it has no class names: give them with --labels, or indices as labels"
         )
     raise UnknownNameError.of("label of a photo", str(unknown[0]), labels, "Class names come from --labels")
-
-
-def _names(labels: Sequence[str]) -> dict[str, list[int]]:
-    """The classes that each name or synonym may mean."""
-    found: dict[str, list[int]] = {}
-    for k, name in enumerate(labels):
-        for part in {part.strip().casefold() for part in (*name.split(","), name)}:
-            found.setdefault(part, []).append(k)
-    return found
-
-
-def _index(label: str, names: dict[str, list[int]], count: int | None) -> int | None:
-    known = names.get(label.strip().casefold(), [])
-    if len(known) > 1:
-        which = " and ".join(map(str, known))
-        raise OptionError(f"the photos' label {label!r} is the name of the classes {which}: give the index instead")
-    if known:
-        return known[0] if count is None or known[0] < count else None
-    if not label.strip().isdecimal():
-        return None
-    return int(label) if count is None or int(label) < count else None
 
 
 def read_pictures(

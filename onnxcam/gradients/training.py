@@ -7,11 +7,7 @@ The result holds operators of ``com.microsoft``, so it runs where onnxruntime-tr
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -24,11 +20,11 @@ from onnxcam.gradients.relu import POLICIES, Policy
 from onnxcam.graph.paths import reads
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.model import Model
+from onnxcam.quiet import silent
 
 MAX_OPSET, MAX_IR = 21, 10  # what onnxruntime-training 1.19.2, its last release, loads
 _INSTEAD = "Use engine='portable', or a layer nearer to the output"
 _INSTALL = "pip install 'onnxcam[training]' in an environment without another onnxruntime"
-_one_build = threading.Lock()  # file descriptor 2 belongs to the whole process
 
 
 def why_not(path: Sequence[ir.Node], model: Model | None = None) -> str:
@@ -132,7 +128,7 @@ def _build(copy: Copy, of: ir.Value, wrt: Sequence[ir.Value]) -> ir.Graph:
     data = ir.to_proto(ir.Model(copy.graph, ir_version=MAX_IR)).SerializeToString()
     names = {copy.value(v).value.name for v in wrt}
     try:
-        with _one_build, _silent():
+        with silent():  # it logs, whatever the log level
             # Without a loss to start from, it leaves the cotangent of the target open: our seed.
             builder = GradientGraphBuilder(data, {target.name}, names, "")
             builder.build()
@@ -142,26 +138,6 @@ def _build(copy: Copy, of: ir.Value, wrt: Sequence[ir.Value]) -> ir.Graph:
     proto = onnx.load_model_from_string(built)
     proto.graph.input.append(onnx.helper.make_empty_tensor_value_info(f"{target.name}_grad"))
     return ir.from_proto(proto).graph
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Drop what native code prints: the builder logs to file descriptor 2, whatever the log level."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is none to log to
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        if sys.stderr is not None:
-            sys.stderr.flush()
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _gist(error: object) -> str:

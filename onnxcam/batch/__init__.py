@@ -1,0 +1,98 @@
+"""Many pictures: a folder in, explained, whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxcam.batch.job import Job, Source
+
+_SAVING = ("colormap", "blend", "style", "title", "threshold")
+
+
+def run(
+    model: str | Path | Sequence[str | Path],
+    source: Source,
+    out: str | Path,
+    *,
+    target: str | int | None = None,
+    save: str | Sequence[str] = "overlay",
+    image_format: str = "jpg",
+    heatmap_format: str = "png",
+    batch: int = 4,
+    max_pixels: int | None = None,
+    resume: bool = False,
+    retry_errors: bool = False,
+    workers: int | None = None,
+    runner: str = "local",
+    ray_address: str | None = None,
+    report: bool = False,
+    **options: Any,
+) -> Job:
+    """Explain many pictures, each result in its file, each picture in one line of ``out/results.jsonl``.
+
+    Example:
+        >>> import onnxcam.batch
+        >>> for row in onnxcam.batch.run("model.onnx", "photos", "out", method="layercam"):  # doctest: +SKIP
+        ...     print(row["source"], row.get("label"), row.get("error"))
+
+    Args:
+        model: a path, ``zoo:NAME``, or several, each behind the one before.
+        source: a folder (searched through), a pattern, a list in a text file or CSV, an fsspec address, ``"-"`` for
+            paths on standard input, or paths; see :mod:`onnxcam.batch.sources`.
+        out: the job's folder.
+        target: what is explained, where a list's line does not say it; None: the top class.
+        save: of ``overlay``, ``heatmap``, ``panel``, ``raw`` (NPZ), ``box`` (COCO) and ``json``.
+        image_format: of overlays and panels: jpg, png or webp.
+        heatmap_format: png (8 bits), png16, npy or npz (float32).
+        batch: pictures of one group, run together where the model's batch axis is free.
+        max_pixels: the largest picture that is opened.
+        resume: go on with the job in ``out``; one that was not begun is begun.
+        retry_errors: with ``resume``: try again what failed.
+        workers: threads (``ray``: processes) that each do whole groups; None: one for each core.
+        runner: ``"local"`` or ``"ray"``.
+        ray_address: of a cluster; None starts Ray here.
+        report: also write ``out/report.html``.
+        options: ``colormap``, ``blend``, ``style``, ``title`` and ``threshold`` of what is drawn; all others are
+            :class:`~onnxcam.Explainer`'s, such as ``method``, ``target_layer``, ``preprocess`` and ``labels``.
+
+    Returns:
+        The job; iterate over it, or call its ``finish()``.
+
+    Raises:
+        OptionError: a setting that does not fit, a folder that holds another job, or the same one without ``resume``.
+        ImageError: no pictures.
+        OutputError: the folder cannot be written, or another process works in it. While it runs: the disk is full.
+        ModelError, GradientError, UnknownNameError, RuntimeUnavailableError: as :class:`~onnxcam.Explainer`.
+    """
+    from onnxcam.batch import local
+    from onnxcam.batch.job import Job
+    from onnxcam.batch.settings import Saving, Settings
+    from onnxcam.image import MAX_PIXELS
+
+    drawing = {name: options.pop(name) for name in _SAVING if name in options}
+    kinds = tuple(save.split(",")) if isinstance(save, str) else tuple(save)
+    saving = Saving(tuple(k.strip() for k in kinds if k.strip()), image_format, heatmap_format, **drawing)
+    many = workers or local.cores()
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
+    settings = Settings(
+        str(model) if isinstance(model, str | Path) else tuple(map(str, model)),
+        {"threads": max(1, local.cores() // many), **plain},
+        None if target is None else str(target),
+        saving,
+        batch,
+        max_pixels or MAX_PIXELS,
+    )
+    return Job(
+        settings,
+        source,
+        Path(out),
+        resume=resume,
+        retry_errors=retry_errors,
+        workers=workers,
+        runner=runner,
+        ray_address=ray_address,
+        report=report,
+    )

@@ -1,0 +1,256 @@
+"""A job: a plan, the work on it, and the manifest of what is done; killed anywhere, it goes on from there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from onnxcam.batch import local, sources
+from onnxcam.batch.lock import Lock
+from onnxcam.batch.manifest import Manifest, Row, add, in_order, read_rows, recover
+from onnxcam.batch.plan import Plan, make_plan, read_plan
+from onnxcam.batch.results import write_coco, write_table
+from onnxcam.batch.settings import Settings
+from onnxcam.batch.work import Work
+from onnxcam.errors import OnnxcamError, OptionError, OutputError, UnknownNameError
+from onnxcam.explanation import make_folder
+from onnxcam.files import write_whole
+from onnxcam.labels import misfit
+from onnxcam.record import provenance
+
+RUNNERS = ("local", "ray")
+VERSION = 1  # of run.json
+Source = str | Path | Iterable[str | Path]
+
+
+class Job:
+    """Pictures being explained: iterate over it for the rows, in the order in which they are finished.
+
+    Nothing is explained before the iteration starts, and all is done when it ends; a loop that is left early, an
+    exception, Ctrl-C or a kill leave a job that goes on with ``resume``.
+
+    Attributes:
+        plan: which pictures.
+        counts: ``explained``, ``errors`` and ``flagged`` so far, with what earlier runs did.
+        notices: what a user should hear.
+        complete: every picture has its row.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        out: Path,
+        *,
+        resume: bool = False,
+        retry_errors: bool = False,
+        workers: int | None = None,
+        runner: str = "local",
+        ray_address: str | None = None,
+        report: bool = False,
+    ) -> None:
+        self.settings, self.out, self.report = settings, out, report
+        self._runner, self._address, self.workers = *_checked(runner, ray_address, workers), workers or local.cores()
+        self._source = str(source) if isinstance(source, str | Path) else "a list of paths"
+        self._stopped = False
+        _apart(source, out)
+        explainer = settings.explainer()
+        explainer.check_target(settings.target)
+        configuration = settings.configuration(explainer)
+        self.notices = [text for text in (misfit(explainer.labels, explainer.logits.classes),) if text]
+        self._mine = not out.exists()
+        self._inner = make_folder(make_folder(out) / ".onnxcam")
+        self._lock = Lock(self._inner / "lock")
+        self._new = not (self._inner / "plan.json").exists()
+        try:
+            self.plan = self._open(source, configuration, resume)
+            shutil.rmtree(self._inner / "tmp", ignore_errors=True)
+            make_folder(self._inner / "tmp")
+            self._done = recover(self._rows, self.plan, retry_errors)
+            self.counts = {"explained": 0, "errors": 0, "flagged": 0}
+            for row in read_rows(self._rows):
+                add(self.counts, row)
+            self._work = Work(settings, out, explainer)
+            self._sessions = _sessions(out / "run.json") if not self._new else []
+            self._describe()
+        except BaseException:
+            self._discard()
+            self._lock.release()
+            raise
+
+    @property
+    def done(self) -> int:
+        """Pictures that have their row."""
+        return self.counts["explained"] + self.counts["errors"]
+
+    @property
+    def complete(self) -> bool:
+        """Every picture has its row."""
+        return self.done == self.plan.count
+
+    @property
+    def _rows(self) -> Path:
+        return self.out / "results.jsonl"
+
+    def stop(self) -> None:
+        """Finish what is begun, and begin no more; any thread may call it, and a signal's handler."""
+        self._stopped = True
+
+    def finish(self) -> dict[str, int]:
+        """Do all of it, and give the counts."""
+        for _ in self:
+            pass
+        return self.counts
+
+    def __iter__(self) -> Iterator[Row]:
+        start, now = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        session: dict[str, Any] = {"started": now, "seconds": 0, "explained": 0, "errors": 0}
+        self._sessions.append(session)
+        manifest = Manifest(self._rows)
+        try:
+            for rows in self._results():
+                manifest.append(rows)
+                for row in rows:
+                    add(self.counts, row)
+                    session["errors" if "error" in row else "explained"] += 1
+                yield from rows
+            session["seconds"] = round(time.monotonic() - start, 3)
+            self._conclude()
+        except OutputError as error:
+            raise OutputError(f"{error}. {self._so_far()}: make room or mend it, then go on with resume") from error
+        except OnnxcamError:
+            if not self.done:
+                self._discard()
+            raise
+        finally:
+            session["seconds"] = round(time.monotonic() - start, 3)
+            self._close(manifest)
+
+    # The parts
+
+    def _open(self, source: Source, configuration: dict[str, Any], resume: bool) -> Plan:
+        """The plan that is there, or a new one."""
+        there = read_plan(self._inner)
+        if there is None:
+            if self._rows.exists():
+                raise OptionError(f"{self._rows} is there, but no plan of a job beside it: choose another folder")
+            found = sources.entries(source, skip=self.out)
+            return make_plan(self._inner, found, self._source, configuration)
+        if not resume:
+            done = sum(1 for _ in read_rows(self._rows))
+            raise OptionError(
+                f"{str(self.out)!r} holds a job already, {done} of {there.count} pictures done: go on with resume "
+                "(--resume), or choose another folder"
+            )
+        _compare(there, configuration, self._source, self.out)
+        return there
+
+    def _results(self) -> Iterator[list[Row]]:
+        groups = self.plan.pending(self._done)
+        if self._runner == "ray":
+            from onnxcam.batch import ray
+
+            return ray.run(self.settings, self.out, groups, self.workers, self._address, lambda: self._stopped)
+        return local.run(self._work.group, groups, self.workers, lambda: self._stopped)
+
+    def _conclude(self) -> None:
+        """What is made of all rows."""
+        if doubt := self._work.watch.suspicion():
+            self.notices.append(doubt)
+        if not self.complete:
+            return
+        in_order(self._rows, self.plan.count)
+        write_table(self.out)
+        if "box" in self.settings.saving.kinds:
+            write_coco(self.out)
+        self._describe()
+        if self.report:
+            from onnxcam.batch.report import write_report
+
+            write_report(self.out)
+
+    def _describe(self) -> None:
+        explainer = self._work.explainer
+        told = {
+            "version": VERSION,
+            "complete": self.complete,
+            "source": self._source,
+            "configuration": self.plan.configuration,
+            "configuration_hash": self.plan.hash,
+            **provenance(explainer.model, explainer.logits.name),
+            "providers": self.settings.options.get("providers") or ["CPUExecutionProvider"],
+            "runner": self._runner,
+            "workers": self.workers,
+            "counts": {"planned": self.plan.count, **self.counts},
+            "sessions": self._sessions,
+        }
+        write_whole(self.out / "run.json", json.dumps(told, indent=1).encode(), self._inner / "tmp")
+
+    def _so_far(self) -> str:
+        return f"{self.done} of {self.plan.count} pictures are done"
+
+    def _close(self, manifest: Manifest) -> None:
+        manifest.close()
+        if self._inner.exists():
+            with suppress(OutputError):
+                self._describe()
+            shutil.rmtree(self._inner / "tmp", ignore_errors=True)
+        self._lock.release()
+
+    def _discard(self) -> None:
+        """A job that could not start leaves nothing behind."""
+        if self._mine:
+            shutil.rmtree(self.out, ignore_errors=True)
+        elif self._new:
+            shutil.rmtree(self._inner, ignore_errors=True)
+            for path in (self._rows, self.out / "run.json"):
+                with suppress(OSError):
+                    path.unlink()
+
+
+def _checked(runner: str, address: str | None, workers: int | None) -> tuple[str, str | None]:
+    if runner not in RUNNERS:
+        raise UnknownNameError.of("runner", runner, RUNNERS)
+    if address is not None and runner != "ray":
+        raise OptionError(f"ray_address={address!r} belongs to the runner 'ray'; this one is {runner!r}")
+    if workers is not None and workers < 1:
+        raise OptionError(f"workers={workers}: give a number above 0")
+    return runner, address
+
+
+def _apart(source: Source, out: Path) -> None:
+    """Results among the pictures would be taken for pictures the next time."""
+    if isinstance(source, str | Path) and Path(source).is_dir() and Path(source).resolve() == out.resolve():
+        raise OptionError(f"{str(out)!r} holds the pictures themselves: give another folder for the results")
+
+
+def _compare(there: Plan, configuration: dict[str, Any], source: str, out: Path) -> None:
+    if there.source != source:
+        raise OptionError(
+            f"the job in {str(out)!r} is about {there.source!r}, not {source!r}: resume it as it was started, or "
+            "choose another folder"
+        )
+    keys = [k for k in {**there.configuration, **configuration} if there.configuration.get(k) != configuration.get(k)]
+    if keys:
+        told = "; ".join(f"{k}: {_short(there.configuration.get(k))}, now {_short(configuration.get(k))}" for k in keys)
+        raise OptionError(
+            f"the job in {str(out)!r} was started otherwise ({told}): resume it as it was started, or choose another "
+            "folder"
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _sessions(path: Path) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(path.read_text())["sessions"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -1,0 +1,51 @@
+"""The work on one machine: threads that each do whole groups, on one session."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from onnxcam.batch.manifest import Row
+from onnxcam.batch.plan import Item
+
+_WAITING = 2  # groups for each thread that may be begun or finished before their turn: what bounds the memory
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(
+    do: Callable[[list[Item]], list[Row]],
+    groups: Iterable[list[Item]],
+    workers: int,
+    stopped: Callable[[], bool],
+) -> Iterator[list[Row]]:
+    """The rows of each group, in order. While one thread decodes or writes, another one runs the model.
+
+    The first group is done alone: what is wrong with the job shows there, and the model's programs are built once.
+
+    Args:
+        do: the work on a group.
+        groups: read as they are needed.
+        workers: threads.
+        stopped: asked before each group; once it is true, what is begun is finished, and no more is begun.
+    """
+    groups, waiting = iter(groups), deque[Future[list[Row]]]()
+    for group in groups:
+        yield do(group)
+        break
+    with ThreadPoolExecutor(workers, thread_name_prefix="onnxcam") as pool:
+        try:
+            while not stopped() and (group := next(groups, [])):
+                waiting.append(pool.submit(do, group))
+                while waiting and (len(waiting) >= _WAITING * workers or waiting[0].done()):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,186 @@
+"""One card of the gallery for each row: thumbnails, and the facts that its large view tells."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxcam.batch import sources
+from onnxcam.batch.report.page import markup, number, visible
+from onnxcam.batch.report.tally import class_of, grid_of, is_flagged, state_of
+from onnxcam.core.maps import resize, resize_pixels
+from onnxcam.core.overlay import COLORMAPS, colorize, overlay
+from onnxcam.errors import OnnxcamError
+from onnxcam.image import decode_image, encode_image
+
+Pixels = NDArray[np.uint8]
+SIDE = 224  # of a thumbnail, at most
+_QUALITY = 75
+_LONGEST = 2000  # letters of a fact
+_KEPT_OUT = ("map", "bytes", "label")  # of the facts: they are shown in other ways
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Makes cards.
+
+    Attributes:
+        out: the job's folder.
+        colormap: of maps that have no overlay on the disk.
+    """
+
+    out: Path
+    colormap: str = "jet"
+
+    @classmethod
+    def of(cls, out: Path, run: Mapping[str, Any]) -> Painter:
+        """One that paints as the job did."""
+        saving = (run.get("configuration") or {}).get("saving") or {}
+        colormap = saving.get("colormap")
+        return cls(out, colormap if colormap in COLORMAPS else "jet")
+
+    def card(self, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """A card's HTML and its facts as JSON values."""
+        if "error" in row:
+            return _error_card(row), _facts(row)
+        picture, why = self._picture(row)
+        return _card(row, picture, self._overlay(row, picture)), {**_facts(row), **({"without": why} if why else {})}
+
+    def _picture(self, row: Mapping[str, Any]) -> tuple[Pixels | None, str]:
+        """The picture that was explained, small, or why there is none."""
+        try:
+            data = sources.read(row["source"])
+            if row.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
+                return None, "the picture has changed since it was explained: only the overlay is shown"
+            return _small(decode_image(data, row["source"])), ""
+        except (OnnxcamError, OSError, ValueError, KeyError, MemoryError) as error:
+            return None, visible(f"only the overlay is shown: {error}")
+
+    def _overlay(self, row: Mapping[str, Any], picture: Pixels | None) -> Pixels | None:
+        """The overlay that the job has written; else the row's own small map, painted."""
+        found = self._written(row)
+        if found is not None:
+            return found
+        if (grid := grid_of(row)) is None:
+            return None
+        size = picture.shape[:2] if picture is not None else _within(row.get("size") or (SIDE, SIDE))
+        heat = enlarged(grid / 255.0, (size[0], size[1]))
+        return colorize(heat, self.colormap) if picture is None else overlay(picture, heat, colormap=self.colormap)
+
+    def _written(self, row: Mapping[str, Any]) -> Pixels | None:
+        name = (row.get("files") or {}).get("overlay")
+        if not name or not _is_inside(name):
+            return None
+        try:
+            made = decode_image((self.out / name).read_bytes(), name)
+        except (OnnxcamError, OSError, ValueError, MemoryError):
+            return None
+        height = (row.get("size") or made.shape)[0]
+        return _small(made[max(made.shape[0] - height, 0) :])  # a head line stands above the picture
+
+
+def enlarged(grid: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
+    """A small map at another size, float32 (H, W) in [0, 1]."""
+    return np.clip(np.asarray(resize(np, grid.astype(np.float32), size)), 0, 1)
+
+
+def data_uri(picture: Pixels, suffix: str = ".jpg", quality: int = _QUALITY) -> str:
+    """A picture as text."""
+    kind = {".jpg": "jpeg"}.get(suffix, suffix[1:])
+    return f"data:image/{kind};base64," + b64encode(encode_image(picture, suffix, quality)).decode()
+
+
+def address(name: str) -> str:
+    """A file beside the page, as a relative link; whatever bytes are in its name."""
+    return "./" + quote(os.fsencode(name))
+
+
+def _is_inside(name: str) -> bool:
+    parts = Path(name).parts
+    return not Path(name).is_absolute() and ".." not in parts
+
+
+def _within(size: Any) -> tuple[int, int]:
+    """A thumbnail's (height, width), of a picture's."""
+    height, width = size[0], size[1]
+    factor = min(1.0, SIDE / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _small(picture: Pixels) -> Pixels:
+    size = _within(picture.shape)
+    return picture if size == picture.shape[:2] else resize_pixels(picture, size)
+
+
+# ---- facts ----
+
+
+def _facts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the row tells but its map, in letters that can be shown."""
+    facts = {k: _shown(v) for k, v in row.items() if k not in _KEPT_OUT}
+    links = {k: address(v) for k, v in (row.get("files") or {}).items() if _is_inside(v)}
+    return {
+        **facts,
+        "class": visible(class_of(row)),
+        "state": state_of(row),
+        "flagged": is_flagged(row),
+        "links": {visible(k): v for k, v in links.items()},
+    }
+
+
+def _shown(value: Any) -> Any:
+    """JSON that every browser reads: no NaN, no lone surrogates, no letter that is not seen."""
+    if isinstance(value, str):
+        return visible(value if len(value) <= _LONGEST else value[:_LONGEST] + "…")
+    if isinstance(value, dict):
+        return {visible(str(k)): _shown(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_shown(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# ---- HTML ----
+
+_MARKS = {"right": "&#10003;", "wrong": "&#10007;"}  # not by colour alone
+
+
+def _image(kind: str, picture: Pixels | None) -> str:
+    return "" if picture is None else f'<img class="{kind}" alt="" src="{data_uri(picture)}">'
+
+
+def _card(row: Mapping[str, Any], picture: Pixels | None, painted: Pixels | None) -> str:
+    name, state = markup(str(row.get("name"))), state_of(row)
+    inner = _image("picture", picture) + _image("overlay", painted) or '<span class="none">no picture</span>'
+    flags = "blank map" if row.get("blank") else "warning" if row.get("warnings") else ""
+    chance = row.get("probability")
+    lines = [
+        f'<p class="class">{markup(class_of(row))}</p>',
+        f'<p class="figures">{number(row.get("score"))}' + (f" &middot; p {number(chance)}" if chance is not None else "")
+        + "</p>",
+        f'<p class="truth {state}">{_MARKS.get(state, "")} {markup(str(row["truth"]))}</p>' if row.get("truth") else "",
+        f'<p class="flag">{flags}</p>' if flags else "",
+    ]  # fmt: skip
+    return _framed(f"{state}{' flagged' if flags else ''}", name, inner, "".join(lines))
+
+
+def _error_card(row: Mapping[str, Any]) -> str:
+    inner = f'<span class="none">{markup(str(row.get("kind")))}</span>'
+    text = markup(str(row["error"])[:300])
+    return _framed("error", markup(str(row.get("name"))), inner, f'<p class="message">{text}</p>')
+
+
+def _framed(kind: str, name: str, inner: str, lines: str) -> str:
+    return (
+        f'<li class="card {kind}"><button type="button" class="look" title="{name}">{inner}'
+        f'<span class="unseen">{name}: all facts</span></button><p class="name">{name}</p>{lines}</li>\n'
+    )

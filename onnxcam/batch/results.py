@@ -1,0 +1,183 @@
+"""The files that a job keeps of an explanation, and what it makes of all rows: CSV and COCO."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcam.batch.manifest import Row, read_rows
+from onnxcam.batch.settings import Saving
+from onnxcam.core.overlay import DIVERGING, colorize, diverging, panel
+from onnxcam.errors import OutputError, reason
+from onnxcam.explanation import Explanation, packed
+from onnxcam.image import encode_grey, encode_image
+
+Made = Iterator[tuple[str, str, bytes]]
+
+COLUMNS = (
+    *("index", "source", "truth", "correct", "class_index", "label", "score", "probability", "target", "method"),
+    *("layer", "blank", "warnings", "error", "overlay", "sha256"),
+)
+"""Of ``results.csv``."""
+
+
+def files_of(e: Explanation, saving: Saving) -> dict[str, tuple[str, bytes]]:
+    """By kind: what follows the picture's name, and the file's bytes.
+
+    Raises:
+        OptionError, ValueError: the picture cannot be drawn, or is too large for the format.
+    """
+    return {
+        kind: (suffix, data)
+        for name in saving.kinds
+        if name in _MAKERS
+        for kind, suffix, data in _MAKERS[name](e, saving)
+    }
+
+
+def _overlay(e: Explanation, saving: Saving) -> Made:
+    layers = (e,) if e.fuse or len(e.maps) < 2 else e.per_layer()
+    for number, one in enumerate(layers, 1):
+        kind = "overlay" if number == 1 else f"overlay.{number}"
+        picture = one.overlay(**saving.drawing)
+        yield kind, f"{kind}.{saving.image}", encode_image(picture, f".{saving.image}")
+
+
+def _heatmap(e: Explanation, saving: Saving) -> Made:
+    whole = e.heatmap_on_image()
+    suffix = "png" if saving.heatmap.startswith("png") else saving.heatmap
+    yield "heatmap", f"heatmap.{suffix}", _AS_HEATMAP[saving.heatmap](whole, e.normalize == "none")
+
+
+def _grey(levels: int) -> Callable[[npt.NDArray[np.float32], bool], bytes]:
+    """0 to ``levels``; of signed maps the middle is 0."""
+
+    def encode(whole: npt.NDArray[np.float32], signed: bool) -> bytes:
+        share = (1 + whole / (float(np.abs(whole).max()) or 1.0)) / 2 if signed else np.clip(whole, 0, 1)
+        grey = np.rint(share * levels)
+        return encode_grey(grey.astype(np.uint8) if levels == 255 else grey.astype(np.uint16))
+
+    return encode
+
+
+def _npy(whole: npt.NDArray[np.float32], signed: bool) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, whole, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _npz(whole: npt.NDArray[np.float32], signed: bool) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, heatmap=whole)
+    return buffer.getvalue()
+
+
+_AS_HEATMAP = {"png": _grey(255), "png16": _grey(65535), "npy": _npy, "npz": _npz}
+
+
+def _panel(e: Explanation, saving: Saving) -> Made:
+    """The picture, the map, and both."""
+    assert e.image is not None
+    whole, signed = e.heatmap_on_image(), e.normalize == "none"
+    name = saving.colormap or (DIVERGING if signed else "jet")
+    colours = diverging(whole) if name == DIVERGING else colorize(whole, name)
+    over = e.overlay(**{**saving.drawing, "title": None})
+    sheet = panel([e.image, colours, over], labels=["picture", e.method, e.title])
+    yield "panel", f"panel.{saving.image}", encode_image(sheet, f".{saving.image}")
+
+
+def _raw(e: Explanation, saving: Saving) -> Made:
+    yield "raw", "raw.npz", packed(e)
+
+
+def _json(e: Explanation, saving: Saving) -> Made:
+    yield "json", "explanation.json", json.dumps(e.to_dict(), indent=1).encode()
+
+
+_MAKERS: Mapping[str, Callable[[Explanation, Saving], Made]] = {
+    "overlay": _overlay,
+    "heatmap": _heatmap,
+    "panel": _panel,
+    "raw": _raw,
+    "json": _json,
+}
+
+
+# ---- of the whole job ----
+
+
+def write_table(out: Path) -> None:
+    """``results.csv`` of ``results.jsonl``, for spreadsheets.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with _whole(out / "results.csv") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for row in read_rows(out / "results.jsonl"):
+            told = {
+                **row,
+                "warnings": "; ".join(row.get("warnings", ())),
+                "overlay": row.get("files", {}).get("overlay"),
+            }
+            table.writerow([_cell(told.get(name)) for name in COLUMNS])
+
+
+def _cell(value: Any) -> Any:
+    """A text that a spreadsheet would compute stays a text; lone surrogates are escaped."""
+    if not isinstance(value, str):
+        return value
+    plain = value.encode("utf-8", "backslashreplace").decode()
+    return f"'{plain}" if plain[:1] in ("=", "+", "-", "@", "\t", "\r") else plain
+
+
+def write_coco(out: Path) -> None:
+    """``boxes.json``: the boxes of ``results.jsonl`` in COCO's format, one category for each explained class.
+
+    See https://cocodataset.org/#format-data: ``bbox`` is [x, y, width, height] in pixels, from 0.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    names: dict[int, str] = {}
+    with _whole(out / "boxes.json") as file:
+        file.write('{"images": [')
+        for number, row in enumerate(_explained(out)):
+            names.setdefault(row["class_index"], row["label"] or f"class {row['class_index']}")
+            image = {"id": row["index"], "file_name": row["source"], "height": row["size"][0], "width": row["size"][1]}
+            file.write(",\n"[number == 0 :] + json.dumps(image))
+        file.write('],\n"annotations": [')
+        pairs = ((row, box) for row in _explained(out) for box in row.get("boxes", ()))
+        for number, (row, (x, y, w, h, score)) in enumerate(pairs):
+            box = {"id": number, "image_id": row["index"], "category_id": row["class_index"], "bbox": [x, y, w, h]}
+            file.write(",\n"[number == 0 :] + json.dumps({**box, "area": w * h, "iscrowd": 0, "score": score}))
+        categories = [{"id": index, "name": name} for index, name in sorted(names.items())]
+        file.write(f'],\n"categories": {json.dumps(categories)}}}\n')
+
+
+def _explained(out: Path) -> Iterator[Row]:
+    return (row for row in read_rows(out / "results.jsonl") if "error" not in row)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[TextIO]:
+    """A text file that appears once it is finished."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {reason(error)}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()

@@ -1,0 +1,201 @@
+"""The work on a group of pictures: decode, explain, write. The same on one machine and on many."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from onnxcam.batch import sources
+from onnxcam.batch.manifest import Row
+from onnxcam.batch.plan import Item
+from onnxcam.batch.results import files_of
+from onnxcam.batch.settings import Settings
+from onnxcam.core.maps import resize
+from onnxcam.doctor import Watch
+from onnxcam.errors import GradientError, ImageError, OnnxcamError, OutputError, RuntimeUnavailableError, reason
+from onnxcam.explainer import Explainer, Prepared
+from onnxcam.explanation import Explanation
+from onnxcam.files import write_whole
+from onnxcam.image import decode_image
+from onnxcam.labels import by_name, index_of
+
+GRID = 16
+"""Rows and columns of the small map that each row keeps."""
+_OF_THE_JOB = (GradientError, OutputError, RuntimeUnavailableError)  # as bad for every other picture
+
+
+@dataclass
+class _Case:
+    """A picture on its way."""
+
+    item: Item
+    prepared: Prepared | None = None
+    found: Explanation | None = None
+    error: Exception | None = None
+    sha256: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class Work:
+    """Does groups of pictures; several threads may at once.
+
+    Args:
+        settings: of the job.
+        out: the job's folder, where it exists.
+        explainer: one that these settings describe, where it is there already.
+    """
+
+    def __init__(self, settings: Settings, out: Path, explainer: Explainer | None = None) -> None:
+        self.settings, self.out = settings, out
+        self.explainer = explainer or settings.explainer()
+        self._scratch = out / ".onnxcam" / "tmp"
+        self._names = by_name(self.explainer.labels or ())
+        self._lock = threading.Lock()
+
+    def group(self, items: Sequence[Item]) -> list[Row]:
+        """Explain pictures, write their files, and give one row for each, in order.
+
+        Raises:
+            GradientError, RuntimeUnavailableError: no picture of this job can be explained.
+            OutputError: nothing can be written any more.
+        """
+        cases = [self._read(item) for item in items]
+        for target in dict.fromkeys(c.item.target for c in cases):
+            self._explain([c for c in cases if c.prepared and c.item.target == target], target)
+        return [self._finish(case) for case in cases]
+
+    # The three steps
+
+    def _read(self, item: Item) -> _Case:
+        case, start = _Case(item), time.perf_counter()
+        try:
+            data = sources.read(item.source)
+            case.sha256 = hashlib.sha256(data).hexdigest()
+            picture = decode_image(data, item.source, max_pixels=self.settings.max_pixels)
+            case.prepared = self.explainer.prepare(picture)
+            if item.stamp and sources.stamp_of(item.source) != item.stamp:
+                case.warnings.append("the file has changed since the job was planned")
+        except (OnnxcamError, MemoryError) as error:
+            gone = isinstance(error, ImageError) and item.stamp and not case.sha256
+            case.error = ImageError(f"{error}; it was there when the job was planned") if gone else error
+        case.timings["read"] = time.perf_counter() - start
+        return case
+
+    def _explain(self, cases: Sequence[_Case], target: str | None) -> None:
+        """Together; where that fails, one by one, so that one picture spoils no other."""
+        if not cases:
+            return
+        start = time.perf_counter()
+        asked = self.settings.target if target is None else target
+        try:
+            found = self.explainer.explain_prepared([c.prepared for c in cases if c.prepared], asked)
+            for case, e in zip(cases, found, strict=True):
+                case.found = e
+        except _OF_THE_JOB:
+            raise
+        except (OnnxcamError, MemoryError) as error:
+            if len(cases) == 1:
+                cases[0].error = error
+            else:
+                for case in cases:
+                    self._explain([case], target)
+                return
+        for case in cases:
+            case.timings["explain"] = (time.perf_counter() - start) / len(cases)
+
+    def _finish(self, case: _Case) -> Row:
+        start, files, sizes = time.perf_counter(), {}, {}
+        if case.found is not None:
+            try:
+                made = files_of(case.found, self.settings.saving)
+            except (OnnxcamError, ValueError, MemoryError) as error:
+                case.found, case.error = None, error
+            else:
+                for kind, (suffix, data) in made.items():
+                    files[kind] = f"{case.item.name}.{suffix}"
+                    sizes[kind] = len(data)
+                    self._write(files[kind], data)
+        case.timings["write"] = time.perf_counter() - start
+        return self._failed(case) if case.found is None else self._row(case, case.found, files, sizes)
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self.out / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {str(path.parent)!r}: {reason(error)}") from error
+        write_whole(path, data, self._scratch)
+
+    # Rows
+
+    def _failed(self, case: _Case) -> Row:
+        error = case.error
+        what = "out of memory; give a smaller batch or fewer workers" if isinstance(error, MemoryError) else str(error)
+        return {**_head(case), "error": what, "kind": type(error).__name__, "timings": _rounded(case.timings)}
+
+    def _row(self, case: _Case, e: Explanation, files: dict[str, str], sizes: dict[str, int]) -> Row:
+        assert e.image is not None
+        told = e.to_dict()
+        with self._lock:
+            self.watch.see(e)
+        row = {
+            **_head(case),
+            "size": list(e.image.shape[:2]),
+            "correct": self._correct(case.item.truth, e),
+            **{key: told[key] for key in ("target", "class_index", "label", "score", "probability", "top", "method")},
+            "layer": " + ".join(m.layer for m in e.maps),
+            "blank": e.is_blank,
+            "warnings": [*case.warnings, *e.notes],
+            "files": files,
+            "bytes": sizes,
+        }
+        if "box" in self.settings.saving.kinds:
+            found = e.boxes(self.settings.saving.threshold)
+            row["boxes"] = [[b.x0, b.y0, b.x1 - b.x0, b.y1 - b.y0, round(b.score, 6)] for b in found]
+        return {**row, "map": _grid(e), "timings": _rounded(case.timings)}
+
+    def _correct(self, truth: str | None, e: Explanation) -> bool | None:
+        """Whether the top class is the true one; None where the label is no class of the model."""
+        if truth is None or not e.top:
+            return None
+        try:
+            index = index_of(truth, self._names, self.explainer.logits.classes)
+        except OnnxcamError:  # the name of several classes
+            return e.top[0][0] in self._names[truth.strip().casefold()]
+        return None if index is None else e.top[0][0] == index
+
+    @cached_property
+    def watch(self) -> Watch:
+        """Sees the explanations, and may suspect the preprocessing."""
+        return Watch(self.explainer.model, self.explainer.preprocess, self.explainer.logits.classes)
+
+
+def _head(case: _Case) -> Row:
+    item = case.item
+    return {
+        "index": item.index,
+        "source": item.source,
+        "name": item.name,
+        "sha256": case.sha256,
+        "truth": item.truth,
+    }
+
+
+def _rounded(timings: dict[str, float]) -> dict[str, float]:
+    return {name: round(seconds, 6) for name, seconds in timings.items()}
+
+
+def _grid(e: Explanation) -> str:
+    """The heatmap in the picture's frame, (16, 16) of 8 bits, as base64: for mean maps and small previews."""
+    small = np.asarray(resize(np, np.maximum(e.heatmap_on_image(), 0), (GRID, GRID)))
+    top = 1.0 if e.normalize != "none" else float(small.max()) or 1.0
+    return base64.b64encode(np.rint(np.clip(small / top, 0, 1) * 255).astype(np.uint8).tobytes()).decode()
