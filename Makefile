@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_CPU := .venv-cpu
+VENV_BROWSER := .venv-browser
 # The training build has wheels for CPython 3.10 to 3.12 on x86-64, and on arm64 for macOS alone.
 EXTRA ?= $(shell $(PYTHON) -c "import platform as p, sys; \
 	arm = p.machine().lower() in ('arm64', 'aarch64') and p.system() != 'Darwin'; \
@@ -9,7 +10,7 @@ EXTRA ?= $(shell $(PYTHON) -c "import platform as p, sys; \
 STAMPS := .stamps
 PYTEST := python -m pytest -n 2
 
-.PHONY: demo test conformance lint test-training test-cpu package pictures clean
+.PHONY: demo test conformance lint test-training test-cpu test-browser package pictures clean
 
 demo: $(STAMPS)/run
 	@echo "ONNX Runtime: onnxcam[$(EXTRA)]"
@@ -28,6 +29,10 @@ test-training: $(STAMPS)/dev
 
 test-cpu: $(STAMPS)/cpu
 	$(VENV_CPU)/bin/$(PYTEST)
+
+# Reports in Chromium: apt-get install chromium chromium-driver.
+test-browser: $(STAMPS)/browser
+	$(VENV_BROWSER)/bin/python -m pytest -rs tests/batch/test_report_browser.py
 
 # The figures of docs/operators.md: the portable engine on the newest runtime, the training engine on its own build.
 conformance: $(STAMPS)/dev $(STAMPS)/cpu
@@ -65,5 +70,10 @@ $(STAMPS)/cpu: pyproject.toml
 	$(VENV_CPU)/bin/pip install -q -e ".[cpu,dev]"
 	@mkdir -p $(STAMPS) && touch $@
 
+$(STAMPS)/browser: pyproject.toml
+	$(PYTHON) -m venv $(VENV_BROWSER)
+	$(VENV_BROWSER)/bin/pip install -q -e ".[cpu,dev,browser]"
+	@mkdir -p $(STAMPS) && touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_CPU) $(STAMPS) demo
+	rm -rf $(VENV) $(VENV_CPU) $(VENV_BROWSER) $(STAMPS) demo

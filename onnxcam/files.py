@@ -5,34 +5,58 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from onnxcam.errors import OutputError, reason
 
 
-def write_whole(path: Path, data: bytes | Iterable[bytes], scratch: Path | None = None) -> Path:
+@contextmanager
+def whole(path: Path, scratch: Path | None = None, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, which appears in its place once the context ends without an exception.
+
+    Args:
+        path: The file.
+        scratch: A folder of the same file system for the temporary file; None: the file's own.
+        durable: It is on the disk before it appears, so that a loss of power leaves the old file or the new one.
+
+    Raises:
+        OSError: It cannot be written there.
+    """
+    partial = (scratch or path.parent) / f".{secrets.token_hex(6)}.part"
+    try:
+        with partial.open("wb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_whole(
+    path: Path, data: bytes | Iterable[bytes], scratch: Path | None = None, *, durable: bool = False
+) -> Path:
     """Write a file whole or not at all: a temporary file, then a rename.
 
     Args:
         path: The file.
         data: What it holds; in parts, where all at once would take much memory.
-        scratch: A folder of the same file system for the temporary file; None: the file's own.
+        scratch: As for `whole`.
+        durable: As for `whole`.
 
     Raises:
         OutputError: It cannot be written there.
     """
-    partial = (scratch or path.parent) / f".{secrets.token_hex(6)}.part"
     try:
-        with partial.open("wb") as file:
+        with whole(path, scratch, durable=durable) as file:
             file.writelines((data,) if isinstance(data, bytes) else data)
-        os.replace(partial, path)
     except OSError as error:
         raise OutputError(f"cannot write {str(path)!r}: {reason(error)}. Give another folder or name") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
     return path
 
 

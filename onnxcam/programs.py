@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from threading import RLock
 
 import numpy as np
 import onnx_ir as ir
@@ -100,6 +101,7 @@ class Programs:
         self.engine, self.straight_through = engine, straight_through
         self.built: dict[tuple[Hashable, Plan], Program] = {}
         self._peeks: dict[tuple[str, ...], Session] = {}
+        self._building = RLock()  # building one program may ask for another
 
     @cached_property
     def free(self) -> Programs:
@@ -131,13 +133,14 @@ class Programs:
     @property
     def last_walk(self) -> Backward | None:
         """The reverse walk of the program built last that has one."""
-        return next((p.walk for p in reversed(self.built.values()) if p.walk is not None), None)
+        return next((p.walk for p in reversed([*self.built.values()]) if p.walk is not None), None)
 
     def peek(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Values of the model by name, from a plain run."""
         key = tuple(names)
-        if key not in self._peeks:
-            self._peeks[key] = self._new_session(expose(self.model, key))
+        with self._building:
+            if key not in self._peeks:
+                self._peeks[key] = self._new_session(expose(self.model, key))
         return self._peeks[key].run(feeds, key)
 
     def get(self, target: Target, plan: Plan, feeds: Callable[[], Mapping[str, Array]]) -> Program:
@@ -147,14 +150,20 @@ class Programs:
             GradientError: the path cannot be differentiated.
             ModelError: the runtime refuses the graph.
         """
-        key = (target.key, plan)
-        for (kind, other), program in list(self.built.items()):
-            if kind == target.key and other.answers(plan) and (other == plan or not self.quantised):
-                return program
+        with self._building:  # of threads that ask at once, the first builds
+            return self._known(target, plan) or self._keep(target, plan, feeds)
+
+    def _known(self, target: Target, plan: Plan) -> Program | None:
+        if (program := self.built.get((target.key, plan))) is not None or self.quantised:
+            return program
+        fitting = (p for (kind, other), p in self.built.items() if kind == target.key and other.answers(plan))
+        return next(fitting, None)
+
+    def _keep(self, target: Target, plan: Plan, feeds: Callable[[], Mapping[str, Array]]) -> Program:
         program = self._build(target, plan, feeds)
         while len(self.built) >= _MOST:  # each holds its own copy of the weights
             del self.built[next(iter(self.built))]
-        self.built[key] = program
+        self.built[target.key, plan] = program
         return program
 
     def run(
@@ -164,8 +173,8 @@ class Programs:
         fixed = self.model.image_input.batch
         size = len(x) if fixed is None else fixed
         rest = repeated(others, len(x))
-        padded = np.concatenate([x, np.repeat(x[-1:], -len(x) % size, axis=0)])
-        rest = {n: np.concatenate([a, np.repeat(a[-1:], len(padded) - len(a), axis=0)]) for n, a in rest.items()}
+        padded = _filled(x, -len(x) % size)
+        rest = {n: _filled(a, len(padded) - len(a)) for n, a in rest.items()}
         parts = [
             {self.model.image_input.name: padded[k : k + size], **target.feeds(size)}
             | {n: a[k : k + size] for n, a in rest.items()}
@@ -174,7 +183,8 @@ class Programs:
         program = self.get(target, plan, lambda: parts[0])
         found = [program.run(part) for part in parts]
         whole = [{k: np.repeat(a, size, axis=0) if len(a) == 1 < size else a for k, a in f.items()} for f in found]
-        return {k: np.concatenate([f[k] for f in whole])[: len(x)] for k in whole[0]}, program
+        joined = whole[0] if len(whole) == 1 else {k: np.concatenate([f[k] for f in whole]) for k in whole[0]}
+        return {k: a[: len(x)] for k, a in joined.items()}, program
 
     def _build(self, target: Target, plan: Plan, feeds: Callable[[], Mapping[str, Array]]) -> Program:
         names = dict.fromkeys((*plan.read, *plan.wrt, plan.start))
@@ -294,6 +304,10 @@ def _expose(writer: Writer, tensor: Tensor, name: str) -> str:
     if not value.is_graph_output():
         writer.graph.outputs.append(value)
     return str(value.name)
+
+
+def _filled(a: Array, more: int) -> Array:
+    return np.concatenate([a, np.repeat(a[-1:], more, axis=0)]) if more else a
 
 
 def repeated(inputs: Mapping[str, Array], count: int) -> dict[str, Array]:

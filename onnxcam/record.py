@@ -22,6 +22,8 @@ from onnxcam.runtime import Array, installed_builds, load_runtime
 from onnxcam.targets import TOP1, Target
 
 _TOP = 5
+OF_ONE_PICTURE = ("the map is blank", "the top class is a tie", "the model's own output is rounded to a tie")
+"""How the notes begin that are about one picture; the others hold for all that a model is asked."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,13 @@ class Recorder:
             signed = guided.guided_gradcam(np, signed, whole) if whole is not None else signed
             whole = maps.normalize(np, guided.magnitude(np, signed), self.shaping.normalize)
         assert whole is not None
-        cams = [np.asarray(np.mean(views, axis=0), np.float32) for views in zip(raw.cams, *raw.more, strict=True)]
+        cams = [np.asarray(_mean(views), np.float32) for views in zip(raw.cams, *raw.more, strict=True)]
         parts = [self._maps(k, cams, heats, whole, signed) for k in range(len(whole))]
         return [self._one(k, target, raw, whole[k], parts[k], signed) for k in range(len(whole))]
 
     def _heat(self, views: Sequence[Array], size: tuple[int, int]) -> Array:
         """Of several views, the mean of their heatmaps."""
-        return np.asarray(np.mean([self.shaping.heat(cam, size) for cam in views], axis=0))
+        return _mean([self.shaping.heat(cam, size) for cam in views])
 
     def _maps(
         self, k: int, cams: Sequence[Array], heats: Sequence[Array], whole: Array, signed: Array | None
@@ -127,7 +129,7 @@ class Recorder:
                 f"{self.label} gives NaN or infinite {what} for this input; check the preprocessing and, for a "
                 "float16 model, its range"
             )
-        best = np.argsort(-logits, kind="stable")[:_TOP]
+        best = _best(logits)
         return Explanation(
             heatmap=np.ascontiguousarray(heatmap, dtype=np.float32),
             maps=parts,
@@ -198,6 +200,17 @@ class Recorder:
         if not self.layers:
             return "the map is blank: no part of the picture changes the score. Check the preprocessing and the target"
         return "the map is blank: nothing at this layer speaks for the score. Try another layer, class or hirescam"
+
+
+def _mean(views: Sequence[Array]) -> Array:
+    return views[0] if len(views) == 1 else np.asarray(np.mean(views, axis=0))
+
+
+def _best(logits: Array) -> Array:
+    """The classes of the highest scores, best first; of equal ones the first."""
+    least = -np.partition(-logits, _TOP - 1)[_TOP - 1] if len(logits) > _TOP else -np.inf
+    found = np.flatnonzero(logits >= least)  # all that are as good as the last place
+    return found[np.argsort(-logits[found], kind="stable")][:_TOP]
 
 
 def _probability(answers: Mapping[str, Array], k: int, index: int) -> float | None:

@@ -8,7 +8,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,14 +107,14 @@ class Source:
         with closing(self._pictures(capture)) as pictures:
             for index, bgr in enumerate(pictures):
                 told = _told(capture, "CAP_PROP_POS_MSEC")
-                before = told / 1000 if told is not None and told / 1000 > before else index / (self.fps or USUAL_FPS)
+                before = max(before, index / (self.fps or USUAL_FPS) if told is None else told / 1000)
                 yield Frame(index, before, _rgb(bgr))
 
     def _newest(self, capture: Any) -> Iterator[Frame]:
         with closing(_Newest(self._pictures(capture))) as reader:
             yield from reader.frames()
 
-    def _pictures(self, capture: Any) -> Iterator[Pixels]:
+    def _pictures(self, capture: Any) -> Generator[Pixels, None, None]:
         failed, since = 0, time.monotonic()
         try:
             while failed < _TRIES and time.monotonic() - since < _PATIENCE:
@@ -132,14 +132,14 @@ class Source:
 class _Newest:
     """Reads in a thread of its own and keeps one frame: the newest."""
 
-    def __init__(self, pictures: Iterator[Pixels]) -> None:
+    def __init__(self, pictures: Generator[Pixels, None, None]) -> None:
         self._news = threading.Condition()
         self._frame: tuple[int, float, Pixels] | None = None
         self._over = False
         self._thread = threading.Thread(target=self._read, args=(pictures,), daemon=True)
         self._thread.start()
 
-    def _read(self, pictures: Iterator[Pixels]) -> None:
+    def _read(self, pictures: Generator[Pixels, None, None]) -> None:
         start: float | None = None
         try:
             for index, bgr in enumerate(pictures):
@@ -153,7 +153,7 @@ class _Newest:
             with self._news:
                 self._over = True
                 self._news.notify()
-            pictures.close()  # type: ignore[attr-defined]  # here: a capture is released by the thread that reads it
+            pictures.close()  # here: a capture is released by the thread that reads it
 
     def frames(self) -> Iterator[Frame]:
         """What is the newest, whenever it is asked for, until there is no more."""
@@ -245,7 +245,12 @@ def _unopened(given: str, name: str, camera: bool, scheme: str) -> str:
 def _capture(what: str | int) -> Any:
     """OpenCV's reader, or None where it cannot open it."""
     cv2 = _cv2()
-    hurry = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(_PATIENCE * 1000), cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(_PATIENCE * 1000)]
+    hurry = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        int(_PATIENCE * 1000),
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        int(_PATIENCE * 1000),
+    ]
     try:
         address = isinstance(what, str) and "://" in what
         capture = cv2.VideoCapture(what, cv2.CAP_FFMPEG, hurry) if address else cv2.VideoCapture(what)
@@ -381,9 +386,10 @@ class Writer:
         """Rename what is complete: an encoder says nothing where the disk is full when it writes the index."""
         written = _capture(str(self._part))
         count = None if written is None else _told(written, "CAP_PROP_FRAME_COUNT")
+        if written is not None:
+            written.release()
         if written is None or (count is not None and count + 1 < 0.99 * self.frames):
             raise OutputError(f"{self._failed}: the file is incomplete; the disk may be full")
-        written.release()
         try:
             os.replace(self._part, self.path)
         except OSError as error:

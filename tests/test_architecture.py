@@ -46,7 +46,8 @@ MAY_IMPORT = {
         "onnxcam.shapes",
     ),
     "onnxcam.graph": ("onnxcam.errors", "onnxcam.model", "onnxcam.shapes"),
-    "onnxcam.gradients": ("onnxcam.errors", "onnxcam.model", "onnxcam.graph"),
+    "onnxcam.quiet": (),
+    "onnxcam.gradients": ("onnxcam.errors", "onnxcam.model", "onnxcam.graph", "onnxcam.quiet"),
     "onnxcam.targets": ("onnxcam.core", "onnxcam.errors", "onnxcam.graph", "onnxcam.model"),
     "onnxcam.inputs": ("onnxcam.errors", "onnxcam.model"),
     "onnxcam.core": ("onnxcam.errors",),
@@ -133,7 +134,31 @@ MAY_IMPORT = {
         "onnxcam.targets",
     ),
     "onnxcam.frameworks": ("onnxcam.errors", "onnxcam.explainer", "onnxcam.integrity", "onnxcam.model"),
+    "onnxcam.video": ("onnxcam.errors", "onnxcam.quiet"),
+    "onnxcam.live": (
+        "onnxcam.core",
+        "onnxcam.errors",
+        "onnxcam.explainer",
+        "onnxcam.explanation",
+        "onnxcam.video",
+    ),
+    "onnxcam.serving": ("onnxcam.errors", "onnxcam.image"),
     "onnxcam.photos": ("onnxcam.errors",),
+    "onnxcam.batch": (
+        "onnxcam.core",
+        "onnxcam.doctor",
+        "onnxcam.errors",
+        "onnxcam.explainer",
+        "onnxcam.explanation",
+        "onnxcam.files",
+        "onnxcam.image",
+        "onnxcam.labels",
+        "onnxcam.methods",
+        "onnxcam.model",
+        "onnxcam.opening",
+        "onnxcam.photos",
+        "onnxcam.quiet",
+    ),
     "onnxcam.download": ("onnxcam.errors", "onnxcam.files"),
     "onnxcam.compare": (
         "onnxcam.files",
@@ -167,8 +192,10 @@ MAY_IMPORT = {
     "onnxcam.endpoint": ("onnxcam.errors", "onnxcam.image"),
 }
 ONLY_IN = {
-    "cv2": ("onnxcam.image", "onnxcam.core"),
+    "cv2": ("onnxcam.image", "onnxcam.core", "onnxcam.video"),
     "onnxruntime": ("onnxcam.runtime", "onnxcam.gradients.training"),
+    "fsspec": ("onnxcam.batch.remote",),
+    "ray": ("onnxcam.batch.ray",),
 }
 ELSEWHERE = {
     "cv2": "opencv_python_headless",

@@ -212,6 +212,13 @@ def test_a_missing_end_is_a_cut_off_file(file, suffix, missing):
     assert read_image(file(data + b"trailing bytes")).shape == SMOOTH.shape
 
 
+def test_fill_bytes_may_stand_before_a_marker(file):
+    jpeg = encoded(".jpg", SMOOTH)
+    filled = jpeg[:2] + b"\xff\xff" + jpeg[2:-2] + b"\xff\xff\xff" + jpeg[-2:]
+    np.testing.assert_array_equal(read_image(file(filled)), read_image(file(jpeg)))
+    assert "cut off" in refusal(file(filled[:-1]))
+
+
 def test_the_end_of_a_thumbnail_is_not_the_end_of_the_picture(file):
     jpeg = encoded(".jpg", SMOOTH)
     thumbnail = b"\xff\xe2" + struct.pack(">H", len(jpeg) + 2) + jpeg
@@ -311,6 +318,32 @@ def test_grey_is_pillows_luma():
     assert grey[0, 0, 0].tolist() == pillow
     three, _ = Preprocess.parse("raw,color=gray").apply(picture, InputSpec("NHWC", 3, None, None))
     np.testing.assert_array_equal(three[0, 0], np.repeat(np.array(pillow)[:, None], 3, axis=1))
+
+
+def test_grey_is_exact_where_it_falls_between_two_levels():
+    colours = np.random.default_rng(6).integers(0, 256, (1, 200_000, 3), dtype=np.uint8)
+    sums = colours.astype(np.int64) @ [19595, 38470, 7471]
+    ties = np.flatnonzero(sums[0] % 65536 == 32768)
+    assert len(ties)
+    grey, _ = PRESETS["raw"].apply(colours, InputSpec("NCHW", 1, None, None, np.uint8))
+    np.testing.assert_array_equal(grey[0, 0], (sums + 32768) // 65536)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("text", ["imagenet,fit=stretch", "caffe,fit=stretch,std=58.4/57.1/57.4", "tf,color=gray"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_every_grey_level_is_normalised_by_the_formula(layout, text, dtype):
+    picture = np.arange(768, dtype=np.int64).reshape(16, 16, 3).transpose(1, 0, 2) * 7 % 256
+    settings = Preprocess.parse(text)
+    x, _ = settings.apply(picture.astype(np.uint8), InputSpec(layout, 3, None, None, dtype))
+    luma = (picture @ [19595, 38470, 7471] + 32768) // 65536
+    channels = {"RGB": picture, "BGR": picture[..., ::-1], "GRAY": np.stack([luma] * 3, axis=2)}[settings.color]
+    want = (channels * settings.scale - np.array(settings.mean)) / np.array(settings.std)
+    found = x[0].transpose(1, 2, 0) if layout == "NCHW" else x[0]
+    rounding = 2.0**-11 if dtype == np.float16 else 2.0**-21
+    assert x.dtype == dtype
+    assert x.flags.c_contiguous
+    np.testing.assert_allclose(found, want, rtol=rounding, atol=rounding)
 
 
 def test_crop_keeps_the_centre_and_letterbox_keeps_all():

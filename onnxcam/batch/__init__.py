@@ -51,9 +51,9 @@ def run(
         max_pixels: the largest picture that is opened.
         resume: go on with the job in ``out``; one that was not begun is begun.
         retry_errors: with ``resume``: try again what failed.
-        workers: threads (``ray``: processes) that each do whole groups; None: one for each core.
+        workers: threads (``ray``: processes) that each do whole groups; None: one for each core (of the cluster).
         runner: ``"local"`` or ``"ray"``.
-        ray_address: of a cluster; None starts Ray here.
+        ray_address: of a cluster, such as ``"auto"``; None: ``RAY_ADDRESS``, or Ray is started here.
         report: also write ``out/report.html``.
         options: ``colormap``, ``blend``, ``style``, ``title`` and ``threshold`` of what is drawn; all others are
             :class:`~onnxcam.Explainer`'s, such as ``method``, ``target_layer``, ``preprocess`` and ``labels``.
@@ -79,7 +79,7 @@ def run(
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
     settings = Settings(
         str(model) if isinstance(model, str | Path) else tuple(map(str, model)),
-        {"threads": max(1, local.cores() // many), **plain},
+        {"threads": max(1, local.cores() // many) if runner == "local" else 1, **plain},
         None if target is None else str(target),
         saving,
         batch,

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from onnxcam.batch import local, sources
 from onnxcam.batch.lock import Lock
 from onnxcam.batch.manifest import Manifest, Row, add, in_order, read_rows, recover
-from onnxcam.batch.plan import Plan, make_plan, read_plan
+from onnxcam.batch.plan import OWN, Plan, make_plan, read_plan
 from onnxcam.batch.results import write_coco, write_table
 from onnxcam.batch.settings import Settings
 from onnxcam.batch.work import Work
-from onnxcam.errors import OnnxcamError, OptionError, OutputError, UnknownNameError
+from onnxcam.errors import ImageError, OnnxcamError, OptionError, OutputError, UnknownNameError
 from onnxcam.explanation import make_folder
 from onnxcam.files import write_whole
 from onnxcam.labels import misfit
@@ -55,9 +56,11 @@ class Job:
         report: bool = False,
     ) -> None:
         self.settings, self.out, self.report = settings, out, report
-        self._runner, self._address, self.workers = *_checked(runner, ray_address, workers), workers or local.cores()
+        self._runner, self._address = _checked(runner, ray_address, workers)
+        self.workers = workers or (local.cores() if runner == "local" else None)
         self._source = str(source) if isinstance(source, str | Path) else "a list of paths"
         self._stopped = False
+        self._steps: Generator[Row, None, None] | None = None
         _apart(source, out)
         explainer = settings.explainer()
         explainer.check_target(settings.target)
@@ -68,13 +71,12 @@ class Job:
         self._lock = Lock(self._inner / "lock")
         self._new = not (self._inner / "plan.json").exists()
         try:
+            if self._new:
+                self._refuse_foreign()
             self.plan = self._open(source, configuration, resume)
-            shutil.rmtree(self._inner / "tmp", ignore_errors=True)
-            make_folder(self._inner / "tmp")
-            self._done = recover(self._rows, self.plan, retry_errors)
-            self.counts = {"explained": 0, "errors": 0, "flagged": 0}
-            for row in read_rows(self._rows):
-                add(self.counts, row)
+            shutil.rmtree(self.plan.scratch, ignore_errors=True)
+            make_folder(self.plan.scratch)
+            self._done, self.counts = recover(self._rows, self.plan, retry_errors)
             self._work = Work(settings, out, explainer)
             self._sessions = _sessions(out / "run.json") if not self._new else []
             self._describe()
@@ -107,29 +109,48 @@ class Job:
             pass
         return self.counts
 
+    def close(self) -> None:
+        """Let go of the folder, where a loop was left by an exception that is kept, or none was begun."""
+        if self._steps is not None:
+            self._steps.close()
+        self._close()
+
     def __iter__(self) -> Iterator[Row]:
-        start, now = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        session: dict[str, Any] = {"started": now, "seconds": 0, "explained": 0, "errors": 0}
-        self._sessions.append(session)
-        manifest = Manifest(self._rows)
+        if self._steps is not None:
+            raise OptionError("this job was run already: make another one with resume")
+        self._steps = self._guarded()
+        return self._steps
+
+    def _guarded(self) -> Generator[Row, None, None]:
         try:
-            for rows in self._results():
-                manifest.append(rows)
-                for row in rows:
-                    add(self.counts, row)
-                    session["errors" if "error" in row else "explained"] += 1
-                yield from rows
-            session["seconds"] = round(time.monotonic() - start, 3)
-            self._conclude()
+            yield from self._run()
         except OutputError as error:
-            raise OutputError(f"{error}. {self._so_far()}: make room or mend it, then go on with resume") from error
+            raise OutputError(f"{error}. {self._next_step()}") from error
         except OnnxcamError:
             if not self.done:
                 self._discard()
             raise
         finally:
+            self._close()
+
+    def _run(self) -> Iterator[Row]:
+        start, now = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        session: dict[str, Any] = {"started": now, "seconds": 0, "explained": 0, "errors": 0}
+        self._sessions.append(session)
+        try:
+            with Manifest(self._rows) as manifest, ExitStack() as ended:
+                results = self._results()
+                ended.callback(getattr(results, "close", lambda: None))  # no thread writes once this is left
+                for rows in results:
+                    self._check_source(rows)
+                    manifest.append(rows)
+                    for row in rows:
+                        add(self.counts, row)
+                        session["errors" if "error" in row else "explained"] += 1
+                    yield from rows
+        finally:
             session["seconds"] = round(time.monotonic() - start, 3)
-            self._close(manifest)
+        self._conclude()
 
     # The parts
 
@@ -137,8 +158,6 @@ class Job:
         """The plan that is there, or a new one."""
         there = read_plan(self._inner)
         if there is None:
-            if self._rows.exists():
-                raise OptionError(f"{self._rows} is there, but no plan of a job beside it: choose another folder")
             found = sources.entries(source, skip=self.out)
             return make_plan(self._inner, found, self._source, configuration)
         if not resume:
@@ -150,13 +169,30 @@ class Job:
         _compare(there, configuration, self._source, self.out)
         return there
 
+    def _refuse_foreign(self) -> None:
+        """What another job or program left there is not written over."""
+        for name in OWN:
+            if os.path.lexists(self.out / name):
+                raise OptionError(
+                    f"{str(self.out / name)!r} is there already, but no plan of a job beside it: choose another folder"
+                )
+
+    def _check_source(self, rows: list[Row]) -> None:
+        """Where the folder of pictures is gone, all of them would fail."""
+        inside = os.path.join(self._source, "")
+        if all("error" in row and row["source"].startswith(inside) for row in rows) and _is_gone(inside):
+            raise ImageError(
+                f"the pictures in {self._source!r} are gone: the folder is not there any more, or empty. "
+                f"{self._so_far()}: bring it back, then go on with resume"
+            )
+
     def _results(self) -> Iterator[list[Row]]:
         groups = self.plan.pending(self._done)
         if self._runner == "ray":
             from onnxcam.batch import ray
 
             return ray.run(self.settings, self.out, groups, self.workers, self._address, lambda: self._stopped)
-        return local.run(self._work.group, groups, self.workers, lambda: self._stopped)
+        return local.run(self._work.group, groups, self.workers or local.cores(), lambda: self._stopped)
 
     def _conclude(self) -> None:
         """What is made of all rows."""
@@ -164,7 +200,7 @@ class Job:
             self.notices.append(doubt)
         if not self.complete:
             return
-        in_order(self._rows, self.plan.count)
+        in_order(self._rows, self.plan)
         write_table(self.out)
         if "box" in self.settings.saving.kinds:
             write_coco(self.out)
@@ -189,17 +225,21 @@ class Job:
             "counts": {"planned": self.plan.count, **self.counts},
             "sessions": self._sessions,
         }
-        write_whole(self.out / "run.json", json.dumps(told, indent=1).encode(), self._inner / "tmp")
+        write_whole(self.out / "run.json", json.dumps(told, indent=1).encode(), self.plan.scratch)
 
     def _so_far(self) -> str:
         return f"{self.done} of {self.plan.count} pictures are done"
 
-    def _close(self, manifest: Manifest) -> None:
-        manifest.close()
-        if self._inner.exists():
+    def _next_step(self) -> str:
+        if not (self._inner / "plan.json").exists():
+            return "The job's folder was removed while it ran: start it again"
+        return f"{self._so_far()}: make room or mend it, then go on with resume"
+
+    def _close(self) -> None:
+        if self._inner.exists() and self._lock.held:
             with suppress(OutputError):
                 self._describe()
-            shutil.rmtree(self._inner / "tmp", ignore_errors=True)
+            shutil.rmtree(self.plan.scratch, ignore_errors=True)
         self._lock.release()
 
     def _discard(self) -> None:
@@ -220,13 +260,30 @@ def _checked(runner: str, address: str | None, workers: int | None) -> tuple[str
         raise OptionError(f"ray_address={address!r} belongs to the runner 'ray'; this one is {runner!r}")
     if workers is not None and workers < 1:
         raise OptionError(f"workers={workers}: give a number above 0")
+    if runner == "ray":
+        from onnxcam.batch import ray
+
+        ray.check(address)
     return runner, address
+
+
+def _is_folder(source: Source) -> bool:
+    return isinstance(source, str | Path) and os.path.isdir(source)
+
+
+def _is_gone(folder: str) -> bool:
+    """Whether a folder is not there, or empty, as the place of a disk is that was taken out."""
+    try:
+        with os.scandir(folder) as inside:
+            return next(inside, None) is None
+    except OSError:
+        return True
 
 
 def _apart(source: Source, out: Path) -> None:
     """Results among the pictures would be taken for pictures the next time."""
-    if isinstance(source, str | Path) and Path(source).is_dir() and Path(source).resolve() == out.resolve():
-        raise OptionError(f"{str(out)!r} holds the pictures themselves: give another folder for the results")
+    if _is_folder(source) and Path(str(source)).resolve().is_relative_to(out.resolve()):
+        raise OptionError(f"the pictures lie in {str(out)!r} themselves: give another folder for the results")
 
 
 def _compare(there: Plan, configuration: dict[str, Any], source: str, out: Path) -> None:

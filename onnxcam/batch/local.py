@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import takewhile
 
 from onnxcam.batch.manifest import Row
 from onnxcam.batch.plan import Item
@@ -34,18 +36,35 @@ def run(
         workers: threads.
         stopped: asked before each group; once it is true, what is begun is finished, and no more is begun.
     """
-    groups, waiting = iter(groups), deque[Future[list[Row]]]()
-    for group in groups:
-        yield do(group)
+
+    def one(group: list[Item]) -> list[Row]:
+        return [] if stopped() else do(group)
+
+    groups = takewhile(lambda group: not stopped(), groups)
+    for first in groups:
+        yield do(first)
         break
-    with ThreadPoolExecutor(workers, thread_name_prefix="onnxcam") as pool:
-        try:
-            while not stopped() and (group := next(groups, [])):
-                waiting.append(pool.submit(do, group))
-                while waiting and (len(waiting) >= _WAITING * workers or waiting[0].done()):
-                    yield waiting.popleft().result()
-            while waiting:
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="onnxcam") as pool,
+        closing(_in_turn(pool, one, groups, _WAITING * workers)) as found,
+    ):
+        for rows in found:
+            if rows:
+                yield rows
+
+
+def _in_turn(
+    pool: ThreadPoolExecutor, do: Callable[[list[Item]], list[Row]], groups: Iterable[list[Item]], most: int
+) -> Generator[list[Row], None, None]:
+    """The results in order; an exception, or a loop that is left, takes back what is not begun."""
+    waiting = deque[Future[list[Row]]]()
+    try:
+        for group in groups:
+            waiting.append(pool.submit(do, group))
+            while waiting and (len(waiting) >= most or waiting[0].done()):
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

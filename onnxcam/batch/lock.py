@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -16,27 +17,35 @@ class Lock:
     """Held while a job works in a folder; the system frees it however the process ends.
 
     Raises:
-        OutputError: another job works there.
+        OutputError: another job works there, or the file system knows no locks.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file: BinaryIO = path.open("a+b")
+            self._file: BinaryIO = path.open("a+b", buffering=0)
         except OSError as error:
             raise OutputError(f"cannot write {str(path)!r}: {reason(error)}. Give another folder") from error
         try:
             _take(self._file)
+            if not os.path.samestat(os.fstat(self._file.fileno()), os.stat(path)):
+                raise BlockingIOError  # whoever held it has removed it, and another may have made its own
         except OSError as error:
-            self._file.seek(0)
-            holder = self._file.read(1000).decode(errors="replace").strip()
-            self._file.close()
-            raise OutputError(
-                f"another job works in {str(path.parent.parent)!r}{f' ({holder})' if holder else ''}: wait for its "
-                "end, or give another folder"
-            ) from error
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}".encode())
-        self._file.flush()
+            raise self._refused(path, error) from error
+        with suppress(OSError):  # a full disk: whose it is would only be good to know
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}".encode())
+
+    def _refused(self, path: Path, error: OSError) -> OutputError:
+        with self._file as file:
+            file.seek(0)
+            holder = file.read(1000).decode(errors="replace").strip()
+        folder = str(path.parent.parent)
+        if not isinstance(error, BlockingIOError | PermissionError | FileNotFoundError):
+            return OutputError(f"cannot lock {str(path)!r}: {reason(error)}. Give a folder of another file system")
+        return OutputError(
+            f"another job works in {folder!r}{f' ({holder})' if holder else ''}: wait for its end, or give another "
+            "folder"
+        )
 
     def __enter__(self) -> Lock:
         return self
@@ -45,6 +54,11 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+    @property
+    def held(self) -> bool:
+        """Whether it is not released."""
+        return not self._file.closed
 
     def release(self) -> None:
         """Let others in."""

@@ -8,11 +8,14 @@ import time
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 from onnxcam.batch.plan import Plan
 from onnxcam.errors import OutputError, reason
+from onnxcam.files import whole
 
 Row = dict[str, Any]
 _EVERY = 5.0  # seconds between two fsyncs
@@ -20,23 +23,25 @@ _EVERY = 5.0  # seconds between two fsyncs
 
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a manifest; a last line that was cut off is left out."""
-    for _, row in _lines(path):
-        yield row
+    return (row for _, _, row in _lines(path))
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, Row]]:
+def _lines(path: Path) -> Iterator[tuple[int, bytes, Row]]:
+    """Each line that is a row, behind the place where it begins."""
     if not path.exists():
         return
+    place = 0
     with path.open("rb") as lines:
         for line in lines:
             if not line.endswith(b"\n"):
                 return
             with suppress(ValueError):
                 if isinstance(row := json.loads(line), dict) and isinstance(row.get("index"), int):
-                    yield line, row
+                    yield place, line, row
+            place += len(line)
 
 
-def recover(path: Path, plan: Plan, retry_errors: bool = False) -> bytearray:
+def recover(path: Path, plan: Plan, retry_errors: bool = False) -> tuple[bytearray, dict[str, int]]:
     """Which groups of the plan are finished; what the manifest holds of others is taken out of it.
 
     A group is finished if each of its pictures has its line, and the files of that line are there in full size.
@@ -47,15 +52,18 @@ def recover(path: Path, plan: Plan, retry_errors: bool = False) -> bytearray:
         retry_errors: groups with a picture that failed count as unfinished.
 
     Returns:
-        1 or 0 for each group.
+        1 or 0 for each group, and the counts of `add`.
+
+    Raises:
+        OutputError: it cannot be written.
     """
     seen = bytearray(plan.count)
-    for _, row in _lines(path):
+    for _, _, row in _lines(path):
         if 0 <= row["index"] < plan.count and _stands(path.parent, row, retry_errors):
             seen[row["index"]] = 1
     done = bytearray(all(seen[k * plan.batch : (k + 1) * plan.batch]) for k in range(plan.groups))
-    _keep(path, plan, done)
-    return done
+    with _mending(path):
+        return done, _keep(path, plan, done)
 
 
 def _stands(out: Path, row: Row, retry_errors: bool) -> bool:
@@ -63,68 +71,71 @@ def _stands(out: Path, row: Row, retry_errors: bool) -> bool:
         return not retry_errors
     try:
         return all((out / file).stat().st_size == row["bytes"][kind] for kind, file in row["files"].items())
-    except (OSError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _keep(path: Path, plan: Plan, done: bytearray) -> None:
-    """Rewrite the manifest with the lines of finished groups, each once."""
-    if not path.exists():
-        return
+def _keep(path: Path, plan: Plan, done: bytearray) -> dict[str, int]:
+    """Leave the lines of finished groups, each once: by cutting off the end where that does, else in a new file."""
+    counts, end, gaps = no_counts(), 0, False
+    for place, line, row in _of_finished(path, plan, done):
+        gaps, end = gaps or place != end, place + len(line)
+        add(counts, row)
+    if gaps:
+        with whole(path, plan.scratch, durable=True) as new:
+            new.writelines(line for _, line, _ in _of_finished(path, plan, done))
+    elif path.exists() and path.stat().st_size > end:
+        os.truncate(path, end)
+    return counts
+
+
+def _of_finished(path: Path, plan: Plan, done: bytearray) -> Iterator[tuple[int, bytes, Row]]:
     seen = bytearray(plan.count)
-    with _rewritten(path) as new:
-        for line, row in _lines(path):
-            index = row["index"]
-            if 0 <= index < plan.count and done[index // plan.batch] and not seen[index]:
-                seen[index] = 1
-                new.write(line)
+    for place, line, row in _lines(path):
+        index = row["index"]
+        if 0 <= index < plan.count and done[index // plan.batch] and not seen[index]:
+            seen[index] = 1
+            yield place, line, row
 
 
 @contextmanager
-def _rewritten(path: Path) -> Iterator[BinaryIO]:
-    """A new file in the place of an old one, once it is whole."""
-    part = path.with_name(f".{path.name}.part")
+def _mending(path: Path) -> Iterator[None]:
     try:
-        with part.open("wb") as new:
-            yield new
-            new.flush()
-            os.fsync(new.fileno())
-        os.replace(part, path)
+        yield
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
-def in_order(path: Path, count: int) -> None:
-    """Bring the lines into the order of the plan, where groups were finished in another."""
-    places, sorted_already, last = array("q", [-1]) * count, True, -1
-    with path.open("rb") as lines:
-        place = 0
-        for line in lines:
-            index = json.loads(line)["index"]
-            places[index], sorted_already, last = place, sorted_already and index > last, index
-            place += len(line)
-    if sorted_already:
-        return
-    with path.open("rb") as lines, _rewritten(path) as new:
-        for place in places:
-            if place >= 0:
+def in_order(path: Path, plan: Plan) -> None:
+    """Bring the lines into the order of the plan, where groups were finished in another.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with _mending(path):
+        places = array("q", [-1]) * plan.count
+        for place, _, row in _lines(path):
+            places[row["index"]] = place
+        if all(here < there for here, there in pairwise(places)):
+            return
+        with path.open("rb") as lines, whole(path, plan.scratch, durable=True) as new:
+            for place in places:
                 lines.seek(place)
                 new.write(lines.readline())
 
 
 class Manifest:
-    """Appends rows: those of a group at once, or not at all."""
+    """Appends rows: those of a group at once, or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._synced = time.monotonic()
-        try:
+        with _mending(path):
             self._file: BinaryIO = path.open("ab", buffering=0)
-        except OSError as error:
-            raise _unwritable(path, error) from error
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows.
@@ -133,28 +144,51 @@ class Manifest:
             OutputError: the disk is full, or gone; what was written of these rows is taken back.
         """
         data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-        start = self._file.seek(0, os.SEEK_END)
-        try:
-            written = 0
-            while written < len(data):
-                written += self._file.write(data[written:]) or 0
-            if time.monotonic() - self._synced > _EVERY:
-                os.fsync(self._file.fileno())
-                self._synced = time.monotonic()
-        except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(start)
-            raise _unwritable(self.path, error) from error
+        with _mending(self.path):
+            self._check()
+            start = self._file.seek(0, os.SEEK_END)
+            try:
+                self._write(data)
+            except BaseException:  # Ctrl-C included
+                with suppress(OSError):
+                    self._file.truncate(start)
+                raise
 
-    def close(self) -> None:
-        """Bring everything to the disk."""
-        with suppress(OSError):
+    def _check(self) -> None:
+        """What is written to a file that was deleted is lost without a word."""
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            raise FileNotFoundError("it was deleted while the job runs")
+
+    def _write(self, data: bytes) -> None:
+        written = 0
+        while written < len(data):
+            written += self._file.write(data[written:]) or 0
+        if time.monotonic() - self._synced > _EVERY:
             os.fsync(self._file.fileno())
-        self._file.close()
+            self._synced = time.monotonic()
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Bring everything to the disk; what goes wrong counts where nothing has before."""
+        try:
+            with self._file as file:
+                os.fsync(file.fileno())
+        except OSError as why:
+            if error is None:
+                raise _unwritable(self.path, why) from why
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot write {str(path)!r}: {reason(error)}")
+
+
+def no_counts() -> dict[str, int]:
+    """Of a job that has not begun; for `add`."""
+    return {"explained": 0, "errors": 0, "flagged": 0}
 
 
 def add(counts: dict[str, int], row: Row) -> None:

@@ -7,21 +7,29 @@ import json
 import os
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from onnxcam.batch.remote import is_address
 from onnxcam.batch.sources import Entry
 from onnxcam.errors import ImageError, OptionError, OutputError, reason
-from onnxcam.files import write_whole
+from onnxcam.files import whole
 
 VERSION = 1
+OWN = ("results.jsonl", "results.csv", "run.json", "boxes.json", "report.html")
+"""What a job keeps in its folder beside the files of the pictures."""
 _LONGEST = 200  # bytes of a name in a folder, to which suffixes come; file systems take 255
-_ENDS_LIKE_OURS = re.compile(r"\.(overlay|heatmap|panel|raw|explanation)(\.\d+)?\.\w+%*$", re.IGNORECASE)
-_SCHEME = re.compile(r"[A-Za-z][\w+.-]+://|[A-Za-z][\w+.-]+::")
+_FORBIDDEN = r'[<>:"|?*\\\x00-\x1f]|[. ]$' if os.name == "nt" else r"\x00"
+_LIKE_OURS = re.compile(
+    r"(^(\.onnxcam|results\.\w+|run\.json|boxes\.json|report(-\d+)?\.html)"
+    r"|\.(overlay|heatmap|panel|raw|explanation)(\.\d+)?\.\w+)%*$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -54,12 +62,19 @@ class Plan:
         source: what it was made from, as it was written.
         configuration: of the job.
         count: pictures.
+        size: bytes of the list.
     """
 
     folder: Path
     source: str
     configuration: dict[str, Any]
     count: int
+    size: int
+
+    @property
+    def scratch(self) -> Path:
+        """Where files lie until they are whole."""
+        return self.folder / "tmp"
 
     @property
     def hash(self) -> str:
@@ -101,12 +116,15 @@ def read_plan(folder: Path) -> Plan | None:
     if not path.exists():
         return None
     try:
-        told = json.loads(path.read_text())
+        told = json.loads(path.read_bytes())
         if told.pop("version") != VERSION:
             raise ValueError("written by another version")
-        return Plan(folder, **told)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        plan = Plan(folder, **told)
+        if (size := (folder / "plan.jsonl").stat().st_size) != plan.size:
+            raise ValueError(f"its list has {size} bytes instead of {plan.size}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OptionError(f"the plan of this job, {path}, cannot be read: {error}. Start in another folder") from error
+    return plan
 
 
 def make_plan(folder: Path, entries: Iterable[Entry], source: str, configuration: dict[str, Any]) -> Plan:
@@ -116,19 +134,28 @@ def make_plan(folder: Path, entries: Iterable[Entry], source: str, configuration
         ImageError: there are no pictures.
         OutputError: the folder cannot be written.
     """
+    scratch = folder / "tmp"
     try:
+        scratch.mkdir(exist_ok=True)
         with closing(sqlite3.connect("")) as found:  # a temporary file: sorted, without repeats, of any length
+            found.execute("pragma journal_mode = off")
             _gather(found, entries)
-            count = _write(found, folder / "plan.jsonl", _key(source))
-    except (OSError, sqlite3.Error) as error:
-        what = reason(error) if isinstance(error, OSError) else error
-        raise OutputError(f"the plan cannot be written to {folder}: {what}. Give another folder") from error
-    if not count:
-        raise ImageError(f"no pictures in {source}: give a folder, a pattern or a list of them")
-    plan = Plan(folder, source, configuration, count)
-    told = {"version": VERSION, "source": source, "configuration": configuration, "count": count}
-    write_whole(folder / "plan.json", json.dumps(told, indent=1).encode())
-    return plan
+            with whole(folder / "plan.jsonl", scratch, durable=True) as lines:
+                number = _write(found, lines, _key(source))
+                size = lines.tell()
+        if not number:
+            raise ImageError(f"no pictures in {source}: give a folder, a pattern or a list of them")
+        told: dict[str, Any] = {"source": source, "configuration": configuration, "count": number, "size": size}
+        with whole(folder / "plan.json", scratch, durable=True) as file:
+            file.write(json.dumps({"version": VERSION, **told}, indent=1).encode())
+    except sqlite3.Error as error:
+        raise OutputError(
+            f"the plan cannot be sorted: {error}. There must be room for it in the folder of temporary files, which "
+            "the variable SQLITE_TMPDIR names"
+        ) from error
+    except OSError as error:
+        raise OutputError(f"the plan cannot be written to {folder}: {reason(error)}. Give another folder") from error
+    return Plan(folder, **told)
 
 
 def _gather(found: sqlite3.Connection, entries: Iterable[Entry]) -> None:
@@ -138,7 +165,7 @@ def _gather(found: sqlite3.Connection, entries: Iterable[Entry]) -> None:
     )
     found.executemany(
         "insert or ignore into entry values (?, ?, ?, ?)",
-        ((os.fsencode(e.source), _text(e.target), _text(e.truth), e.stamp) for e in entries),
+        ((_bytes(e.source), _text(e.target), _text(e.truth), _text(e.stamp)) for e in entries),
     )
 
 
@@ -147,22 +174,42 @@ def _text(given: str | None) -> str:
     return "" if given is None else json.dumps(given)
 
 
-def _write(found: sqlite3.Connection, path: Path, root: Sequence[str]) -> int:
-    keys = (_key(os.fsdecode(row[0])) for row in found.execute("select source from entry"))
-    shared = _shared(keys, root)
-    count = 0
-    with path.open("w", encoding="ascii") as lines:
-        for source, target, truth, stamp in found.execute("select * from entry order by source, target"):
-            where, asked = os.fsdecode(source), json.loads(target) if target else None
-            told = json.loads(truth) if truth else None
-            lines.write(json.dumps([where, name_of(_key(where)[shared:], asked), told, asked, stamp]) + "\n")
-            count += 1
-    return count
+def _bytes(text: str) -> bytes:
+    """Any text, lone surrogates included."""
+    return text.encode(errors="surrogatepass")
+
+
+def _write(found: sqlite3.Connection, lines: BinaryIO, root: Sequence[str]) -> int:
+    """Write the list; the number of its lines."""
+    shared = _shared((_key(_str(row[0])) for row in found.execute("select source from entry")), root)
+    found.execute("create table name (folded blob primary key) without rowid")
+    number = 0
+    for source, target, truth, stamp in found.execute("select * from entry order by source, target"):
+        where, (asked, told, known) = _str(source), (json.loads(t) if t else None for t in (target, truth, stamp))
+        name = _unused(found, name_of(_key(where)[shared:], asked), where)
+        lines.write(json.dumps([where, name, told, asked, known]).encode() + b"\n")
+        number += 1
+    return number
+
+
+def _str(data: bytes) -> str:
+    return data.decode(errors="surrogatepass")
+
+
+def _unused(found: sqlite3.Connection, name: str, source: str) -> str:
+    """A name that no item has: not even another way of writing it, which some file systems take for the same."""
+    names = (f"{name}~{_short(f'{source}~{k}')}" if k else name for k in count())
+    return next(one for one in names if _taken(found, one))
+
+
+def _taken(found: sqlite3.Connection, name: str) -> bool:
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+    return bool(found.execute("insert or ignore into name values (?)", (_bytes(folded),)).rowcount)
 
 
 def _key(source: str) -> tuple[str, ...]:
     """The parts of a path or address, by which folders are mirrored."""
-    if _SCHEME.match(source):
+    if is_address(source):
         scheme, _, rest = source.partition(":")
         return (scheme, *(p for p in rest.split("/") if p))
     return ("", *(p for p in os.path.abspath(source).replace(os.sep, "/").split("/") if p))
@@ -182,7 +229,7 @@ def _shared(keys: Iterable[tuple[str, ...]], root: Sequence[str]) -> int:
 
 def name_of(parts: Sequence[str], target: str | None) -> str:
     """The name under which results are kept: the picture's own folders and name, and the target of a list's line."""
-    *folders, last = [_safe(p) for p in parts]
+    *folders, last = [_safe(p) for p in parts] or [""]
     if target is not None:
         slug = re.sub(r"[^\w.+-]+", "-", target)[:40]
         last += f"@{slug}" + ("" if slug == target else f"-{_short(target)}")
@@ -190,17 +237,19 @@ def name_of(parts: Sequence[str], target: str | None) -> str:
 
 
 def _safe(part: str) -> str:
-    return part.replace(".", "%2E") if part in (".", "..") else part
+    """What cannot be a name, as %XX."""
+    pattern = r"\." if part in (".", "..") else _FORBIDDEN
+    return re.sub(pattern, lambda found: f"%{ord(found[0]):02X}", part)
 
 
 def _folder(name: str) -> str:
     """A folder that is called like one of our files gets another name, which no other folder can have."""
-    return _cut(f"{name}%" if _ENDS_LIKE_OURS.search(name) else name)
+    return _cut(f"{name}%" if _LIKE_OURS.search(name) else name)
 
 
 def _cut(name: str) -> str:
     """Names leave room for suffixes."""
-    data = os.fsencode(name)
+    data = _bytes(name)
     if len(data) <= _LONGEST:
         return name
     return data[: _LONGEST - 9].decode(errors="ignore") + "~" + _short(name)
@@ -212,4 +261,4 @@ def digest(value: Any) -> str:
 
 
 def _short(text: str) -> str:
-    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+    return hashlib.sha256(_bytes(text)).hexdigest()[:8]

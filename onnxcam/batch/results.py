@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from onnxcam.batch.settings import Saving
 from onnxcam.core.overlay import DIVERGING, colorize, diverging, panel
 from onnxcam.errors import OutputError, reason
 from onnxcam.explanation import Explanation, packed
+from onnxcam.files import whole
 from onnxcam.image import encode_grey, encode_image
 
 Made = Iterator[tuple[str, str, bytes]]
@@ -43,6 +45,17 @@ def files_of(e: Explanation, saving: Saving) -> dict[str, tuple[str, bytes]]:
     }
 
 
+def suffixes(saving: Saving, layers: int) -> tuple[str, ...]:
+    """All that `files_of` may let follow a picture's name, with so many layers."""
+    overlays = ["overlay", *(f"overlay.{k}" for k in range(2, layers + 1))]
+    pictures = [*(f"{name}.{saving.image}" for name in (*overlays, "panel"))]
+    return (*pictures, f"heatmap.{_heatmap_suffix(saving)}", "raw.npz", "explanation.json")
+
+
+def _heatmap_suffix(saving: Saving) -> str:
+    return "png" if saving.heatmap.startswith("png") else saving.heatmap
+
+
 def _overlay(e: Explanation, saving: Saving) -> Made:
     layers = (e,) if e.fuse or len(e.maps) < 2 else e.per_layer()
     for number, one in enumerate(layers, 1):
@@ -52,9 +65,8 @@ def _overlay(e: Explanation, saving: Saving) -> Made:
 
 
 def _heatmap(e: Explanation, saving: Saving) -> Made:
-    whole = e.heatmap_on_image()
-    suffix = "png" if saving.heatmap.startswith("png") else saving.heatmap
-    yield "heatmap", f"heatmap.{suffix}", _AS_HEATMAP[saving.heatmap](whole, e.normalize == "none")
+    levels = e.heatmap_on_image()
+    yield "heatmap", f"heatmap.{_heatmap_suffix(saving)}", _AS_HEATMAP[saving.heatmap](levels, e.normalize == "none")
 
 
 def _grey(levels: int) -> Callable[[npt.NDArray[np.float32], bool], bytes]:
@@ -152,7 +164,7 @@ def write_coco(out: Path) -> None:
     with _whole(out / "boxes.json") as file:
         file.write('{"images": [')
         for number, row in enumerate(_explained(out)):
-            names.setdefault(row["class_index"], row["label"] or f"class {row['class_index']}")
+            names.setdefault(row["class_index"], _category(row))
             image = {"id": row["index"], "file_name": row["source"], "height": row["size"][0], "width": row["size"][1]}
             file.write(",\n"[number == 0 :] + json.dumps(image))
         file.write('],\n"annotations": [')
@@ -164,20 +176,20 @@ def write_coco(out: Path) -> None:
         file.write(f'],\n"categories": {json.dumps(categories)}}}\n')
 
 
+def _category(row: Row) -> str:
+    """The class; where something else than a class is explained, that."""
+    return str(row["label"] or (f"class {row['class_index']}" if row["class_index"] >= 0 else row["target"]))
+
+
 def _explained(out: Path) -> Iterator[Row]:
     return (row for row in read_rows(out / "results.jsonl") if "error" not in row)
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[TextIO]:
+def _whole(path: Path) -> Iterator[codecs.StreamWriter]:
     """A text file that appears once it is finished."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        part.replace(path)
+        with whole(path, path.parent / ".onnxcam" / "tmp") as file:
+            yield codecs.getwriter("utf-8")(file)
     except OSError as error:
         raise OutputError(f"cannot write {str(path)!r}: {reason(error)}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,20 +18,22 @@ import numpy as np
 from onnxcam.batch import sources
 from onnxcam.batch.manifest import Row
 from onnxcam.batch.plan import Item
-from onnxcam.batch.results import files_of
+from onnxcam.batch.results import files_of, suffixes
 from onnxcam.batch.settings import Settings
 from onnxcam.core.maps import resize
 from onnxcam.doctor import Watch
 from onnxcam.errors import GradientError, ImageError, OnnxcamError, OutputError, RuntimeUnavailableError, reason
 from onnxcam.explainer import Explainer, Prepared
 from onnxcam.explanation import Explanation
-from onnxcam.files import write_whole
+from onnxcam.files import whole
 from onnxcam.image import decode_image
 from onnxcam.labels import by_name, index_of
+from onnxcam.record import OF_ONE_PICTURE
 
 GRID = 16
 """Rows and columns of the small map that each row keeps."""
 _OF_THE_JOB = (GradientError, OutputError, RuntimeUnavailableError)  # as bad for every other picture
+_OF_THE_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 @dataclass
@@ -73,6 +77,10 @@ class Work:
             self._explain([c for c in cases if c.prepared and c.item.target == target], target)
         return [self._finish(case) for case in cases]
 
+    def failed(self, item: Item, error: Exception) -> Row:
+        """The row of a picture that is not even tried."""
+        return self._failed(_Case(item, error=error))
+
     # The three steps
 
     def _read(self, item: Item) -> _Case:
@@ -84,7 +92,7 @@ class Work:
             case.prepared = self.explainer.prepare(picture)
             if item.stamp and sources.stamp_of(item.source) != item.stamp:
                 case.warnings.append("the file has changed since the job was planned")
-        except (OnnxcamError, MemoryError) as error:
+        except Exception as error:  # whatever it is, it is about this picture
             gone = isinstance(error, ImageError) and item.stamp and not case.sha256
             case.error = ImageError(f"{error}; it was there when the job was planned") if gone else error
         case.timings["read"] = time.perf_counter() - start
@@ -100,9 +108,9 @@ class Work:
             found = self.explainer.explain_prepared([c.prepared for c in cases if c.prepared], asked)
             for case, e in zip(cases, found, strict=True):
                 case.found = e
-        except _OF_THE_JOB:
-            raise
-        except (OnnxcamError, MemoryError) as error:
+        except Exception as error:
+            if isinstance(error, _OF_THE_JOB) and target is None:
+                raise
             if len(cases) == 1:
                 cases[0].error = error
             else:
@@ -116,31 +124,48 @@ class Work:
         start, files, sizes = time.perf_counter(), {}, {}
         if case.found is not None:
             try:
-                made = files_of(case.found, self.settings.saving)
-            except (OnnxcamError, ValueError, MemoryError) as error:
-                case.found, case.error = None, error
-            else:
-                for kind, (suffix, data) in made.items():
+                for kind, (suffix, data) in files_of(case.found, self.settings.saving).items():
                     files[kind] = f"{case.item.name}.{suffix}"
                     sizes[kind] = len(data)
                     self._write(files[kind], data)
+            except OutputError:
+                raise
+            except Exception as error:
+                case.found, case.error = None, error
+        if case.found is None:
+            self._clear(case.item.name)
         case.timings["write"] = time.perf_counter() - start
         return self._failed(case) if case.found is None else self._row(case, case.found, files, sizes)
 
     def _write(self, name: str, data: bytes) -> None:
         path = self.out / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if self._scratch.is_dir():  # else the job's folder is gone, and is not to come back bit by bit
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with whole(path, self._scratch) as file:
+                file.write(data)
         except OSError as error:
-            raise OutputError(f"cannot make the folder {str(path.parent)!r}: {reason(error)}") from error
-        write_whole(path, data, self._scratch)
+            told = f"cannot write {str(path)!r}: {reason(error)}"
+            if error.errno in _OF_THE_NAME and self._scratch.is_dir():
+                raise ImageError(told) from error
+            raise OutputError(told) from error
+
+    def _clear(self, name: str) -> None:
+        """A picture that fails now, and did not in a run that was killed, leaves no files."""
+        for suffix in self._suffixes:
+            with suppress(OSError):
+                (self.out / f"{name}.{suffix}").unlink()
+
+    @cached_property
+    def _suffixes(self) -> tuple[str, ...]:
+        return suffixes(self.settings.saving, len(self.explainer.layers))
 
     # Rows
 
     def _failed(self, case: _Case) -> Row:
         error = case.error
-        what = "out of memory; give a smaller batch or fewer workers" if isinstance(error, MemoryError) else str(error)
-        return {**_head(case), "error": what, "kind": type(error).__name__, "timings": _rounded(case.timings)}
+        told = {"error": _what(error), "kind": type(error).__name__}
+        return {**_head(case), **told, "timings": _rounded(case.timings)}
 
     def _row(self, case: _Case, e: Explanation, files: dict[str, str], sizes: dict[str, int]) -> Row:
         assert e.image is not None
@@ -154,7 +179,7 @@ class Work:
             **{key: told[key] for key in ("target", "class_index", "label", "score", "probability", "top", "method")},
             "layer": " + ".join(m.layer for m in e.maps),
             "blank": e.is_blank,
-            "warnings": [*case.warnings, *e.notes],
+            "warnings": [*case.warnings, *(note for note in e.notes if note.startswith(OF_ONE_PICTURE))],
             "files": files,
             "bytes": sizes,
         }
@@ -188,6 +213,14 @@ def _head(case: _Case) -> Row:
         "sha256": case.sha256,
         "truth": item.truth,
     }
+
+
+def _what(error: Exception | None) -> str:
+    if isinstance(error, OnnxcamError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory; give a smaller batch or fewer workers"
+    return f"unexpected {type(error).__name__}: {error}"
 
 
 def _rounded(timings: dict[str, float]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,7 +70,7 @@ def command(
     provider: Annotated[list[str] | None, typer.Option(help="Execution provider of the runtime.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Largest picture that is opened, in pixels.")] = None,
     runner: Annotated[str, typer.Option(help="local, or ray for several machines.")] = "local",
-    ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto or ray://HOST:10001.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster: auto, or HOST:6379.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture on stdout.")] = False,
 ) -> None:
     """Explain many pictures: a folder in, explained, whatever happens."""
@@ -109,10 +109,10 @@ def _watched(job: Job, as_json: bool) -> int:
     before = job.done
     if before:
         say(f"goes on: {before} of {job.plan.count} pictures are done")
-    with _stoppable(job), Rate(job.plan.count, before) as rate:
+    with closing(job), _stoppable(job), Rate(job.plan.count, before) as rate:
         for row in job:
             if "error" in row:
-                rate.say(row["error"])
+                rate.say(row["error"] if repr(row["source"]) in row["error"] else f"{row['source']!r}: {row['error']}")
             if as_json:
                 print(json.dumps(row), flush=True)
             rate.advance("error" in row)
@@ -145,9 +145,11 @@ def _stoppable(job: Job) -> Iterator[None]:
     old: dict[int, Callable[..., Any] | int | None] = {}
 
     def stop(number: int, frame: Any) -> None:
-        say("finishes what is begun; once more ends at once")
         job.stop()
-        signal.signal(number, signal.default_int_handler)
+        for other in numbers:
+            signal.signal(other, signal.SIG_DFL)
+        with suppress(RuntimeError):  # where it comes in the middle of a message
+            say("finishes what is begun; once more ends at once")
 
     for number in numbers:
         old[number] = signal.signal(number, stop)

@@ -49,9 +49,9 @@ class Bar:
 
 
 class Rate:
-    """A context that shows how far a job is: its rate, the time left, what failed."""
+    """A context that shows how far a job is: its rate, the time left where ``total`` is known, what failed."""
 
-    def __init__(self, total: int, done: int = 0) -> None:
+    def __init__(self, total: int | None, done: int = 0) -> None:
         self._total, self._done, self._before, self._failed = total, done, done, 0
         self._start = self._told = time.monotonic()
         self._bar: Any = None
@@ -87,8 +87,7 @@ class Rate:
             self._bar.update(self._task, completed=self._done, description=self._figures)
         elif time.monotonic() - self._told >= _BETWEEN:
             self._told = time.monotonic()
-            left = (self._total - self._done) / max(self.rate, 1e-9)
-            say(f"{self._done} of {self._total}, {self._figures}, {_duration(left)} left")
+            say(self._line)
 
     def say(self, text: str) -> None:
         """A message beside the progress."""
@@ -98,6 +97,13 @@ class Rate:
             from rich.text import Text
 
             self._bar.console.print(Text(f"onnxcam: {plain(text)}"), soft_wrap=True)
+
+    @property
+    def _line(self) -> str:
+        if self._total is None:
+            return f"{self._done}, {self._figures}"
+        left = (self._total - self._done) / max(self.rate, 1e-9)
+        return f"{self._done} of {self._total}, {self._figures}, {_duration(left)} left"
 
     @property
     def _figures(self) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 _DAMAGED = "its header is damaged"
 _CUT_OFF = "it is cut off: the end of the picture is missing. Copy or download it again"
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # data bytes 0xff are followed by 0 or a restart
+# Data bytes 0xff are followed by 0 or a restart. Beginning with one fixed byte, the search leaps from 0xff to 0xff.
+_JPEG_MARKER = re.compile(rb"\xff\xff*([^\x00\xff\xd0-\xd7])")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNM = re.compile(rb"P([456])(?:\s+|#[^\n]*\n)+(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s(?:\s*(?:#[^\n]*\n\s*)*(\d+)\s)?")
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
-from .maps import resize_matrix, resize_pixels
+from .bands import Bands, Taps, find_taps
+from .maps import resize_pixels
 
 
 def _checked(heatmap: NDArray[Any]) -> NDArray[Any]:
@@ -153,14 +155,13 @@ def _seen(source: int, resized: int, offset: int, size: int) -> NDArray[np.bool_
     return (centres >= 0) & (centres < size)
 
 
-def _back(kind: str, source: int, resized: int, offset: int, size: int) -> NDArray[np.float32]:
-    """One axis of the way back, (source, size): zero rows for what the model did not see."""
+@lru_cache(maxsize=32)
+def _back(kind: str, source: int, resized: int, offset: int, size: int) -> Bands:
+    """One axis of the way back, a matrix (source, size): zero rows for what the model did not see."""
     lo, hi = max(0, -offset), min(size, resized - offset)
-    matrix = np.zeros((source, size), np.float32)
-    span = (float(-offset - lo), float(resized - offset - lo))
-    matrix[:, lo:hi] = resize_matrix(hi - lo, source, kind, span=span)
-    matrix[~_seen(source, resized, offset, size)] = 0
-    return matrix
+    taps = find_taps(hi - lo, source, kind, span=(float(-offset - lo), float(resized - offset - lo)))
+    seen = _seen(source, resized, offset, size)
+    return Bands.of(Taps(taps.inputs + lo, np.where(seen[:, None], taps.weights, 0.0)), np.float32)
 
 
 @dataclass(frozen=True)
@@ -232,8 +233,8 @@ class Placement:
             raise OptionError(f"the heatmap is {heatmap.shape}, the model's input {self.size}: resize it first")
         down, across = (_back(kind, *axis) for axis in self._axes())
         values = heatmap.astype(np.float32)
-        limits = min(0.0, float(values.min())), max(0.0, float(values.max()))
-        return np.asarray(np.clip(down @ values @ across.T, *limits), np.float32)
+        whole = across.across(down.down(values, np.float32), np.float32)
+        return np.clip(whole, min(0.0, float(values.min())), max(0.0, float(values.max())), out=whole)
 
     def mask(self) -> NDArray[np.bool_]:
         """Bool (H0, W0): True where the model looked; pixel centres decide."""

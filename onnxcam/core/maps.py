@@ -6,14 +6,15 @@ write the same formula into a graph. They use nothing of ``xp`` but array-API na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Sequence
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError, UnknownNameError
+from .bands import Bands, Taps, check_resize, find_taps
 
 Array = Any
 """An array of the world at hand: ``numpy.ndarray`` or a symbolic tensor."""
@@ -25,50 +26,6 @@ _NOISE = 4 * float(np.finfo(np.float32).eps)
 
 
 # ---- resizing ----
-
-
-def _hat(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.maximum(0.0, 1.0 - np.abs(x))
-
-
-def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys (1981), a = -0.5, as in Pillow and MATLAB."""
-    t = np.abs(x)
-    near, far = (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
-    return np.where(t < 1, near, np.where(t < 2, far, 0.0))
-
-
-_KERNELS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], float]] = {
-    "bilinear": (_hat, 1.0),
-    "bicubic": (_cubic, 2.0),
-}
-INTERPOLATIONS = (*_KERNELS, "nearest")
-
-
-def _taps(
-    centres: NDArray[np.float64], n_in: int, scale: float, kind: str, antialias: bool
-) -> tuple[int, NDArray[np.float64]]:
-    """Weights of neighbouring outputs, on the band of inputs that they read: (first input, (rows, band))."""
-    if kind == "nearest":
-        index = np.clip(np.floor(centres).astype(np.int64), 0, n_in - 1)
-        return int(index[0]), (np.arange(index[0], index[-1] + 1) == index[:, None]).astype(np.float64)
-    kernel, support = _KERNELS[kind]
-    width = max(scale, 1.0) if antialias else 1.0
-    lo = max(0, int(centres[0] - support * width))
-    hi = min(n_in, int(centres[-1] + support * width) + 1)
-    weights = kernel((np.arange(lo - 2, hi + 2) + 0.5 - centres[:, None]) / width)
-    inside = weights[:, 2:-2]
-    if not antialias:  # ONNX Resize repeats the edge pixel; Pillow leaves out what lies beyond
-        inside[:, 0] += weights[:, :2].sum(axis=1)
-        inside[:, -1] += weights[:, -2:].sum(axis=1)
-    return lo, inside / inside.sum(axis=1, keepdims=True)
-
-
-def _check_resize(n_in: int, n_out: int, kind: str) -> None:
-    if kind not in INTERPOLATIONS:
-        raise UnknownNameError.of("interpolation", str(kind), INTERPOLATIONS)
-    if n_in < 1 or n_out < 1:
-        raise OptionError(f"cannot resize {n_in} pixels to {n_out}: both must be at least 1")
 
 
 def resize_matrix(
@@ -102,13 +59,15 @@ def resize_matrix(
         UnknownNameError: An unknown ``kind``.
         OptionError: A size below 1.
     """
-    _check_resize(n_in, n_out, kind)
-    start, stop = span or (0.0, float(n_in))
-    centres = np.clip(start + (np.arange(n_out) + 0.5) * (stop - start) / n_out, 0.0, n_in)
-    lo, weights = _taps(centres, n_in, (stop - start) / n_out, kind, antialias)
+    inputs, weights = find_taps(n_in, n_out, kind, antialias, span).band(slice(None))
     matrix = np.zeros((n_out, n_in), dtype)
-    matrix[:, lo : lo + weights.shape[1]] = weights
+    matrix[:, inputs] = weights
     return matrix
+
+
+@lru_cache(maxsize=32)
+def _map_bands(n_in: int, n_out: int, kind: str, antialias: bool) -> Bands:
+    return Bands.of(find_taps(n_in, n_out, kind, antialias), np.float32)
 
 
 def resize(xp: Any, maps: Array, size: tuple[int, int], kind: str = "bilinear", antialias: bool = True) -> Array:
@@ -119,27 +78,40 @@ def resize(xp: Any, maps: Array, size: tuple[int, int], kind: str = "bilinear", 
     h, w = maps.shape[-2:]
     if not (isinstance(h, int) and isinstance(w, int)):
         raise OptionError(f"cannot resize a map of unknown size ({h}, {w}): fix the model's input size")
+    if xp is np:
+        dtype = np.result_type(maps, np.float32)
+        tall = _map_bands(h, size[0], kind, antialias).down(maps, dtype)
+        return _map_bands(w, size[1], kind, antialias).across(tall, dtype)
     rows = resize_matrix(h, size[0], kind, antialias)
     columns = np.ascontiguousarray(resize_matrix(w, size[1], kind, antialias).T)
     return xp.matmul(xp.matmul(rows, maps), columns)
 
 
-def _resample_rows(
-    pixels: NDArray[np.uint8], n_out: int, window: tuple[int, int], kind: str, antialias: bool
-) -> NDArray[np.uint8]:
-    """Rows ``window`` of ``pixels`` (n_in, M) resized to n_out rows, rounded to grey levels."""
-    n_in, scale = len(pixels), len(pixels) / n_out
-    out = np.empty((window[1] - window[0], pixels.shape[1]), np.uint8)
-    step = min(max(int(256 / scale) - 2, 1), 64)  # neighbours share most inputs: a few hundred at a time
-    for first in range(window[0], window[1], step):
-        last = min(first + step, window[1])
-        centres = (np.arange(first, last, dtype=np.float64) + 0.5) * scale
-        lo, weights = _taps(centres, n_in, scale, kind, antialias)
-        # Pillow's fixed point, 22 bits: sums are exact in float64, so the grey levels are its own.
-        fixed = np.floor(weights * 2.0**22 + 0.5) / 2.0**22
-        levels = fixed @ pixels[lo : lo + weights.shape[1]].astype(np.float64)
-        out[first - window[0] : last - window[0]] = np.clip(np.floor(levels + 0.5), 0, 255)
-    return out
+@lru_cache(maxsize=32)
+def _pixel_bands(n_in: int, n_out: int, window: tuple[int, int], kind: str, antialias: bool) -> tuple[slice, Bands]:
+    """The pixels to cut out, and what becomes of them.
+
+    In Pillow's fixed point, 22 bits: sums are exact in float64, so the grey levels are its own.
+    """
+    taps = find_taps(n_in, n_out, kind, antialias, window=window)
+    read, fixed = taps.reads(), np.floor(taps.weights * 2.0**22 + 0.5) / 2.0**22
+    return read, Bands.of(Taps(taps.inputs - read.start, fixed), np.float64)
+
+
+def split(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, C) to (C, H, W); OpenCV does it several times faster than NumPy copies a transposed array."""
+    import cv2
+
+    planes = np.empty((image.shape[2], *image.shape[:2]), np.uint8)
+    cv2.split(image, list(planes))
+    return planes
+
+
+def joined(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(C, H, W) to (H, W, C)."""
+    import cv2
+
+    return np.asarray(cv2.merge(list(planes)), np.uint8).reshape(*planes.shape[1:], len(planes))
 
 
 def resize_pixels(
@@ -168,20 +140,14 @@ def resize_pixels(
         UnknownNameError: An unknown ``kind``.
         OptionError: A size below 1.
     """
-    _check_resize(min(image.shape[:2]), min(size), kind)
+    check_resize(min(image.shape[:2]), min(size), kind)
     top, left, bottom, right = window or (0, 0, *size)
-    h, w, channels = image.shape
+    h, w = image.shape[:2]
     if (h, w) == size:
         return image[top:bottom, left:right].copy()
-    scale = h / size[0]
-    margin = 2 * max(scale, 1.0) + 1
-    lo, hi = max(0, int((top + 0.5) * scale - margin)), min(h, int((bottom + 0.5) * scale + margin))
-    sideways = np.ascontiguousarray(image[lo:hi].transpose(1, 0, 2)).reshape(w, -1)
-    narrow = _resample_rows(sideways, size[1], (left, right), kind, antialias)
-    upright = np.zeros((h, right - left, channels), np.uint8)
-    upright[lo:hi] = narrow.reshape(right - left, hi - lo, channels).transpose(1, 0, 2)
-    rows = _resample_rows(upright.reshape(h, -1), size[0], (top, bottom), kind, antialias)
-    return rows.reshape(bottom - top, right - left, channels)
+    rows, down = _pixel_bands(h, size[0], (top, bottom), kind, antialias)
+    columns, across = _pixel_bands(w, size[1], (left, right), kind, antialias)
+    return joined(down.down(across.across(split(image[rows, columns]), np.uint8), np.uint8))
 
 
 # ---- class activation maps ----

@@ -39,14 +39,13 @@ def _finite(values: NDArray[Any], what: str) -> NDArray[np.float32]:
 
 
 def _heatmap(heatmap: NDArray[Any]) -> NDArray[np.float32]:
-    if heatmap.ndim != 2:
+    if heatmap.ndim != 2 or not heatmap.size:
         raise OptionError(f"a heatmap has shape (H, W), not {heatmap.shape}: give one sample at a time")
-    values = _finite(heatmap, "heatmap")
-    if values.size and (values.min() < -1e-4 or values.max() > 1 + 1e-4):
-        raise OptionError(
-            f"the heatmap runs from {values.min():g} to {values.max():g}, not from 0 to 1: normalise it first"
-        )
-    return values
+    low, high = float(heatmap.min()), float(heatmap.max())
+    if not (low >= -1e-4 and high <= 1 + 1e-4):  # NaN compares false
+        _finite(heatmap, "heatmap")
+        raise OptionError(f"the heatmap runs from {low:g} to {high:g}, not from 0 to 1: normalise it first")
+    return np.ascontiguousarray(heatmap, np.float32)
 
 
 # ---- colour ----
@@ -84,7 +83,10 @@ def colorize(heatmap: NDArray[Any], colormap: str = "jet") -> Pixels:
         UnknownNameError: No such colour map.
         OptionError: Another shape, values outside of 0 to 1, or NaN.
     """
-    return colormap_table(colormap)[_to_levels(_heatmap(heatmap))]
+    import cv2
+
+    table = colormap_table(colormap)[:, None]
+    return np.asarray(cv2.applyColorMap(cv2.convertScaleAbs(_heatmap(heatmap), alpha=255), table), np.uint8)
 
 
 def saliency_image(gradient_map: NDArray[Any]) -> Pixels:
@@ -131,20 +133,35 @@ def diverging(signed: NDArray[Any]) -> Pixels:
 # ---- overlays ----
 
 
-def _blend(image: NDArray[np.float32], heatmap: NDArray[np.float32], colour: Pixels, share: float) -> Pixels:
-    return _to_levels(((1 - share) * image + share * colour) / 255)
+def _strength(signed: NDArray[Any]) -> NDArray[np.float32]:
+    strength = np.abs(signed)
+    return np.asarray(strength / (strength.max() or 1.0), np.float32)
 
 
-def _add(image: NDArray[np.float32], heatmap: NDArray[np.float32], colour: Pixels, share: float) -> Pixels:
-    total = image + colour
-    return _to_levels(total / (float(total.max(initial=0)) or 1.0))
+def _blend(image: Pixels, heatmap: NDArray[np.float32], colour: Pixels, share: float) -> Pixels:
+    return _weighted(image, 1 - share, colour, share)
 
 
-def _mask(image: NDArray[np.float32], heatmap: NDArray[np.float32], colour: Pixels, share: float) -> Pixels:
-    return _to_levels(image / 255 * heatmap[..., None])
+def _add(image: Pixels, heatmap: NDArray[np.float32], colour: Pixels, share: float) -> Pixels:
+    import cv2
+
+    top = int(cv2.add(image, colour, dtype=cv2.CV_16U).max())
+    return _weighted(image, 255 / (top or 1), colour, 255 / (top or 1))
 
 
-_STYLES: dict[str, Callable[[NDArray[np.float32], NDArray[np.float32], Pixels, float], Pixels]] = {
+def _weighted(image: Pixels, share: float, colour: Pixels, other: float) -> Pixels:
+    import cv2
+
+    return np.asarray(cv2.addWeighted(image, share, colour, other, 0), np.uint8)
+
+
+def _mask(image: Pixels, heatmap: NDArray[np.float32], colour: Pixels, share: float) -> Pixels:
+    import cv2
+
+    return np.asarray(cv2.multiply(image, cv2.merge([heatmap] * 3), dtype=cv2.CV_8U), np.uint8)
+
+
+_STYLES: dict[str, Callable[[Pixels, NDArray[np.float32], Pixels, float], Pixels]] = {
     "blend": _blend,
     "add": _add,
     "mask": _mask,
@@ -168,6 +185,7 @@ def overlay(
         heatmap: float (H, W), 0 to 1, of the picture's size.
         style: ``"blend"``: ``(1 - blend) * image + blend * colour``. ``"add"``: ``image + colour``, divided by its
             maximum, as in most Grad-CAM examples. ``"mask"``: ``image * heatmap``, only the evidence stays bright.
+            All to the nearest grey level.
         blend: The share of the colour, 0 to 1.
         colormap: One of `COLORMAPS`; or `DIVERGING`, for a signed heatmap of any scale.
         title: Text for a strip above the picture. What is not ASCII is replaced, what is too long shortened.
@@ -188,9 +206,10 @@ def overlay(
             f"the heatmap is {heatmap.shape}, the picture {image.shape[:2]}: bring it to the picture's size first"
         )
     signed = colormap == DIVERGING
-    values = np.abs(heatmap) / (np.abs(heatmap).max(initial=0) or 1.0) if signed else _heatmap(heatmap)
     colour = diverging(heatmap) if signed else colorize(heatmap, colormap)
-    result = _STYLES[style](image.astype(np.float32), values, colour, blend)
+    values = _strength(heatmap) if signed else heatmap.astype(np.float32, copy=False)
+    picture = np.ascontiguousarray(np.broadcast_to(image, colour.shape), np.uint8)
+    result = _STYLES[style](picture, values, colour, blend)
     return result if title is None else _with_strip(result, title)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -122,6 +124,36 @@ def test_a_blob_comes_back_to_its_place(name, source):
     assert back.shape == source
     np.testing.assert_allclose(centroid(back), (y, x), atol=0.1)
     assert abs(back.sum() / picture.sum() - 1) < 0.02  # neither lost nor smeared over the margin
+
+
+@pytest.mark.parametrize("name", ["stretch", "crop", "letterbox"])
+def test_the_way_back_is_interpolation_pixel_by_pixel(name):
+    """Enlarging, each pixel of the picture lies between four of the heatmap; at the border the edge is repeated."""
+    source = (150, 210)
+    placement = {
+        "stretch": Placement.stretch(source, (48, 64)),
+        "crop": Placement.crop(source, (56, 56), 0.875),
+        "letterbox": Placement.letterbox(source, (64, 48)),
+    }[name]
+    heat = np.random.default_rng(8).random(placement.size).astype(np.float32)
+    rows, columns = (
+        [((i + 0.5) * resized / n - offset, max(0, -offset), min(size, resized - offset), size) for i in range(n)]
+        for n, resized, offset, size in zip(source, placement.resized, placement.offset, placement.size, strict=True)
+    )
+
+    def between(at, lo, hi):
+        first = min(max(int(np.floor(at - 0.5)), lo), hi - 1)
+        share = min(max(at - 0.5 - first, 0.0), 1.0)
+        return first, min(first + 1, hi - 1), share
+
+    want = np.zeros(source)
+    for (i, (y, *inside, h)), (j, (x, *within, w)) in itertools.product(enumerate(rows), enumerate(columns)):
+        if 0 <= y < h and 0 <= x < w:
+            (top, bottom, down), (left, right, across) = between(y, *inside), between(x, *within)
+            upper, lower = ((1 - across) * heat[r, left] + across * heat[r, right] for r in (top, bottom))
+            want[i, j] = (1 - down) * upper + down * lower
+    np.testing.assert_allclose(placement.to_image(heat), want, atol=1e-6)
+    np.testing.assert_array_equal(placement.to_image(heat) > 0, placement.mask() & (want > 0))
 
 
 def test_crop_geometry_is_torchvisions():

@@ -11,6 +11,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxcam.core import maps
+from onnxcam.core.bands import INTERPOLATIONS
 from onnxcam.errors import OptionError, UnknownNameError
 
 Y, X, C = np.mgrid[:9, :13, :3]
@@ -96,7 +97,7 @@ def test_nearest_takes_the_pixel_under_the_centre():
     assert matrix.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]
 
 
-@pytest.mark.parametrize("kind", maps.INTERPOLATIONS)
+@pytest.mark.parametrize("kind", INTERPOLATIONS)
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize(("n_in", "n_out"), [(7, 224), (100, 9), (1, 3), (2, 1)])
 def test_rows_sum_to_one(kind, antialias, n_in, n_out):
@@ -139,7 +140,7 @@ def test_pixels_are_pillows(kind, h, w):
     assert maps.resize_pixels(PICTURE, (h, w), kind)[..., 1].tolist() == PILLOW[kind, h, w]
 
 
-@pytest.mark.parametrize("kind", maps.INTERPOLATIONS)
+@pytest.mark.parametrize("kind", INTERPOLATIONS)
 @pytest.mark.parametrize("antialias", [True, False])
 def test_a_window_is_a_cut_of_the_whole(kind, antialias):
     image = np.random.default_rng(1).integers(0, 256, (301, 211, 3), dtype=np.uint8)

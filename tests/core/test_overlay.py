@@ -61,6 +61,41 @@ def test_mask_by_hand():
     assert result.tolist() == [[[0, 0, 0], [0, 0, 0]], [[5, 10, 15], [64, 64, 64]]]
 
 
+@pytest.mark.parametrize("blend", [0.0, 0.3, 0.5, 0.77, 1.0])
+def test_overlays_are_the_nearest_grey_levels_of_their_formulas(blend):
+    rng = np.random.default_rng(3)
+    image, heat = rng.integers(0, 256, (61, 83, 3), dtype=np.uint8), rng.random((61, 83)).astype(np.float32)
+    colour = ov.colorize(heat, "turbo").astype(float)
+    exact = {
+        "blend": (1 - blend) * image + blend * colour,
+        "add": (image + colour) * 255 / (image + colour).max(),
+        "mask": image * heat[..., None].astype(float),
+    }
+    for style, levels in exact.items():
+        made = ov.overlay(image, heat, style=style, blend=blend, colormap="turbo")
+        assert np.abs(made - levels).max() < 0.501, style
+
+
+def test_colours_are_the_nearest_and_rounding_beyond_the_range_is_forgiven():
+    heat = np.random.default_rng(4).random((50, 70)).astype(np.float32)
+    ramp = ov.colormap_table("bone")[:, 2].astype(int)
+    assert (np.diff(ramp) >= 0).all()
+    found = ov.colorize(heat, "bone")[..., 2].astype(int)
+    index = heat.astype(float) * 255
+    assert ((ramp[np.floor(index).astype(int)] <= found) & (found <= ramp[np.ceil(index).astype(int)])).all()
+    nearest = np.abs(index - np.rint(index)) < 0.499
+    np.testing.assert_array_equal(found[nearest], ramp[np.rint(index).astype(int)][nearest])
+    beyond = np.array([[-9e-5, 1 + 9e-5]])
+    np.testing.assert_array_equal(ov.colorize(beyond, "hot")[0], ov.colormap_table("hot")[[0, 255]])
+
+
+def test_pictures_of_one_channel_and_views():
+    grey, heat = IMAGE[..., :1], HEAT[:, ::-1]
+    want = ov.overlay(np.repeat(grey, 3, axis=2), np.ascontiguousarray(heat))
+    np.testing.assert_array_equal(ov.overlay(grey, heat), want)
+    np.testing.assert_array_equal(ov.overlay(IMAGE[:, ::-1], HEAT[:, ::-1])[:, ::-1], ov.overlay(IMAGE, HEAT))
+
+
 def test_title_lies_above_the_picture_within_its_width():
     image = np.random.default_rng(0).integers(0, 256, (40, 300, 3), dtype=np.uint8)
     plain = ov.overlay(image, np.zeros((40, 300)))
@@ -135,6 +170,10 @@ def test_refusals():
         ov.overlay(IMAGE, np.zeros((3, 2)))
     with pytest.raises(OptionError, match="from -1 to 3"):
         ov.overlay(IMAGE, np.array([[0.0, -1], [3, 0]]))
+    with pytest.raises(OptionError, match=r"\(0, 4\)"):
+        ov.colorize(np.zeros((0, 4)))
+    with pytest.raises(OptionError, match="infinite"):
+        ov.colorize(np.array([[0.0, np.inf]]))
     for call in (ov.colorize, ov.diverging, lambda m: ov.saliency_image(np.stack([m] * 3, 2))):
         with pytest.raises(OptionError, match="NaN"):
             call(nan)

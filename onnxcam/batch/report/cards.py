@@ -16,38 +16,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.batch import sources
+from onnxcam.batch.remote import is_address
 from onnxcam.batch.report.page import markup, number, visible
 from onnxcam.batch.report.tally import class_of, grid_of, is_flagged, state_of
 from onnxcam.core.maps import resize, resize_pixels
 from onnxcam.core.overlay import COLORMAPS, colorize, overlay
-from onnxcam.errors import OnnxcamError
-from onnxcam.image import decode_image, encode_image
+from onnxcam.errors import ImageError, OnnxcamError
+from onnxcam.image import MAX_PIXELS, decode_image, encode_image
 
 Pixels = NDArray[np.uint8]
 SIDE = 224  # of a thumbnail, at most
 _QUALITY = 75
+_PATIENCE = 8
 _LONGEST = 2000  # letters of a fact
 _KEPT_OUT = ("map", "bytes", "label")  # of the facts: they are shown in other ways
 
 
-@dataclass(frozen=True)
+@dataclass
 class Painter:
-    """Makes cards.
+    """Makes cards; several threads may at once.
 
     Attributes:
         out: the job's folder.
         colormap: of maps that have no overlay on the disk.
+        max_pixels: the largest picture that is opened.
     """
 
     out: Path
     colormap: str = "jet"
+    max_pixels: int = MAX_PIXELS
+    _lost: int = 0  # addresses in a row that gave nothing
 
     @classmethod
     def of(cls, out: Path, run: Mapping[str, Any]) -> Painter:
-        """One that paints as the job did."""
-        saving = (run.get("configuration") or {}).get("saving") or {}
-        colormap = saving.get("colormap")
-        return cls(out, colormap if colormap in COLORMAPS else "jet")
+        """One that paints and reads as the job did."""
+        chosen = run.get("configuration") or {}
+        colormap = (chosen.get("saving") or {}).get("colormap")
+        return cls(out, colormap if colormap in COLORMAPS else "jet", chosen.get("max_pixels") or MAX_PIXELS)
 
     def card(self, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """A card's HTML and its facts as JSON values."""
@@ -59,12 +64,25 @@ class Painter:
     def _picture(self, row: Mapping[str, Any]) -> tuple[Pixels | None, str]:
         """The picture that was explained, small, or why there is none."""
         try:
-            data = sources.read(row["source"])
+            data = self._read(row["source"])
             if row.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
                 return None, "the picture has changed since it was explained: only the overlay is shown"
-            return _small(decode_image(data, row["source"])), ""
+            return _small(decode_image(data, row["source"], max_pixels=self.max_pixels)), ""
         except (OnnxcamError, OSError, ValueError, KeyError, MemoryError) as error:
             return None, visible(f"only the overlay is shown: {error}")
+
+    def _read(self, source: str) -> bytes:
+        """Addresses are given up after some failures in a row: a server that is gone may take a minute for each."""
+        far = is_address(source)
+        if far and self._lost >= _PATIENCE:
+            raise ImageError(f"cannot read {source!r}: it was not tried, as {_PATIENCE} addresses in a row had failed")
+        try:
+            data = sources.read(source)
+        except OnnxcamError:
+            self._lost += far
+            raise
+        self._lost = 0 if far else self._lost
+        return data
 
     def _overlay(self, row: Mapping[str, Any], picture: Pixels | None) -> Pixels | None:
         """The overlay that the job has written; else the row's own small map, painted."""
@@ -82,7 +100,7 @@ class Painter:
         if not name or not _is_inside(name):
             return None
         try:
-            made = decode_image((self.out / name).read_bytes(), name)
+            made = decode_image((self.out / name).read_bytes(), name, max_pixels=2 * self.max_pixels)
         except (OnnxcamError, OSError, ValueError, MemoryError):
             return None
         height = (row.get("size") or made.shape)[0]
@@ -91,7 +109,7 @@ class Painter:
 
 def enlarged(grid: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
     """A small map at another size, float32 (H, W) in [0, 1]."""
-    return np.clip(np.asarray(resize(np, grid.astype(np.float32), size)), 0, 1)
+    return np.asarray(np.clip(resize(np, grid.astype(np.float32), size), 0, 1), np.float32)
 
 
 def data_uri(picture: Pixels, suffix: str = ".jpg", quality: int = _QUALITY) -> str:
@@ -159,18 +177,17 @@ def _image(kind: str, picture: Pixels | None) -> str:
 
 
 def _card(row: Mapping[str, Any], picture: Pixels | None, painted: Pixels | None) -> str:
-    name, state = markup(str(row.get("name"))), state_of(row)
     inner = _image("picture", picture) + _image("overlay", painted) or '<span class="none">no picture</span>'
-    flags = "blank map" if row.get("blank") else "warning" if row.get("warnings") else ""
-    chance = row.get("probability")
+    flag = "blank map" if row.get("blank") else "warning" if row.get("warnings") else ""
+    state, truth, chance = state_of(row), row.get("truth"), row.get("probability")
+    figures = number(row.get("score")) + ("" if chance is None else f" &middot; p {number(chance, 3)}")
     lines = [
-        f'<p class="class">{markup(class_of(row))}</p>',
-        f'<p class="figures">{number(row.get("score"))}' + (f" &middot; p {number(chance)}" if chance is not None else "")
-        + "</p>",
-        f'<p class="truth {state}">{_MARKS.get(state, "")} {markup(str(row["truth"]))}</p>' if row.get("truth") else "",
-        f'<p class="flag">{flags}</p>' if flags else "",
-    ]  # fmt: skip
-    return _framed(f"{state}{' flagged' if flags else ''}", name, inner, "".join(lines))
+        f'<div><p class="class">{markup(class_of(row))}</p><p class="figures">{figures}</p></div><div>',
+        f'<p class="truth {state}">{_MARKS.get(state, "")} {markup(str(truth))}</p>' if truth else "",
+        f'<p class="flag">{flag}</p>' if flag else "",
+        "</div>",
+    ]
+    return _framed(state, markup(str(row.get("name"))), inner, "".join(lines))
 
 
 def _error_card(row: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def _stats(run: Mapping[str, Any], f: Figures) -> str:
         ("Images", f"{f.rows:,}", "" if planned == f.rows else f"of {planned:,} planned"),
         ("Explained", f"{f.whole.count:,}", percent(f.whole.count / f.rows if f.rows else None)),
         ("Errors", f"{failed:,}", percent(failed / f.rows if f.rows else None)),
-        ("Flagged", f"{f.whole.flagged:,}", f"{f.blank:,} blank maps" if f.blank else ""),
+        ("Flagged", f"{f.whole.flagged:,}", f"{f.blank:,} blank map{'s' * (f.blank > 1)}" if f.blank else ""),
         ("Accuracy", percent(f.whole.accuracy), _of_known(f.whole)),
         ("Rate", *_rate(run)),
     ]
@@ -84,11 +84,11 @@ def _job(run: Mapping[str, Any], f: Figures) -> str:
 
 
 def _settings(run: Mapping[str, Any], f: Figures) -> list[tuple[str, str]]:
-    model, chosen = run.get("model") or {}, run.get("configuration") or {}
+    chosen = run.get("configuration") or {}
     steps = ", ".join(f"{k} {1000 * m.value:.1f} ms" for k, m in f.seconds.items() if m.value is not None)
     return [
-        ("Model", str(model.get("path") or "")),
-        ("SHA-256", str(model.get("sha256") or "")),
+        ("Model", str(run.get("model") or "")),
+        ("SHA-256", str(run.get("model_sha256") or "")),
         ("Source", str(run.get("source") or "")),
         ("Method", _several(f.words["method"])),
         ("Layer", _several(f.words["layer"])),
@@ -112,7 +112,9 @@ def _words(value: Any) -> str:
         return ", ".join(f"{k} {_words(v)}" for k, v in value.items() if v is not None)
     if isinstance(value, list):
         return " / ".join(map(_words, value))
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _facts(pairs: Iterable[tuple[str, str]]) -> str:
@@ -142,7 +144,8 @@ def _figure(group: Group) -> str:
     if mean is None:
         return ""
     text = f"Mean map of {group.count:,} images; peak {float(np.max(mean)):.2f}"
-    return f'<figure class="map"><img alt="{text}" src="{_colours(mean, 2 * _SIDE)}"><figcaption>{text}</figcaption></figure>'
+    image = f'<img alt="" src="{_colours(mean, 2 * _SIDE)}">'
+    return f'<figure class="map">{image}<figcaption>{text}</figcaption></figure>'
 
 
 # ---- tables ----
@@ -152,8 +155,9 @@ def _table(name: str, heads: Sequence[str], rows: Iterable[str], note: str = "")
     """Heads that begin with # are those of numbers."""
     cells = "".join(f'<th class="n">{h[1:]}</th>' if h[:1] == "#" else f"<th>{h}</th>" for h in heads)
     body = "".join(f"<tr>{row}</tr>\n" for row in rows)
-    box = f'<div class="box" tabindex="0" role="region" aria-label="{name}">'
-    return f"<section><h2>{name}</h2>{note}{box}<table><thead><tr>{cells}</tr></thead><tbody>\n{body}</tbody></table></div></section>"
+    table = f"<table><thead><tr>{cells}</tr></thead><tbody>\n{body}</tbody></table>"
+    box = f'<div class="box" tabindex="0" role="region" aria-label="{name}">{table}</div>'
+    return f"<section><h2>{name}</h2>{note}{box}</section>\n"
 
 
 def _n(*values: str) -> str:
@@ -180,32 +184,36 @@ def _flags(f: Figures) -> str:
     told: Counter[str] = Counter({"blank map: nothing speaks for the score": f.blank}) + f.warnings
     if not told:
         return ""
-    rows = (
-        _n(f"{count:,}") + f'<td class="text">{markup(what)}</td>' for what, count in told.most_common(MOST_CLASSES)
-    )
-    return _table("Flags", ("#Images", "What"), rows, _more("flags", len(told), MOST_CLASSES))
+    rows = (f'<td class="text">{markup(what)}</td>{_n(f"{n:,}")}' for what, n in told.most_common(MOST_CLASSES))
+    return _table("Flags", ("What", "#Images"), rows, _more("flags", len(told), MOST_CLASSES))
 
 
 def _classes(f: Figures) -> str:
     if not f.classes:
         return ""
-    heads = ["Mean map", "Class", "#Index", "#Images", "#Right", "#Accuracy", "#Mean score", "#Mean probability"]
     found = sorted(f.classes.items(), key=lambda pair: (-pair[1].count, pair[0][0] or 0))
-    rows = (_class(index, name, group) for (index, name), group in found[:MOST_CLASSES])
+    heads = ["Mean map", "Class", "#Index", "#Images", *(["#Right", "#Accuracy"] if f.whole.known else [])]
+    heads += ["#Mean score", *(["#Mean probability"] if f.whole.probability.count else []), "#Peak", "#Flagged"]
+    rows = (_class(index, name, group, heads) for (index, name), group in found[:MOST_CLASSES])
     note = '<p class="mute">By the class that is explained. A mean map is coloured up to its own peak.</p>'
-    return _table("Classes", [*heads, "#Peak", "#Flagged"], rows, note + _more("classes", len(found), MOST_CLASSES))
+    return _table("Classes", heads, rows, note + _more("classes", len(found), MOST_CLASSES))
 
 
-def _class(index: int | None, name: str, g: Group) -> str:
+def _class(index: int | None, name: str, g: Group, heads: Sequence[str]) -> str:
     mean = g.mean_map
     image = "" if mean is None else f'<img alt="" src="{_colours(mean, _SIDE)}">'
-    right = f"{g.right:,} of {g.known:,}" if g.known else "&ndash;"
-    return (
-        f'<td>{image}</td><th scope="row"><button type="button" class="link" data-class="{markup(str(index))}">'
-        f"{markup(name)}</button></th>"
-        + _n(number(index), f"{g.count:,}", right, percent(g.accuracy), number(g.score.value))
-        + _n(number(g.probability.value), "&ndash;" if mean is None else f"{float(mean.max()):.2f}", f"{g.flagged:,}")
-    )
+    cells = {
+        "#Index": number(index),
+        "#Images": f"{g.count:,}",
+        "#Right": f"{g.right:,} of {g.known:,}",
+        "#Accuracy": percent(g.accuracy),
+        "#Mean score": number(g.score.value),
+        "#Mean probability": number(g.probability.value),
+        "#Peak": "&ndash;" if mean is None else f"{float(mean.max()):.2f}",
+        "#Flagged": f"{g.flagged:,}",
+    }
+    link = f'<button type="button" class="link" data-class="{markup(str(index))}">{markup(name)}</button>'
+    return f'<td>{image}</td><th scope="row">{link}</th>' + _n(*(v for k, v in cells.items() if k in heads))
 
 
 def _truths(f: Figures) -> str:
@@ -219,9 +227,5 @@ def _truths(f: Figures) -> str:
 
 def _truth(name: str, t: Truth) -> str:
     taken = ", ".join(f"{markup(other)} {count:,}" for other, count in t.taken_for.most_common(3))
-    right = f"{t.right:,}" if t.known else "no class of the model"
-    return (
-        f'<th scope="row">{markup(name)}</th>'
-        + _n(f"{t.count:,}", right, percent(t.right / t.known if t.known else None))
-        + f'<td class="text">{taken or "&ndash;"}</td>'
-    )
+    cells = f"{t.count:,}", f"{t.right:,}" if t.known else "no class of the model", percent(t.accuracy)
+    return f'<th scope="row">{markup(name)}</th>{_n(*cells)}<td class="text">{taken or "&ndash;"}</td>'

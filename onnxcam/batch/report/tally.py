@@ -128,6 +128,11 @@ class Truth:
         if state_of(row) == "wrong":
             self.taken_for[top_of(row)] += 1
 
+    @property
+    def accuracy(self) -> float | None:
+        """Right of known; None where the label is no class of the model."""
+        return self.right / self.known if self.known else None
+
 
 class Spread:
     """Items of a stream of any length, evenly spread over it; the memory stays flat."""

@@ -1,0 +1,245 @@
+"""``onnxcam live``: a video or a camera, explained frame by frame, into a video or a browser."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnxcam.cli.listing import plain, say
+from onnxcam.errors import ImageError, OptionError
+
+if TYPE_CHECKING:
+    from onnxcam import Explainer
+    from onnxcam.cli.progress import Rate
+    from onnxcam.live import Live, Shown
+    from onnxcam.serving import Show
+    from onnxcam.video import Frame, Source, Writer
+
+_SOURCE = typer.Argument(metavar="SOURCE", help="A video file, a camera (0, 1, ...), or an address (rtsp://, http://).")
+_OUT = typer.Option("--out", "-o", metavar="VIDEO", help="Write a video: .mp4, .mov, .mkv, .avi or .webm.")
+_FPS = typer.Option(help="Frames per second of the video written; by default the source's.")
+_MOST_CHOICES = 30_000
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx file, or zoo:NAME.")],
+    source: Annotated[str, _SOURCE],
+    out: Annotated[Path | None, _OUT] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Show it in a browser on this machine.")] = False,
+    port: Annotated[int, typer.Option(help="Of --serve; 0 for any that is free.")] = 8765,
+    method: Annotated[str, typer.Option(help="See `onnxcam methods`.")] = "gradcam",
+    target: Annotated[
+        str | None, typer.Option(help="As for `onnxcam explain`; by default the predicted class.")
+    ] = None,
+    layer: Annotated[str, typer.Option(help="Target layer.")] = "auto",
+    preprocess: Annotated[str, typer.Option(help="As for `onnxcam explain`.")] = "auto",
+    labels: Annotated[Path | None, typer.Option(help="Class names: text, CSV or JSON.")] = None,
+    engine: Annotated[str, typer.Option(help="auto, portable or training.")] = "auto",
+    every: Annotated[int, typer.Option(help="Explain each so many-th frame; those between keep its map.")] = 1,
+    max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
+    fps: Annotated[float | None, _FPS] = None,
+    colormap: Annotated[str | None, typer.Option(help="jet (the default), turbo, viridis, ...")] = None,
+    blend: Annotated[float, typer.Option(help="Share of the colours, 0 to 1.")] = 0.5,
+    threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
+    provider: Annotated[list[str] | None, typer.Option(help="Execution provider of the runtime.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per explained frame on stdout.")] = False,
+) -> None:
+    """Explain a video or a camera, frame by frame.
+
+    Exit codes: 0 all good, also where Ctrl-C ends a camera or a page; 1 some frames could not be decoded or explained;
+    2 cannot start; 130 Ctrl-C ended a file early. What was written until then is kept.
+    """
+    from onnxcam.cli.job import Look
+    from onnxcam.video import check_output, open_source
+
+    _check(out, serve, as_json, every, max_frames, fps)
+    look = Look(colormap, blend)
+    look.check()
+    if out is not None:
+        check_output(out, source)
+    with _interruptible(), closing(open_source(source)) as frames:
+        explainer = _explainer(
+            model, preprocess, layer, method, engine=engine, labels=labels, providers=provider, threads=threads
+        )
+        from onnxcam.live import Live
+
+        live = Live(explainer, None if target == "top1" else target, every, look.style_of_overlay)
+        code = _Run(frames, live, out, port if serve else None, max_frames, fps, as_json).run()
+    raise typer.Exit(code)
+
+
+def _check(out: Path | None, serve: bool, as_json: bool, every: int, max_frames: int | None, fps: float | None) -> None:
+    if out is None and not serve and not as_json:
+        raise OptionError("nothing to do: give -o VIDEO to write one, --serve to watch it in a browser, or --json")
+    for name, value in (("every", every), ("max-frames", max_frames)):
+        if value is not None and value < 1:
+            raise OptionError(f"--{name} {value}: give a number above 0")
+    if fps is not None and out is None:
+        raise OptionError("--fps is the rate of the video written; give -o VIDEO, too")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """What ends a process politely ends it as Ctrl-C does: with the video so far."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _explainer(model: str, preprocess: str, layer: str, method: str, **options: Any) -> Explainer:
+    from onnxcam import Explainer
+    from onnxcam.labels import misfit
+
+    found = Explainer(model, preprocess, layer, method, **options)
+    if doubt := misfit(found.labels, found.logits.classes):
+        say(doubt)
+    return found
+
+
+@dataclass
+class _Run:
+    """From source to video, browser and lines of JSON."""
+
+    source: Source
+    live: Live
+    out: Path | None
+    port: int | None
+    max_frames: int | None
+    fps: float | None
+    as_json: bool
+    count: int = 0
+    told: list[str] = field(default_factory=list)
+
+    def run(self) -> int:
+        """The exit code."""
+        from onnxcam.cli.progress import Rate
+
+        interrupted = False
+        with ExitStack() as stack:
+            show = stack.enter_context(self._show()) if self.port is not None else None
+            writer = self._writer() if self.out is not None else None
+            try:
+                with Rate(self._total) as progress:
+                    if writer is None:
+                        self._frames(None, show, progress)
+                    else:
+                        with writer:  # left by Ctrl-C, it completes the file
+                            self._frames(writer, show, progress)
+            except KeyboardInterrupt:
+                interrupted = True
+        return self._finished(writer, interrupted)
+
+    def _frames(self, writer: Writer | None, show: Show | None, progress: Rate) -> None:
+        for shown in self.live.run(self._source()):
+            if writer is not None:
+                self._write(writer, shown)
+            if show is not None:
+                show.update(shown.picture, {**shown.to_dict(), "rate": shown.rate, "target": shown.target})
+            self._tell(shown, progress)
+            progress.advance(failed=shown.explanation is None)
+            self.count += 1
+        if not self.count:
+            raise ImageError(f"{self.source.name} holds no frames that can be decoded")
+
+    def _source(self) -> Iterator[Frame]:
+        return islice(self._rounds(), self.max_frames)
+
+    def _rounds(self) -> Iterator[Frame]:
+        """The frames; of a file that is only watched again and again, so that there is time to choose a class."""
+        from onnxcam.live import paced
+
+        while True:
+            yield from paced(self.source) if self._watched else self.source
+            if not (self._watched and self.out is None and self.source.decoded):
+                return
+
+    @property
+    def _watched(self) -> bool:
+        """A file in a browser: shown at its own pace."""
+        return self.port is not None and not self.source.live
+
+    @property
+    def _total(self) -> int | None:
+        endless = self.source.live or (self._watched and self.out is None)
+        counts = [n for n in (None if endless else self.source.count, self.max_frames) if n is not None]
+        return min(counts, default=None)
+
+    def _write(self, writer: Writer, shown: Shown) -> None:
+        """A file's frame once; a camera's as often as its time needs, so that the video runs at true speed."""
+        due = max(int(shown.frame.time * writer.fps) + 1 - writer.frames, 0) if self.source.live else 1
+        for _ in range(due):
+            writer.write(shown.picture)
+
+    def _tell(self, shown: Shown, progress: Rate) -> None:
+        if not self.count and shown.explanation is not None:
+            self._say(shown.explanation.notes, progress)
+        if shown.fresh:
+            self._say((shown.trouble,) if shown.trouble else (), progress)
+            if self.as_json:
+                print(json.dumps(shown.to_dict()), flush=True)
+
+    def _say(self, notes: tuple[str, ...], progress: Rate) -> None:
+        """Each notice once, and not one for each frame of a long video."""
+        for note in notes:
+            if note not in self.told and len(self.told) < 20:
+                self.told.append(note)
+                progress.say(note)
+
+    def _show(self) -> Show:
+        from onnxcam.serving import Show
+
+        show = Show(self.port or 0, _choices(self.live.explainer), self.live.aim)
+        say(f"open {show.url} in a browser on this machine; Ctrl-C ends it")
+        return show
+
+    def _writer(self) -> Writer:
+        from onnxcam.video import USUAL_FPS, Writer
+
+        assert self.out is not None
+        rate = self.fps or self.source.fps
+        if rate is None:
+            say(f"{self.source.name} tells no frame rate: {USUAL_FPS:g} is taken, --fps sets another")
+        return Writer(self.out, USUAL_FPS if rate is None else rate)
+
+    def _finished(self, writer: Writer | None, interrupted: bool) -> int:
+        wanted = self.source.live or (self._watched and self.out is None)
+        if interrupted:
+            say(f"ended by Ctrl-C after {self.count} frames")
+        whole = not interrupted and (self.max_frames is None or self.count < self.max_frames)
+        trouble = self.source.trouble if whole else ""
+        if trouble:
+            say(trouble)
+        if not self.as_json:
+            self._print(writer)
+        if interrupted and not wanted:
+            return 130
+        return 1 if trouble or self.live.failed else 0
+
+    def _print(self, writer: Writer | None) -> None:
+        failed = f", {self.live.failed} could not be" if self.live.failed else ""
+        print(f"{plain(self.source.name)}: {self.count} frames, {self.live.explained} explained{failed}")
+        if writer is not None and writer.frames:
+            height, width = writer.size
+            print(f"{plain(str(writer.path))}: {writer.frames} frames of {width} x {height}, {writer.fps:g} a second")
+
+
+def _choices(explainer: Explainer) -> list[tuple[str, str]]:
+    """Classes to choose from, by index; those without a name by number."""
+    count, names = explainer.logits.classes or 0, explainer.labels or ()
+    if explainer.logits.kind == "tokens" or not 1 < count <= _MOST_CHOICES or explainer.element is not None:
+        return []
+    return [(str(i), names[i] if i < len(names) else f"class {i}") for i in range(count)]
