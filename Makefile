@@ -32,7 +32,7 @@ test-cpu: $(STAMPS)/cpu
 
 # Reports in Chromium: apt-get install chromium chromium-driver.
 test-browser: $(STAMPS)/browser
-	$(VENV_BROWSER)/bin/python -m pytest -rs tests/batch/test_report_browser.py
+	$(VENV_BROWSER)/bin/python -m pytest -rs tests/batch/test_report_browser.py tests/test_serving_browser.py
 
 # The figures of docs/operators.md: the portable engine on the newest runtime, the training engine on its own build.
 conformance: $(STAMPS)/dev $(STAMPS)/cpu

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,18 @@ class Explanation:
 
     def heatmap_on_image(self, kind: str = "bilinear") -> Float:
         """(H0, W0) float32 in [0, 1] in pixels of the original picture; 0 where the model did not look."""
+        return (self._whole if kind == "bilinear" else self._on_image(kind)).copy()
+
+    @cached_property
+    def _whole(self) -> Float:
+        """What most results of one picture start from."""
+        return self._on_image("bilinear")
+
+    def _on_image(self, kind: str) -> Float:
         if self.placement is None:
             return self.heatmap
         whole = self.placement.to_image(self.heatmap, kind)
-        return whole if self.normalize == "none" else np.clip(whole, 0.0, 1.0).astype(np.float32)
+        return whole if self.normalize == "none" else np.clip(whole, 0.0, 1.0, out=whole)
 
     def overlay(
         self,
@@ -148,7 +157,7 @@ class Explanation:
         picture = self.image if image is None else image
         if picture is None:
             raise OptionError("there is no picture to lay the map over; give one: e.overlay(image)")
-        heatmap = self.heatmap_on_image() if image is None else self.heatmap
+        heatmap = self._whole if image is None else self.heatmap
         text = self.title if title is True else (title or None)
         colours = colormap or (DIVERGING if self.normalize == "none" else "jet")
         return overlay(picture, heatmap, style=style, blend=blend, colormap=colours, title=text)

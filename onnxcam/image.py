@@ -15,10 +15,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from .core.bands import INTERPOLATIONS
 from .core.headers import UnreadableError, read_header
+from .core.jpeg import looks_filled, with_more
 from .core.localize import Placement
 from .core.maps import split
 from .errors import ImageError, OptionError, OutputError, UnknownNameError, reason
 from .files import write_whole
+from .quiet import silent
 
 Pixels = NDArray[np.uint8]
 PathLike = str | os.PathLike[str]
@@ -55,9 +57,18 @@ def _decode_checked(data: bytes, max_pixels: int) -> Pixels:
             "give a higher max_pixels if you trust the file"
         )
     try:
-        return _decode(data)
+        rgb = _decode(data)
+        if name == "JPEG" and looks_filled(rgb) and _lacks_data(data, rgb):
+            raise UnreadableError("a part of its data is missing. Copy or download it again")
     except UnreadableError as why:
         raise UnreadableError(f"{name} of {width} x {height} pixels: {why}") from why
+    return rgb
+
+
+def _lacks_data(jpeg: bytes, rgb: Pixels) -> bool:
+    """Whether the decoder filled a part: then more data would make another picture of it."""
+    with silent():  # libjpeg tells of what it has no use for
+        return not np.array_equal(_decode(with_more(jpeg)), rgb)
 
 
 def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:

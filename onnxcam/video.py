@@ -319,7 +319,8 @@ class Writer:
         OptionError, OutputError: as `check_output`; a rate that no video has.
     """
 
-    def __init__(self, path: Path, fps: float = USUAL_FPS) -> None:
+    def __init__(self, path: str | Path, fps: float = USUAL_FPS) -> None:
+        path = Path(path)
         check_output(path)
         if not 0 < fps <= _MOST_FPS:
             raise OptionError(f"fps={fps:g}: a video has more than 0 and at most {_MOST_FPS:g} frames per second")
@@ -390,6 +391,8 @@ class Writer:
             written.release()
         if written is None or (count is not None and count + 1 < 0.99 * self.frames):
             raise OutputError(f"{self._failed}: the file is incomplete; the disk may be full")
+        if count == self.frames + 1:  # interrupted between a frame and its count
+            self.frames += 1
         try:
             os.replace(self._part, self.path)
         except OSError as error:

@@ -96,7 +96,7 @@ MAY_IMPORT = {
         "onnxcam.targets",
         "onnxcam.runtime",
     ),
-    "onnxcam.image": ("onnxcam.errors", "onnxcam.core", "onnxcam.files"),
+    "onnxcam.image": ("onnxcam.errors", "onnxcam.core", "onnxcam.files", "onnxcam.quiet"),
     "onnxcam.labels": ("onnxcam.errors",),
     "onnxcam.published": ("onnxcam.errors", "onnxcam.image", "onnxcam.labels"),
     "onnxcam.sidecar": ("onnxcam.errors", "onnxcam.files", "onnxcam.image", "onnxcam.labels", "onnxcam.model"),
@@ -158,6 +158,7 @@ MAY_IMPORT = {
         "onnxcam.opening",
         "onnxcam.photos",
         "onnxcam.quiet",
+        "onnxcam.record",
     ),
     "onnxcam.download": ("onnxcam.errors", "onnxcam.files"),
     "onnxcam.compare": (

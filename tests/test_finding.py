@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from builders import classifier, write
 from small import picture, saved
 
-from onnxcam import Explainer
+from onnxcam import Explainer, load_model
 from onnxcam.errors import OptionError
 from onnxcam.image import read_image
+from onnxcam.record import _best
 from onnxcam.targets import Custom
 from onnxcam.zoo import samples
 
@@ -196,3 +200,55 @@ def test_budget_and_its_option_at_once_are_refused():
         Explainer(MODEL, method="rise", options={"samples": 9}, budget=5)
     with pytest.raises(OptionError, match="a sum needs classes"):
         Explainer(MODEL).explain(SCENE, "sum:")
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([1, 5, 2, 5, 3, 4], [1, 3, 5, 4, 2]),
+        ([0, 7, 7, 7, 7, 7, 7, 9], [7, 1, 2, 3, 4]),  # six share the places that are left: the first four
+        ([2, 2, 2, 2, 2, 2, 2], [0, 1, 2, 3, 4]),
+        ([3, 9, 3], [1, 0, 2]),
+        ([4], [0]),
+        ([-0.0, 0.0, -1, -2, -3, 0.0], [0, 1, 5, 2, 3]),
+    ],
+)
+def test_of_equal_scores_the_first_class_comes_first(scores, best):
+    assert _best(np.array(scores, np.float32)).tolist() == best
+
+
+def test_more_samples_than_a_fixed_batch_take_several_runs(tmp_path):
+    free = Explainer(MODEL)
+    fixed = free.model.clone()
+    for each in (*fixed.inputs, *fixed.outputs):
+        each.shape = ir.Shape([2, *list(each.shape)[1:]])
+    pairs = Explainer(load_model(fixed.save(tmp_path / "two.onnx")))
+    scenes = samples("shapes-cnn")[:5]
+    x = np.concatenate([free.preprocess.apply(read_image(s), free.spec)[0] for s in scenes])
+    found = pairs.explain_tensor(x, 2)
+    assert len(found) == 5
+    for k, e in enumerate(found):
+        (alone,) = free.explain_tensor(x[k : k + 1], 2)
+        assert e.score == pytest.approx(alone.score, abs=1e-4)
+        np.testing.assert_allclose(e.cam, alone.cam, atol=1e-5)
+
+
+def test_threads_that_ask_at_once_share_one_session():
+    explainer = Explainer(MODEL)
+    x = explainer.preprocess.apply(read_image(SCENE), explainer.spec)[0]
+    made, start, found = [], threading.Barrier(4), []
+    new_session = explainer.programs._new_session
+    explainer.programs._new_session = lambda model: made.append(1) or new_session(model)
+
+    def work():
+        start.wait()
+        found.extend(explainer.explain_tensor(x))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert len({e.heatmap.tobytes() for e in found}) == 1
+    assert len(found) == 4

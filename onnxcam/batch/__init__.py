@@ -83,7 +83,7 @@ def run(
         None if target is None else str(target),
         saving,
         batch,
-        max_pixels or MAX_PIXELS,
+        MAX_PIXELS if max_pixels is None else max_pixels,
     )
     return Job(
         settings,

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 from onnxcam.batch import local, sources
 from onnxcam.batch.lock import Lock
@@ -60,19 +61,18 @@ class Job:
         self.workers = workers or (local.cores() if runner == "local" else None)
         self._source = str(source) if isinstance(source, str | Path) else "a list of paths"
         self._stopped = False
-        self._steps: Generator[Row, None, None] | None = None
+        self._steps: ref[Generator[Row, None, None]] | None = None
         _apart(source, out)
         explainer = settings.explainer()
         explainer.check_target(settings.target)
         configuration = settings.configuration(explainer)
         self.notices = [text for text in (misfit(explainer.labels, explainer.logits.classes),) if text]
+        _refuse_foreign(out)
         self._mine = not out.exists()
         self._inner = make_folder(make_folder(out) / ".onnxcam")
         self._lock = Lock(self._inner / "lock")
         self._new = not (self._inner / "plan.json").exists()
         try:
-            if self._new:
-                self._refuse_foreign()
             self.plan = self._open(source, configuration, resume)
             shutil.rmtree(self.plan.scratch, ignore_errors=True)
             make_folder(self.plan.scratch)
@@ -111,15 +111,16 @@ class Job:
 
     def close(self) -> None:
         """Let go of the folder, where a loop was left by an exception that is kept, or none was begun."""
-        if self._steps is not None:
-            self._steps.close()
+        if self._steps is not None and (steps := self._steps()) is not None:
+            steps.close()
         self._close()
 
     def __iter__(self) -> Iterator[Row]:
         if self._steps is not None:
             raise OptionError("this job was run already: make another one with resume")
-        self._steps = self._guarded()
-        return self._steps
+        steps = self._guarded()
+        self._steps = ref(steps)  # whoever lets go of the loop ends it
+        return steps
 
     def _guarded(self) -> Generator[Row, None, None]:
         try:
@@ -168,14 +169,6 @@ class Job:
             )
         _compare(there, configuration, self._source, self.out)
         return there
-
-    def _refuse_foreign(self) -> None:
-        """What another job or program left there is not written over."""
-        for name in OWN:
-            if os.path.lexists(self.out / name):
-                raise OptionError(
-                    f"{str(self.out / name)!r} is there already, but no plan of a job beside it: choose another folder"
-                )
 
     def _check_source(self, rows: list[Row]) -> None:
         """Where the folder of pictures is gone, all of them would fail."""
@@ -269,6 +262,15 @@ def _checked(runner: str, address: str | None, workers: int | None) -> tuple[str
 
 def _is_folder(source: Source) -> bool:
     return isinstance(source, str | Path) and os.path.isdir(source)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """What another program, or a job whose plan is gone, left there is not written over."""
+    there = [name for name in OWN if os.path.lexists(out / name)]
+    if there and not (out / ".onnxcam" / "plan.json").exists():
+        raise OptionError(
+            f"{str(out / there[0])!r} is there already, but no plan of a job beside it: choose another folder"
+        )
 
 
 def _is_gone(folder: str) -> bool:

@@ -6,6 +6,7 @@ pictures. What a process or a machine takes with it when it dies is dealt out ag
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -314,9 +315,20 @@ def _answers(settings: Settings, todo: _Todo, workers: int | None) -> Generator[
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data = data.map_batches(Worker, fn_constructor_args=given, compute=pool, max_task_retries=0, **fixed)
-    with closing(iter(data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0))) as batches:
+    with _ended(iter(data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0))) as batches:
         for batch in batches:
             yield from map(json.loads, batch["answer"])
+
+
+@contextmanager
+def _ended(batches: Any) -> Iterator[Any]:
+    """Ray Data stops when this is left, and before Ray where the process ends first: after it, it would wait for ever."""
+    atexit.register(batches.close)
+    try:
+        with closing(batches):
+            yield batches
+    finally:
+        atexit.unregister(batches.close)
 
 
 def _share(

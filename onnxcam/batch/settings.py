@@ -19,7 +19,6 @@ KINDS = ("overlay", "heatmap", "panel", "raw", "box", "json")
 """What can be kept of a picture; ``box`` also makes ``boxes.json`` (COCO) of the whole job."""
 IMAGE_FORMATS = ("jpg", "png", "webp")
 HEATMAP_FORMATS = ("png", "png16", "npy", "npz")
-RESULTS_ALIKE = frozenset({"threads", "providers"})  # what may change when a job goes on
 
 
 @dataclass(frozen=True)
@@ -100,16 +99,23 @@ class Settings:
 
     def configuration(self, explainer: Explainer) -> dict[str, Any]:
         """All that decides what the results are, as JSON values: what ``auto`` chose included."""
-        chosen = {k: v for k, v in self.options.items() if k not in RESULTS_ALIKE}
-        resolved = {
+        chosen = {
             "model_sha256": explainer.model.sha256,
+            "logits": explainer.logits.name,
+            "element": explainer.element,
             "method": explainer.method.name,
+            "options": explainer.options,
             "layers": [layer.name for layer in explainer.layers],
+            **asdict(explainer.shaping),
+            "smooth": explainer.smooth,
+            "engine": explainer.programs.engine,
+            "straight_through": explainer.programs.straight_through,
+            "inputs": explainer.inputs,
             "preprocess": explainer.preprocess.to_dict(),
             "labels_sha256": None if explainer.labels is None else digest(list(explainer.labels)),
         }
         own = {"target": self.target, "saving": asdict(self.saving), "batch": self.batch, "max_pixels": self.max_pixels}
-        return dict(json.loads(json.dumps({**chosen, **resolved, **own}, default=_plain)))
+        return dict(json.loads(json.dumps({**chosen, **own}, default=_plain)))
 
 
 def _plain(value: Any) -> Any:

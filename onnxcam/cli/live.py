@@ -93,11 +93,13 @@ def _interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    polite = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = [signal.signal(number, signal.default_int_handler) for number in polite]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(polite, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _explainer(model: str, preprocess: str, layer: str, method: str, **options: Any) -> Explainer:
@@ -218,7 +220,8 @@ class _Run:
     def _finished(self, writer: Writer | None, interrupted: bool) -> int:
         wanted = self.source.live or (self._watched and self.out is None)
         if interrupted:
-            say(f"ended by Ctrl-C after {self.count} frames")
+            kept = f": {writer.path} holds {writer.frames} frames" if writer is not None and writer.frames else ""
+            say(f"ended by Ctrl-C{kept}")
         whole = not interrupted and (self.max_frames is None or self.count < self.max_frames)
         trouble = self.source.trouble if whole else ""
         if trouble:

@@ -6,11 +6,10 @@ import re
 import struct
 from collections.abc import Callable
 
+from .jpeg import DamagedError, walk
+
 _DAMAGED = "its header is damaged"
 _CUT_OFF = "it is cut off: the end of the picture is missing. Copy or download it again"
-# Data bytes 0xff are followed by 0 or a restart. Beginning with one fixed byte, the search leaps from 0xff to 0xff.
-_JPEG_MARKER = re.compile(rb"\xff\xff*([^\x00\xff\xd0-\xd7])")
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNM = re.compile(rb"P([456])(?:\s+|#[^\n]*\n)+(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s(?:\s*(?:#[^\n]*\n\s*)*(\d+)\s)?")
 
 
@@ -19,18 +18,10 @@ class UnreadableError(Exception):
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """ITU-T T.81, annex B: walk the segments up to EOI, for the frame's size and for what is missing."""
-    size, at = (0, 0), 2
-    while found := _JPEG_MARKER.search(data, at):
-        marker, at = found[1][0], found.end()
-        if marker == 0xD9:
-            return size
-        if marker in _JPEG_FRAMES and size == (0, 0):
-            height, width = struct.unpack_from(">HH", data, at + 3)
-            size = (width, height)
-        if marker != 0x01:
-            at += struct.unpack_from(">H", data, at)[0]
-    raise UnreadableError(_CUT_OFF)
+    try:
+        return walk(data).size
+    except DamagedError as why:
+        raise UnreadableError(f"{why}. Copy or download it again") from None
 
 
 def _png_size(data: bytes) -> tuple[int, int]:

@@ -231,9 +231,10 @@ def test_a_card_opens_large_by_keyboard(page):
     press("\ue012")
     assert page.find("#large-name").text == IMAGE
     assert len(page.browser.find_elements("css selector", "#sides img")) == 2
+    press("\ue014")
     press("\ue00c")  # Escape
     assert not page.find("#large").is_displayed()
-    assert page.run("return document.activeElement.closest('.card').querySelector('.name').textContent") == IMAGE
+    assert page.run("return document.activeElement.closest('.card').querySelector('.name').textContent") == "c.png"
 
 
 def test_pages_lead_to_each_other(browser, folder, monkeypatch):

@@ -10,7 +10,7 @@ from onnxcam.core.caption import captioned
 
 def inked(picture, height, bright=100):
     """Columns of the bar that hold letters."""
-    return np.flatnonzero((picture[: picture.shape[0] - height].max(axis=(0, 2)) > bright))
+    return np.flatnonzero(picture[: picture.shape[0] - height].max(axis=(0, 2)) > bright)
 
 
 @pytest.mark.parametrize("width", [40, 112, 640, 1921])
@@ -26,7 +26,9 @@ def test_the_bar_has_one_height_and_the_frame_stays_as_it_is(width):
 
 def test_one_text_at_the_left_and_one_at_the_right():
     frame = np.zeros((20, 400, 3), np.uint8)
-    left, right, both = (inked(captioned(frame, *t), 20) for t in (("cat 0.9", ""), ("", "12 fps"), ("cat 0.9", "12 fps")))
+    left, right, both = (
+        inked(captioned(frame, *t), 20) for t in (("cat 0.9", ""), ("", "12 fps"), ("cat 0.9", "12 fps"))
+    )
     assert left.max() < 200 < right.min()
     assert right.max() > 385
     assert set(both) == {*left, *right}

@@ -140,6 +140,15 @@ def test_pixels_are_pillows(kind, h, w):
     assert maps.resize_pixels(PICTURE, (h, w), kind)[..., 1].tolist() == PILLOW[kind, h, w]
 
 
+def test_pixels_are_computed_in_pillows_fixed_point():
+    """The first of 10 to 4 weighs 7, 9, 5 and 1 over 22; times 2^22, rounded: 1334550, 1715850, 953251 and 190650."""
+    above = np.array([0, 0, 11, 0] + [0] * 6, np.uint8)  # 11 * 953251 = 2.5 * 2^22 + 1
+    below = np.array([1, 0, 0, 4] + [0] * 6, np.uint8)  # 1334550 + 4 * 190650 = 0.5 * 2^22 - 2
+    for pixels, first in ((above, 3), (below, 0)):
+        assert maps.resize_pixels(pixels[:, None, None], (4, 1))[0, 0, 0] == first
+        assert maps.resize_pixels(pixels[None, :, None], (1, 4))[0, 0, 0] == first
+
+
 @pytest.mark.parametrize("kind", INTERPOLATIONS)
 @pytest.mark.parametrize("antialias", [True, False])
 def test_a_window_is_a_cut_of_the_whole(kind, antialias):

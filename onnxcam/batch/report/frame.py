@@ -50,7 +50,7 @@ FOOT = """</ul>
 <div class="bar"><h2 id="large-name"></h2>
 <button type="button" id="back" title="Previous image (left arrow)">&larr;</button>
 <button type="button" id="next" title="Next image (right arrow)">&rarr;</button>
-<button type="button" id="close" title="Close (Escape)">&times;</button></div>
+<button type="button" id="close" autofocus title="Close (Escape)">&times;</button></div>
 <div class="sides" id="sides"></div>
 <dl id="facts"></dl>
 </div></dialog>
@@ -183,7 +183,7 @@ function fits({fact, where}) {
   const asked = {find: by('find').value.trim().toLowerCase(), of: by('class').value, state: by('state').value,
     show: by('show').value};
   return where.includes(asked.find)
-    && (!asked.of || (fact.state !== 'error' && String(fact.class_index) === asked.of))
+    && (!asked.of || String(fact.class_index) === asked.of)
     && (!asked.state || fact.state === asked.state)
     && (!asked.show || shown[asked.show](fact));
 }
@@ -276,8 +276,8 @@ by('next').addEventListener('click', () => step(1));
 by('close').addEventListener('click', () => by('large').close());
 by('large').addEventListener('click', event => { if (event.target === by('large')) by('large').close(); });
 by('large').addEventListener('close', () => view[at].card.querySelector('.look').focus());
-by('large').addEventListener('keydown', event => {
-  const way = {ArrowLeft: -1, ArrowRight: 1}[event.key];
+document.addEventListener('keydown', event => {  // a button that was pressed and is now disabled hears no keys
+  const way = by('large').open && {ArrowLeft: -1, ArrowRight: 1}[event.key];
   if (way && !event.altKey && !event.ctrlKey && !event.metaKey) { event.preventDefault(); step(way); }
 });
 by('cards').addEventListener('click', event => {

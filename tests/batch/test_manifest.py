@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from jobs import explained, failed
+
+from onnxcam.batch.manifest import Manifest, in_order, read_rows, recover
+from onnxcam.batch.plan import make_plan
+from onnxcam.batch.sources import Entry
+from onnxcam.errors import OutputError
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Of 8 pictures in groups of 3, 3 and 2."""
+    inner = tmp_path / ".onnxcam"
+    inner.mkdir()
+    return make_plan(inner, [Entry(f"p/{k}.jpg") for k in range(8)], "p", {"batch": 3})
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "results.jsonl"
+
+
+def row(index: int, folder: Path, size: int = 5, **changes):
+    """A picture's row, with its file."""
+    name = f"{index}.overlay.jpg"
+    (folder / name).write_bytes(b"x" * size)
+    return explained(index, files={"overlay": name}, bytes={"overlay": size}, **changes)
+
+
+def lines(*rows) -> bytes:
+    return b"".join(json.dumps(r).encode() + b"\n" for r in rows)
+
+
+def test_what_is_written_is_read(path):
+    rows = [explained(0, name="<b>\n\udcff\ud800"), failed(1, "\x1b[0m")]
+    with Manifest(path) as manifest:
+        manifest.append(rows[:1])
+        assert list(read_rows(path)) == rows[:1]  # at once, not at the end
+        manifest.append(rows[1:])
+    assert list(read_rows(path)) == rows
+    assert path.read_bytes().count(b"\n") == 2
+
+
+def test_without_a_manifest_nothing_is_done(path, plan):
+    assert recover(path, plan) == (bytearray(3), {"explained": 0, "errors": 0, "flagged": 0})
+    assert not path.exists()
+
+
+def test_finished_groups_are_kept_and_counted(path, plan, tmp_path):
+    rows = [row(0, tmp_path), row(1, tmp_path, blank=True), failed(2), row(6, tmp_path, warnings=["w"]), failed(7)]
+    path.write_bytes(lines(*rows))
+    before = os.stat(path)
+    assert recover(path, plan) == (bytearray([1, 0, 1]), {"explained": 3, "errors": 2, "flagged": 2})
+    assert list(read_rows(path)) == rows
+    assert os.stat(path).st_ino == before.st_ino  # not written again: it may be long
+
+
+@pytest.mark.parametrize("cut", range(1, 400, 19))
+def test_a_torn_end_is_cut_off_wherever_it_is_torn(path, plan, tmp_path, cut):
+    rows = [row(k, tmp_path) for k in range(6)]
+    path.write_bytes(lines(*rows)[:-cut])
+    assert recover(path, plan) == (bytearray([1, 0, 0]), {"explained": 3, "errors": 0, "flagged": 0})
+    assert path.read_bytes() == lines(*rows[:3])
+    with Manifest(path) as manifest:
+        manifest.append(rows[3:])
+    assert path.read_bytes() == lines(*rows)
+
+
+def test_part_of_a_group_is_not_done(path, plan, tmp_path):
+    rows = [row(k, tmp_path) for k in (0, 1, 3, 4, 5, 6)]
+    path.write_bytes(lines(*rows))
+    assert recover(path, plan)[0] == bytearray([0, 1, 0])
+    assert [r["index"] for r in read_rows(path)] == [3, 4, 5]
+    assert os.listdir(plan.scratch) == []
+
+
+def test_a_line_that_is_there_twice_counts_once(path, plan, tmp_path):
+    rows = [row(k, tmp_path) for k in range(3)]
+    path.write_bytes(lines(*rows, *rows, rows[1]))
+    assert recover(path, plan) == (bytearray([1, 0, 0]), {"explained": 3, "errors": 0, "flagged": 0})
+    assert path.read_bytes() == lines(*rows)
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 600 + b"\n", b"\0" * 600, b"[]\n", b'{"index": "0"}\n', b"\xff\xfe\n", b"{}\n",
+                                    b'{"index": 99}\n', b'{"index": -1}\n'])  # fmt: skip
+def test_lines_that_are_none_are_taken_out(path, plan, tmp_path, damage):
+    one, two = [row(k, tmp_path) for k in range(3)], [row(k, tmp_path) for k in range(3, 6)]
+    path.write_bytes(lines(*one) + damage + lines(*two))
+    done, counts = recover(path, plan)
+    assert done == bytearray([1, damage.endswith(b"\n"), 0])  # what has no end takes the next line with it
+    assert path.read_bytes() == lines(*one, *(two if done[1] else ()))
+    assert counts["explained"] == len(list(read_rows(path)))
+
+
+def test_a_group_with_a_missing_or_short_file_is_not_done(path, plan, tmp_path):
+    rows = [row(k, tmp_path) for k in range(8)]
+    path.write_bytes(lines(*rows))
+    (tmp_path / "1.overlay.jpg").unlink()
+    (tmp_path / "7.overlay.jpg").write_bytes(b"xxxx")
+    assert recover(path, plan)[0] == bytearray([0, 1, 0])
+    assert [r["index"] for r in read_rows(path)] == [3, 4, 5]
+
+
+def test_groups_with_errors_are_tried_again_where_asked(path, plan, tmp_path):
+    rows = [row(0, tmp_path), failed(1), row(2, tmp_path), *(row(k, tmp_path) for k in (3, 4, 5)), failed(6), failed(7)]
+    path.write_bytes(lines(*rows))
+    assert recover(path, plan)[0] == bytearray([1, 1, 1])
+    assert recover(path, plan, retry_errors=True) == (bytearray([0, 1, 0]), {"explained": 3, "errors": 0, "flagged": 0})
+    assert [r["index"] for r in read_rows(path)] == [3, 4, 5]
+
+
+def test_lines_are_brought_into_order(path, plan):
+    rows = {k: explained(k, label="x" * k) for k in range(8)}
+    path.write_bytes(lines(*(rows[k] for k in (3, 4, 5, 0, 1, 2, 6, 7))))
+    in_order(path, plan)
+    assert path.read_bytes() == lines(*(rows[k] for k in range(8)))
+    inode = os.stat(path).st_ino
+    in_order(path, plan)
+    assert os.stat(path).st_ino == inode
+    assert os.listdir(plan.scratch) == []
+
+
+def test_a_full_disk_takes_back_what_was_written_of_a_group(path, monkeypatch):
+    with Manifest(path) as manifest:
+        manifest.append([explained(0)])
+        good, real = path.read_bytes(), manifest._file
+
+        class Full:
+            """Takes 100 bytes more."""
+
+            left = 100
+
+            def write(self, data):
+                if not self.left:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                taken, self.left = data[: self.left], 0
+                return real.write(taken)
+
+            def __getattr__(self, name):
+                return getattr(real, name)
+
+        manifest._file = Full()
+        with pytest.raises(OutputError, match=r"cannot write .*results\.jsonl': No space left on device"):
+            manifest.append([explained(1), explained(2)])
+        assert path.read_bytes() == good
+        manifest._file = real
+        manifest.append([explained(1)])
+    assert [r["index"] for r in read_rows(path)] == [0, 1]
+
+
+def test_a_manifest_that_was_deleted_is_not_written_to(path):
+    with Manifest(path) as manifest:
+        manifest.append([explained(0)])
+        path.unlink()
+        with pytest.raises(OutputError, match="deleted while the job runs"):
+            manifest.append([explained(1)])
+
+
+def test_what_the_disk_refuses_in_the_end_is_told(path, monkeypatch):
+    """Network disks may take what is written, and say at the end that they are full."""
+
+    def fsync(number):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OutputError, match="Disk quota exceeded"), Manifest(path) as manifest:
+        manifest.append([explained(0)])
+    with pytest.raises(KeyError), Manifest(path):
+        raise KeyError  # what went wrong first is what is told
+
+
+def test_a_manifest_in_a_place_that_is_none_is_an_output_error(tmp_path):
+    (tmp_path / "results.jsonl").mkdir()
+    with pytest.raises(OutputError, match="Is a directory"):
+        Manifest(tmp_path / "results.jsonl")

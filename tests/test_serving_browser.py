@@ -1,0 +1,69 @@
+"""The live page in a real browser: Chromium without a window, driven by Selenium (`make test-browser`)."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from onnxcam.serving import Show
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed: make test-browser")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="Chromium or its driver is not installed: apt-get install chromium chromium-driver"
+)
+EVIL = "<script>document.title = 'taken'</script>"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def test_the_page_shows_the_stream_and_sends_the_choice(browser):
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    chosen, stop, wait = [], threading.Event(), WebDriverWait(browser, 10, poll_frequency=0.05)
+
+    def film(show: Show) -> None:
+        number = 0
+        while not stop.wait(0.03):
+            number += 1
+            state = {"frame": number, "label": EVIL, "class_index": 1, "score": 1.5, "probability": None, "rate": 30.0}
+            show.update(np.full((60, 80, 3), 200, np.uint8), state)
+
+    with Show(0, [("0", "cat"), ("1", EVIL)], chosen.append) as show:
+        thread = threading.Thread(target=film, args=(show,))
+        thread.start()
+        try:
+            browser.get(show.url)
+            wait.until(lambda b: b.find_element("id", "frame").text not in ("", "1"))
+            size = browser.execute_script(
+                "const i = document.querySelector('img'); return [i.naturalWidth, i.naturalHeight]"
+            )
+            assert size == [80, 60]
+            shown = {name: browser.find_element("id", name).text for name in ("class", "score", "probability", "rate")}
+            assert shown == {"class": EVIL, "score": "1.500", "probability": "", "rate": "30.0"}
+            picker = Select(browser.find_element("id", "target"))
+            assert [o.text for o in picker.options] == ["the top class", "cat", EVIL]
+            picker.select_by_visible_text("cat")
+            wait.until(lambda b: chosen == ["0"])
+            picker.select_by_visible_text("the top class")
+            wait.until(lambda b: chosen == ["0", None])
+            assert browser.title == "onnxcam live"
+            assert browser.get_log("browser") == []
+        finally:
+            stop.set()
+            thread.join()
+    wait.until(lambda b: b.find_element("id", "trouble").text == "The show is over.")
