@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV_CPU := .venv-cpu
 VENV_BROWSER := .venv-browser
+VENV_RAY := .venv-ray
 # The training build has wheels for CPython 3.10 to 3.12 on x86-64, and on arm64 for macOS alone.
 EXTRA ?= $(shell $(PYTHON) -c "import platform as p, sys; \
 	arm = p.machine().lower() in ('arm64', 'aarch64') and p.system() != 'Darwin'; \
@@ -10,7 +11,7 @@ EXTRA ?= $(shell $(PYTHON) -c "import platform as p, sys; \
 STAMPS := .stamps
 PYTEST := python -m pytest -n 2
 
-.PHONY: demo test conformance lint test-training test-cpu test-browser package pictures clean
+.PHONY: demo test conformance lint test-training test-cpu test-browser test-ray package pictures clean
 
 demo: $(STAMPS)/run
 	@echo "ONNX Runtime: onnxcam[$(EXTRA)]"
@@ -33,6 +34,10 @@ test-cpu: $(STAMPS)/cpu
 # Reports in Chromium: apt-get install chromium chromium-driver.
 test-browser: $(STAMPS)/browser
 	$(VENV_BROWSER)/bin/python -m pytest -rs tests/batch/test_report_browser.py tests/test_serving_browser.py
+
+# Jobs on two machines, as far as Ray can tell.
+test-ray: $(STAMPS)/ray
+	$(VENV_RAY)/bin/python -m pytest -rs tests/batch/test_ray.py
 
 # The figures of docs/operators.md: the portable engine on the newest runtime, the training engine on its own build.
 conformance: $(STAMPS)/dev $(STAMPS)/cpu
@@ -75,5 +80,10 @@ $(STAMPS)/browser: pyproject.toml
 	$(VENV_BROWSER)/bin/pip install -q -e ".[cpu,dev,browser]"
 	@mkdir -p $(STAMPS) && touch $@
 
+$(STAMPS)/ray: pyproject.toml
+	$(PYTHON) -m venv $(VENV_RAY)
+	$(VENV_RAY)/bin/pip install -q -e ".[cpu,ray,dev]"
+	@mkdir -p $(STAMPS) && touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_CPU) $(VENV_BROWSER) $(STAMPS) demo
+	rm -rf $(VENV) $(VENV_CPU) $(VENV_BROWSER) $(VENV_RAY) $(STAMPS) demo

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from videos import FPS, decoded, facts, scenes, video
 
-from onnxcam import video as module
 from onnxcam.errors import ImageError, OptionError, OutputError
 from onnxcam.serving import Show
 from onnxcam.video import ENCODERS, Writer, check_output, open_source
+from onnxcam.video import source as source_module
 
 
 def ramps(count: int, height: int = 48, width: int = 64):
@@ -133,8 +133,8 @@ class Slow:
 
 def test_of_a_camera_the_newest_frame_comes_and_stale_ones_are_dropped(monkeypatch):
     camera = Slow(5)
-    monkeypatch.setattr(module, "_capture", lambda what: camera if what == 0 else None)
-    monkeypatch.setattr(module, "_TRIES", 1)
+    monkeypatch.setattr(source_module, "opened", lambda what: camera if what == 0 else None)
+    monkeypatch.setattr(source_module, "_TRIES", 1)
     source = open_source("0")
     assert (source.live, source.fps, source.count, source.name) == (True, 30.0, None, "camera 0")
     frames = iter(source)

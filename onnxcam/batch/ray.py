@@ -52,9 +52,9 @@ def check(address: str | None) -> None:
     """
     if _where(address).startswith("ray://"):
         raise OptionError(
-            f"the address {_where(address)!r} is a Ray client's, from outside the cluster, where the results cannot be "
-            "followed: start the job on a machine of the cluster, with the address 'auto' (--ray-address auto); from "
-            "elsewhere by 'ray job submit'"
+            f"the address {_where(address)!r} is a Ray client's, but the job must be started where its files are seen: "
+            "on a machine of the cluster, with the address 'auto' (--ray-address auto); from elsewhere by "
+            "'ray job submit'"
         )
     try:
         import ray.data  # noqa: F401
@@ -322,7 +322,7 @@ def _answers(settings: Settings, todo: _Todo, workers: int | None) -> Generator[
 
 @contextmanager
 def _ended(batches: Any) -> Iterator[Any]:
-    """Ray Data stops when this is left, and before Ray where the process ends first: after it, it would wait for ever."""
+    """Ray Data stops when this is left; where the process ends first, before Ray: after it, it would wait for ever."""
     atexit.register(batches.close)
     try:
         with closing(batches):

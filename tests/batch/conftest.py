@@ -1,12 +1,15 @@
-"""Disks that are full, for whoever writes a certain file."""
+"""A model, pictures, what a job leaves of them, and disks that are full."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from builders import classifier, png, write
+from running import job, left
 
 
 @pytest.fixture
@@ -21,3 +24,23 @@ def full_disk(monkeypatch) -> Callable[[str], None]:
 
     monkeypatch.setattr(os, "replace", replace)
     return lambda name: ending.__setitem__(0, name)
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    return write(tmp_path / "model.onnx", classifier())
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """11 pictures in two folders."""
+    for k in range(11):
+        png(tmp_path / "photos" / "ab"[k % 2] / f"{k:02}.png", k)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def whole(model, photos, tmp_path) -> dict[str, object]:
+    """What a job leaves that nothing happens to."""
+    job(model, photos, tmp_path / "whole").finish()
+    return left(tmp_path / "whole")

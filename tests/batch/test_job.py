@@ -236,8 +236,9 @@ def test_only_what_is_about_a_picture_is_a_warning(tmp_path):
     assert fine.counts["flagged"] == 0
     black = list(job(write(tmp_path / "dead.onnx", dead), tmp_path / "photos", tmp_path / "two"))[1]
     assert black["blank"]
-    assert [w.split(":")[0] for w in black["warnings"]] == ["the top class is a tie of 4 classes; the first was explained",
-                                                            "the map is blank"]  # fmt: skip
+    tie, blank = black["warnings"]
+    assert tie.startswith("the top class is a tie of 4 classes")
+    assert blank.startswith("the map is blank")
 
 
 def test_what_a_run_was_is_kept(model, photos, tmp_path):

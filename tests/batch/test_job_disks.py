@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import errno
-import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from builders import classifier, png, write
-from test_job_strength import job, left, rows
+from builders import png
+from running import job, left, rows
 
 from onnxcam.batch import manifest as manifests
 from onnxcam.errors import ImageError, OutputError
-
-
-@pytest.fixture
-def model(tmp_path) -> Path:
-    return write(tmp_path / "model.onnx", classifier())
-
-
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    for k in range(11):
-        png(tmp_path / "photos" / "ab"[k % 2] / f"{k:02}.png", k)
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def whole(model, photos, tmp_path) -> dict[str, object]:
-    job(model, photos, tmp_path / "whole").finish()
-    return left(tmp_path / "whole")
 
 
 def parts(out: Path) -> list[str]:
@@ -107,6 +89,7 @@ def mounted(tmp_path) -> Iterator[Path]:
 
 def test_a_small_disk_fills_up(model, photos, tmp_path, whole, mounted):
     """A real one, filled to different degrees: wherever it is full, the job goes on once there is room."""
+    told: list[str] = []
     for free in range(8, 120, 12):
         out = mounted / "out"
         ballast = mounted / "ballast"
@@ -114,14 +97,14 @@ def test_a_small_disk_fills_up(model, photos, tmp_path, whole, mounted):
         try:
             job(model, photos, out).finish()
         except OutputError as error:
-            assert "No space left on device" in str(error)
-        else:
-            assert free > 60
+            told.append(str(error))
         assert parts(mounted) == []
         ballast.unlink()
         job(model, photos, out, resume=True).finish()
         assert left(out) == whole
         shutil.rmtree(out)
+    assert len(told) > 3
+    assert all("No space left on device" in text for text in told)
 
 
 def test_a_disk_that_cannot_be_written(model, photos, tmp_path, whole, mounted):
@@ -135,24 +118,9 @@ def test_a_disk_that_cannot_be_written(model, photos, tmp_path, whole, mounted):
     assert left(mounted / "out") == whole
 
 
-def test_a_disk_that_turns_read_only(model, photos, tmp_path, whole, mounted):
-    steps = iter(job(model, photos, mounted / "out"))
-    next(steps)
-    subprocess.run(["mount", "-o", "remount,ro", str(mounted)], capture_output=True)
-    try:
-        with pytest.raises(OutputError, match="Read-only file system"):
-            list(steps)
-    except pytest.fail.Exception:
-        pytest.skip("a file system with open files stays writable here")
-    finally:
-        subprocess.run(["mount", "-o", "remount,rw", str(mounted)], check=True)
-    job(model, photos, mounted / "out", resume=True).finish()
-    assert left(mounted / "out") == whole
-
-
 def test_a_file_in_the_place_of_the_folder(model, photos, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(OutputError, match="cannot write to the folder .*out: File exists; choose another"):
+    with pytest.raises(OutputError, match=r"cannot write to the folder .*out: File exists; choose another"):
         job(model, photos, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
 
@@ -164,36 +132,24 @@ def test_a_file_in_the_place_of_a_folder_of_pictures_fails_these(model, photos, 
     (out / "b").write_text("mine")
     assert job(model, photos, out).finish() == {"explained": 6, "errors": 5, "flagged": 0}
     told = {r["error"] for r in rows(out) if "error" in r}
-    assert all("cannot write" in text and "directory" in text or "File exists" in text for text in told)
+    assert all(re.fullmatch(r"cannot write '.*/out/b/.*': (File exists|Not a directory)", text) for text in told)
     assert (out / "b").read_text() == "mine"
     (out / "b").unlink()
     job(model, photos, out, resume=True, retry_errors=True).finish()
     assert left(out) == whole
 
 
-def test_paths_that_become_too_long_are_errors_of_their_pictures(model, tmp_path):
-    deep = tmp_path / "photos"
-    deep.mkdir()
-    png(deep / "a.png")
-    at = os.open(deep, os.O_RDONLY)
-    for _ in range(21):  # not by its path, which would be too long
-        os.mkdir("d" * 190, dir_fd=at)
-        inner = os.open("d" * 190, os.O_RDONLY, dir_fd=at)
-        os.close(at)
-        at = inner
-    os.close(at)
-    inside = "/".join(["d" * 190] * 20)
-    place = deep / inside
-    if len(os.fsencode(place)) > 4090:
-        inside = "/".join(["d" * 190] * ((4050 - len(os.fsencode(deep))) // 191))
-        place = deep / inside
-    (place / "b.png").write_bytes((deep / "a.png").read_bytes())
-    out = tmp_path / ("o" * 120)
-    made = job(model, deep, out)
+def test_paths_that_become_too_long_are_errors_of_their_pictures(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    deep = Path("photos", *["d" * 190] * 21)  # short enough from here, but not from the root
+    png(Path("photos", "a.png"))
+    png(deep / "b.png")
+    made = job(model, "photos", tmp_path / "out")
     made.finish()
-    (bad,) = [r for r in rows(out) if "error" in r and r["source"].endswith("b.png")]
+    (bad,) = [r for r in rows(tmp_path / "out") if "error" in r]
+    assert bad["source"] == str(deep / "b.png")
     assert "File name too long" in bad["error"]
-    assert made.counts["explained"] == 1
+    assert made.counts == {"explained": 1, "errors": 1, "flagged": 0}
 
 
 # ---- Pictures ----
@@ -217,9 +173,7 @@ def test_a_picture_that_has_changed_is_explained_as_it_is_with_a_warning(model, 
 
 
 @pytest.mark.parametrize("how", ["removed", "emptied"])
-def test_pictures_that_are_all_gone_stop_the_job_which_goes_on_once_they_are_back(
-    model, photos, tmp_path, whole, how
-):
+def test_pictures_that_are_all_gone_stop_the_job_which_goes_on_once_they_are_back(model, photos, tmp_path, whole, how):
     """As where a disk is not mounted: that is no million errors."""
     out = tmp_path / "out"
     next(iter(job(model, photos, out)))
@@ -227,7 +181,9 @@ def test_pictures_that_are_all_gone_stop_the_job_which_goes_on_once_they_are_bac
     shutil.move(photos, tmp_path / "away")
     if how == "emptied":
         photos.mkdir()
-    with pytest.raises(ImageError, match=rf"pictures in '.*photos' are gone.* {done} of 11 pictures are done: bring it"):
+    with pytest.raises(
+        ImageError, match=rf"pictures in '.*photos' are gone.* {done} of 11 pictures are done: bring it"
+    ):
         job(model, photos, out, resume=True).finish()
     assert len(rows(out)) == done
     shutil.rmtree(photos, ignore_errors=True)

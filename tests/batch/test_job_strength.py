@@ -2,60 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
-import threading
-from pathlib import Path
 
 import pytest
-from builders import classifier, png, write
+from builders import classifier, write
+from running import job, left, rows
 
 import onnxcam.batch
-from onnxcam.batch import work as works
-from onnxcam.batch.job import Job
-from onnxcam.errors import GradientError, ImageError, ModelError, OnnxcamError, OptionError, OutputError
-
-
-@pytest.fixture
-def model(tmp_path) -> Path:
-    return write(tmp_path / "model.onnx", classifier())
-
-
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    """11 pictures in two folders."""
-    for k in range(11):
-        png(tmp_path / "photos" / "ab"[k % 2] / f"{k:02}.png", k)
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def whole(model, photos, tmp_path) -> dict[str, object]:
-    """What a job leaves that nothing happens to."""
-    job(model, photos, tmp_path / "whole").finish()
-    return left(tmp_path / "whole")
-
-
-def job(model: Path, source, out: Path, **options) -> Job:
-    settings = {"preprocess": "unit", "workers": 2, "batch": 2, "save": "overlay,box", **options}
-    return onnxcam.batch.run(model, source, out, **settings)
-
-
-def left(out: Path) -> dict[str, object]:
-    """All files: their bytes, but of rows without timings, of the run without sessions, without whose lock it was."""
-    found: dict[str, object] = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    found["results.jsonl"] = [{**row, "timings": list(row["timings"])} for row in rows(out)]
-    run = json.loads((out / "run.json").read_text())
-    return {**found, "run.json": {k: v for k, v in run.items() if k != "sessions"}, ".onnxcam/lock": ""}
-
-
-def rows(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-
+from onnxcam.errors import GradientError, ImageError, ModelError, OptionError, OutputError
 
 # ---- Stopped and resumed ----
 
@@ -212,7 +169,7 @@ def test_what_fails_now_leaves_no_file_of_a_run_that_was_killed(model, photos, t
     (photos / "a" / "04.png").unlink()
     job(model, photos, out, save="overlay,heatmap", resume=True).finish()
     assert [p.name for p in (out / "a").glob("04*")] == []
-    assert len([p for p in out.rglob("*.png.*")]) == 20
+    assert len(list(out.rglob("*.png.*"))) == 20
 
 
 def test_one_job_at_a_time(model, photos, tmp_path):
@@ -220,7 +177,8 @@ def test_one_job_at_a_time(model, photos, tmp_path):
     out = tmp_path / "out"
     steps = iter(job(model, photos, out))
     next(steps)
-    code = "import sys, onnxcam.batch as b; b.run(*sys.argv[1:], preprocess='unit', batch=2, save='overlay,box', resume=True)"
+    options = "preprocess='unit', batch=2, save='overlay,box', resume=True"
+    code = f"import sys, onnxcam.batch; onnxcam.batch.run(*sys.argv[1:], {options})"
     arguments = [str(model), str(photos), str(out)]
     other = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
     assert f"another job works in {str(out)!r} (process {os.getpid()} on" in other.stderr

@@ -88,8 +88,11 @@ def test_a_line_that_is_there_twice_counts_once(path, plan, tmp_path):
     assert path.read_bytes() == lines(*rows)
 
 
-@pytest.mark.parametrize("damage", [b"\0" * 600 + b"\n", b"\0" * 600, b"[]\n", b'{"index": "0"}\n', b"\xff\xfe\n", b"{}\n",
-                                    b'{"index": 99}\n', b'{"index": -1}\n'])  # fmt: skip
+NO_ROWS = [b"\0" * 600 + b"\n", b"\0" * 600, b"[]\n", b'{"index": "0"}\n', b"\xff\xfe\n", b"{}\n", b'{"index": 99}\n',
+           b'{"index": -1}\n']  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", NO_ROWS)
 def test_lines_that_are_none_are_taken_out(path, plan, tmp_path, damage):
     one, two = [row(k, tmp_path) for k in range(3)], [row(k, tmp_path) for k in range(3, 6)]
     path.write_bytes(lines(*one) + damage + lines(*two))

@@ -106,13 +106,16 @@ def test_windows_takes_fewer_letters(tmp_path, monkeypatch):
 
 
 def test_targets_become_part_of_the_name(tmp_path):
-    entries = [Entry("p/a.jpg", None, t) for t in (None, "3", "cat", "margin:cat,dog", "box:a@1,2", "c" * 300, "\udcff")]
+    targets = (None, "3", "cat", "margin:cat,dog", "box:a@1,2", "c" * 300, "\udcff")
+    entries = [
+        Entry("p/a.jpg", None, t) for t in (None, "3", "cat", "margin:cat,dog", "box:a@1,2", "c" * 300, "\udcff")
+    ]
     found = {item.target: item.name for item in planned(tmp_path, [*entries, "p/b.jpg"], "p").items()}
     assert found["3"] == "a.jpg@3"
     assert found["cat"] == "a.jpg@cat"
     assert re.fullmatch(r"a\.jpg@margin-cat-dog-[0-9a-f]{8}", found["margin:cat,dog"])
     assert re.fullmatch(r"a\.jpg@c{40}-[0-9a-f]{8}", found["c" * 300])
-    assert set(found) == {None, "3", "cat", "margin:cat,dog", "box:a@1,2", "c" * 300, "\udcff"}
+    assert set(found) == set(targets)
 
 
 def test_the_plan_is_sorted_without_repeats_and_keeps_what_was_told(tmp_path):
@@ -195,6 +198,6 @@ def test_no_pictures_are_no_plan(tmp_path):
 
 def test_a_full_disk_leaves_no_plan(tmp_path, full_disk):
     full_disk("plan.jsonl")
-    with pytest.raises(OutputError, match="the plan cannot be written to .*No space left on device"):
+    with pytest.raises(OutputError, match=r"the plan cannot be written to .*No space left on device"):
         planned(tmp_path, ["a.jpg"])
     assert [p.name for p in tmp_path.rglob("*")] == ["tmp"]

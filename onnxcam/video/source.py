@@ -1,39 +1,29 @@
-"""Video, in and out: frames of a file, a camera or an address; frames to a file. Pixels are uint8 (H, W, 3), RGB."""
+"""Frames of a file, a camera or an address."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-import secrets
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxcam.errors import ImageError, OptionError, OutputError, reason
-from onnxcam.quiet import silent
+from onnxcam.errors import ImageError, OptionError, reason
 
 Pixels = npt.NDArray[np.uint8]
 
-ENCODERS = {  # the first one that the build of OpenCV has: H.264 comes with few of them, MPEG-4 with all
-    ".mp4": ("avc1", "mp4v"),
-    ".mov": ("avc1", "mp4v"),
-    ".mkv": ("avc1", "mp4v"),
-    ".avi": ("MJPG",),
-    ".webm": ("VP80",),
-}
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "rtp", "srt", "tcp")
 _TRIES = 100  # reads in a row that fail; one damaged packet fails one read, behind it the file may go on
 _PATIENCE = 10.0  # seconds without a frame, or to connect
-_MOST_FPS = 1000.0
+MOST_FPS = 1000.0
 USUAL_FPS = 25.0  # of what does not tell its own
 
 
@@ -50,9 +40,6 @@ class Frame:
     index: int
     time: float
     pixels: Pixels
-
-
-# ---- in ----
 
 
 @dataclass
@@ -81,7 +68,7 @@ class Source:
     _opened: Any = field(default=None, repr=False)
 
     def __iter__(self) -> Iterator[Frame]:
-        capture, self._opened = self._opened or _capture(self._given), None
+        capture, self._opened = self._opened or opened(self._given), None
         if capture is None:
             raise ImageError(f"cannot open {self.name} once more")
         self.decoded, self.gaps = 0, False
@@ -106,8 +93,8 @@ class Source:
         before = 0.0
         with closing(self._pictures(capture)) as pictures:
             for index, bgr in enumerate(pictures):
-                told = _told(capture, "CAP_PROP_POS_MSEC")
-                before = max(before, index / (self.fps or USUAL_FPS) if told is None else told / 1000)
+                place = told(capture, "CAP_PROP_POS_MSEC")
+                before = max(before, index / (self.fps or USUAL_FPS) if place is None else place / 1000)
                 yield Frame(index, before, _rgb(bgr))
 
     def _newest(self, capture: Any) -> Iterator[Frame]:
@@ -185,15 +172,15 @@ def open_source(given: str) -> Source:
     if not camera and not scheme:
         _check_file(given)
     what: str | int = int(given) if camera else given
-    capture = _capture(what)
+    capture = opened(what)
     if capture is None:
         raise ImageError(_unopened(given, name, camera, scheme))
-    fps, count = _told(capture, "CAP_PROP_FPS"), _told(capture, "CAP_PROP_FRAME_COUNT")
+    fps, count = told(capture, "CAP_PROP_FPS"), told(capture, "CAP_PROP_FRAME_COUNT")
     device = not scheme and not camera and Path(given).is_char_device()
     return Source(
         name=f"camera {given}" if camera else name,
         live=camera or device or (bool(scheme) and count is None),
-        fps=fps if fps is not None and fps <= _MOST_FPS else None,
+        fps=fps if fps is not None and fps <= MOST_FPS else None,
         count=None if count is None else int(count),
         _given=what,
         _opened=capture,
@@ -242,15 +229,14 @@ def _unopened(given: str, name: str, camera: bool, scheme: str) -> str:
     )
 
 
-def _capture(what: str | int) -> Any:
+# ---- OpenCV ----
+
+
+def opened(what: str | int) -> Any:
     """OpenCV's reader, or None where it cannot open it."""
-    cv2 = _cv2()
-    hurry = [
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-        int(_PATIENCE * 1000),
-        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        int(_PATIENCE * 1000),
-    ]
+    cv2 = opencv()
+    wait = int(_PATIENCE * 1000)
+    hurry = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wait, cv2.CAP_PROP_READ_TIMEOUT_MSEC, wait]
     try:
         address = isinstance(what, str) and "://" in what
         capture = cv2.VideoCapture(what, cv2.CAP_FFMPEG, hurry) if address else cv2.VideoCapture(what)
@@ -263,7 +249,8 @@ def _capture(what: str | int) -> Any:
     return None
 
 
-def _cv2() -> Any:
+def opencv() -> Any:
+    """The module cv2, silent."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # read at import; what is wrong is raised instead
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video is opened
     import cv2
@@ -271,134 +258,12 @@ def _cv2() -> Any:
     return cv2
 
 
-def _told(capture: Any, key: str) -> float | None:
+def told(capture: Any, key: str) -> float | None:
     """What a file tells of itself, where it is a number above 0."""
-    value = float(capture.get(getattr(_cv2(), key)))
+    value = float(capture.get(getattr(opencv(), key)))
     return value if math.isfinite(value) and 0 < value < 1e12 else None
 
 
 def _rgb(bgr: Pixels) -> Pixels:
-    cv2 = _cv2()
+    cv2 = opencv()
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-# ---- out ----
-
-
-def check_output(path: Path, source: str | None = None) -> None:
-    """Refuse, before anything is done, a name that a video cannot be written to.
-
-    Raises:
-        OptionError: an unknown suffix, or the source itself.
-        OutputError: a folder, or in a folder that is not there or cannot be written.
-    """
-    if path.suffix.lower() not in ENCODERS:
-        raise OptionError(f"cannot write {str(path)!r}: the name must end in {', '.join(ENCODERS)}")
-    if path.is_dir():
-        raise OutputError(f"cannot write {str(path)!r}: this is a folder; give the video a name in it")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"cannot write to the folder {str(path.parent)!r}: permission denied; choose another")
-    with suppress(OSError, ValueError):
-        if source is not None and path.samefile(source):
-            raise OptionError(f"{str(path)!r} is the source itself; give the output another name")
-
-
-class Writer:
-    """A video file that appears at its name whole or not at all.
-
-    Frames go to a temporary file beside it. Left as a context, also by Ctrl-C, the file is completed and renamed; left
-    by an error it is removed. Where width or height is odd, one row or column is repeated: most codecs want even ones.
-
-    Args:
-        path: ends in one of `ENCODERS`.
-        fps: frames per second.
-
-    Raises:
-        OptionError, OutputError: as `check_output`; a rate that no video has.
-    """
-
-    def __init__(self, path: str | Path, fps: float = USUAL_FPS) -> None:
-        path = Path(path)
-        check_output(path)
-        if not 0 < fps <= _MOST_FPS:
-            raise OptionError(f"fps={fps:g}: a video has more than 0 and at most {_MOST_FPS:g} frames per second")
-        self.path, self.fps, self.frames = path, fps, 0
-        self.size = (0, 0)
-        self._part = path.with_name(f".{secrets.token_hex(6)}.part{path.suffix.lower()}")
-        self._encoder: Any = None
-
-    def write(self, picture: Pixels) -> None:
-        """Append uint8 (H, W, 3) RGB; brought to the size of the first one.
-
-        Raises:
-            OutputError: no encoder, or the disk takes no more.
-        """
-        cv2, even = _cv2(), _even(picture)
-        height, width = even.shape[:2]
-        if self._encoder is None:
-            self._encoder, self.size = self._opened(width, height), (height, width)
-        if self.size != (height, width):
-            even = cv2.resize(even, self.size[::-1], interpolation=cv2.INTER_AREA)
-        if self._encoder.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR)) is False:
-            raise OutputError(f"{self._failed} after {self.frames} frames: the disk may be full")
-        self.frames += 1
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self._encoder is not None:
-                self._encoder.release()
-                if kind is None or kind is KeyboardInterrupt:
-                    self._keep()
-        finally:
-            with suppress(OSError):
-                self._part.unlink()
-
-    @property
-    def _failed(self) -> str:
-        return f"cannot write {str(self.path)!r}"
-
-    def _opened(self, width: int, height: int) -> Any:
-        cv2, suffix = _cv2(), self._part.suffix
-        try:
-            name = os.fsencode(self._part).decode()  # OpenCV ends the process where a name is not UTF-8
-        except UnicodeError:
-            raise OutputError(f"{self._failed}: OpenCV needs a folder whose name is UTF-8") from None
-        for codec in ENCODERS[suffix]:
-            with silent():
-                encoder = cv2.VideoWriter(
-                    name, cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), self.fps, (width, height)
-                )
-            if encoder.isOpened():
-                return encoder
-        others = ", ".join(s for s in ENCODERS if s != suffix)
-        raise OutputError(
-            f"{self._failed}: this build of OpenCV has no encoder for {suffix} of {width} x {height} pixels at "
-            f"{self.fps:g} frames per second; try {others}"
-        )
-
-    def _keep(self) -> None:
-        """Rename what is complete: an encoder says nothing where the disk is full when it writes the index."""
-        written = _capture(str(self._part))
-        count = None if written is None else _told(written, "CAP_PROP_FRAME_COUNT")
-        if written is not None:
-            written.release()
-        if written is None or (count is not None and count + 1 < 0.99 * self.frames):
-            raise OutputError(f"{self._failed}: the file is incomplete; the disk may be full")
-        if count == self.frames + 1:  # interrupted between a frame and its count
-            self.frames += 1
-        try:
-            os.replace(self._part, self.path)
-        except OSError as error:
-            raise OutputError(f"{self._failed}: {reason(error)}. Give another folder or name") from error
-
-
-def _even(picture: Pixels) -> Pixels:
-    odd = picture.shape[0] % 2, picture.shape[1] % 2
-    return np.pad(picture, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else picture
