@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from weakref import ref
 from onnxcam.batch import local, sources
 from onnxcam.batch.lock import Lock
 from onnxcam.batch.manifest import Manifest, Row, add, in_order, read_rows, recover
-from onnxcam.batch.plan import OWN, Plan, make_plan, read_plan
+from onnxcam.batch.plan import OWN, Plan, digest, make_plan, read_plan
 from onnxcam.batch.results import write_coco, write_table
 from onnxcam.batch.settings import Settings
 from onnxcam.batch.work import Work
@@ -59,7 +59,7 @@ class Job:
         self.settings, self.out, self.report = settings, out, report
         self._runner, self._address = _checked(runner, ray_address, workers)
         self.workers = workers or (local.cores() if runner == "local" else None)
-        self._source = str(source) if isinstance(source, str | Path) else "a list of paths"
+        self._source = _named(source)
         self._stopped = False
         self._steps: ref[Generator[Row, None, None]] | None = None
         _apart(source, out)
@@ -167,7 +167,7 @@ class Job:
                 f"{str(self.out)!r} holds a job already, {done} of {there.count} pictures done: go on with resume "
                 "(--resume), or choose another folder"
             )
-        _compare(there, configuration, self._source, self.out)
+        there.check(configuration, self._source)
         return there
 
     def _check_source(self, rows: list[Row]) -> None:
@@ -260,6 +260,15 @@ def _checked(runner: str, address: str | None, workers: int | None) -> tuple[str
     return runner, address
 
 
+def _named(source: Source) -> str:
+    """A source, in words by which it is known again."""
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, Sequence):
+        return f"{len(source)} paths ({digest([str(p) for p in source])[:12]})"
+    return "a list of paths"
+
+
 def _is_folder(source: Source) -> bool:
     return isinstance(source, str | Path) and os.path.isdir(source)
 
@@ -286,26 +295,6 @@ def _apart(source: Source, out: Path) -> None:
     """Results among the pictures would be taken for pictures the next time."""
     if _is_folder(source) and Path(str(source)).resolve().is_relative_to(out.resolve()):
         raise OptionError(f"the pictures lie in {str(out)!r} themselves: give another folder for the results")
-
-
-def _compare(there: Plan, configuration: dict[str, Any], source: str, out: Path) -> None:
-    if there.source != source:
-        raise OptionError(
-            f"the job in {str(out)!r} is about {there.source!r}, not {source!r}: resume it as it was started, or "
-            "choose another folder"
-        )
-    keys = [k for k in {**there.configuration, **configuration} if there.configuration.get(k) != configuration.get(k)]
-    if keys:
-        told = "; ".join(f"{k}: {_short(there.configuration.get(k))}, now {_short(configuration.get(k))}" for k in keys)
-        raise OptionError(
-            f"the job in {str(out)!r} was started otherwise ({told}): resume it as it was started, or choose another "
-            "folder"
-        )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _sessions(path: Path) -> list[dict[str, Any]]:

@@ -91,6 +91,21 @@ class Plan:
         """How many groups there are."""
         return -(-self.count // self.batch)
 
+    def check(self, configuration: dict[str, Any], source: str) -> None:
+        """See to it that a job may go on with this plan.
+
+        Raises:
+            OptionError: it was made for another source or configuration.
+        """
+        out, step = repr(str(self.folder.parent)), "resume it as it was started, or choose another folder"
+        if self.source != source:
+            raise OptionError(f"the job in {out} is about {self.source!r}, not {source!r}: {step}")
+        mine = self.configuration
+        keys = [key for key in {**mine, **configuration} if mine.get(key) != configuration.get(key)]
+        if keys:
+            told = "; ".join(f"{key}: {_shown(mine.get(key))}, now {_shown(configuration.get(key))}" for key in keys)
+            raise OptionError(f"the job in {out} was started otherwise ({told}): {step}")
+
     def items(self) -> Iterator[Item]:
         """The pictures, in order; read from the disk as they are asked for."""
         with (self.folder / "plan.jsonl").open(encoding="ascii") as lines:
@@ -258,6 +273,11 @@ def _cut(name: str) -> str:
 def digest(value: Any) -> str:
     """The SHA-256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _short(text: str) -> str:

@@ -1,7 +1,7 @@
 """The work on many machines: Ray Data deals groups out to actors, each with a session of its own.
 
 What is to do lies in a file of the job's folder, which every machine sees; Ray moves numbers and rows about, never
-pictures. What a process or a machine takes with it when it dies is dealt out again, to those that are left.
+pictures. It starts actors again that die, and gives their work to those that are left.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import secrets
 import signal
 import threading
 import traceback
-import warnings
 from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -223,7 +222,7 @@ def _deadly(item: Item, deaths: int) -> str:
 
 
 def _rounds(settings: Settings, todo: _Todo, workers: int | None, stopped: Callable[[], bool]) -> Iterator[list[Row]]:
-    """Deal out what is left, until nothing is."""
+    """Deal out what is left, until nothing is; again where Ray itself stumbled."""
     import ray
 
     idle, lost, seen = 0, None, _Seen()
@@ -308,13 +307,10 @@ def _answers(settings: Settings, todo: _Todo, workers: int | None) -> Generator[
     data = ray.data.from_items(ranges, override_num_blocks=len(ranges))
     data.context.enable_progress_bars = False
     data.context.target_max_block_size = 1  # each answer is sent at once
-    data.context.max_errored_blocks = 8 * many + 8  # lost blocks are dealt out in the next round
     given = (settings, todo.out, todo.path, os.getcwd(), __version__)
     fixed = {"batch_size": 1, "batch_format": "numpy", "num_cpus": cpus, "num_gpus": gpus}
     pool = ray.data.ActorPoolStrategy(size=min(many, len(ranges)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        data = data.map_batches(Worker, fn_constructor_args=given, compute=pool, max_task_retries=0, **fixed)
+    data = data.map_batches(Worker, fn_constructor_args=given, compute=pool, **fixed)
     with _ended(iter(data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0))) as batches:
         for batch in batches:
             yield from map(json.loads, batch["answer"])
@@ -374,9 +370,23 @@ def _connected(address: str | None, settings: Settings, workers: int | None) -> 
             ) from error
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
-        yield
+        with _hushed():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Ray tells of what dies, and of what it does about it, on standard output, where rows belong; it has no switch."""
+    from ray._private import worker
+
+    before = getattr(worker, "print_to_stdstream", None)
+    worker.print_to_stdstream = lambda *given, **options: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
 
 
 @contextmanager

@@ -141,7 +141,8 @@ def _stoppable(job: Job) -> Iterator[None]:
         return
     from onnxcam.cli.listing import say
 
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for number in known if signal.getsignal(number) != signal.SIG_IGN]  # as under nohup
     old: dict[int, Callable[..., Any] | int | None] = {}
 
     def stop(number: int, frame: Any) -> None:

@@ -28,7 +28,8 @@ def guarded(command: Callable[[], None]) -> int:
         os.setpgid(0, 0)  # so that Ctrl-C comes once, forwarded by the parent
         return _heeding(command, forwarded)
     for number in forwarded:
-        signal.signal(number, lambda number, frame: _forward(child, number))
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, frame: _forward(child, number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed once more while this process ends, it would decide the code

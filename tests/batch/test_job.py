@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ import onnxcam.batch
 from onnxcam import Explainer
 from onnxcam.batch.job import Job
 from onnxcam.errors import OptionError, UnknownNameError
+from onnxcam.programs import Programs
 
 LABELS = ["ant", "bee", "cat", "dog"]
 OPTIONS = {"labels": LABELS, "preprocess": "unit"}
@@ -272,6 +274,22 @@ def test_threads_build_one_program_and_agree(model, photos, tmp_path):
         together = list(work)
         assert [{**r, "timings": 0} for r in together] == [{**r, "timings": 0} for r in alone]
     assert len(seen) > 2
+
+
+def test_threads_that_ask_at_once_build_a_program_once(model, photos, tmp_path, monkeypatch):
+    built, real = [], Programs._build
+
+    def build(self, target, plan, feeds):
+        built.append((target.key, plan))
+        time.sleep(0.05)
+        return real(self, target, plan, feeds)
+
+    monkeypatch.setattr(Programs, "_build", build)
+    table = tmp_path / "table.csv"
+    first, *paths = [str(p) for p in sorted(photos.glob("[abc]*/*"))]
+    table.write_text(f"path,target\n{first},cat\n" + "".join(f'{p},"margin:cat,dog"\n' for p in paths))
+    assert job(model, table, tmp_path / "out", workers=4, batch=1).finish()["explained"] == 11
+    assert len(built) == len(set(built)) == 2
 
 
 @pytest.mark.parametrize(

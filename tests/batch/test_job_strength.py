@@ -6,15 +6,49 @@ import json
 import os
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 
 import pytest
 from builders import classifier, write
 from running import job, left, rows
 
 import onnxcam.batch
+from onnxcam.batch.manifest import Manifest
 from onnxcam.errors import GradientError, ImageError, ModelError, OptionError, OutputError
 
 # ---- Stopped and resumed ----
+
+
+@pytest.mark.parametrize("left_by", ["break", "full disk"])
+def test_the_folder_is_let_go_only_once_nobody_writes_there(model, photos, tmp_path, monkeypatch, left_by):
+    out, work, ended = tmp_path / "out", job(model, photos, tmp_path / "out"), []
+    group = work._work.group
+    if left_by == "full disk":
+        refusals = iter([None, OSError(28, "No space left on device")])
+        real = Manifest._write
+
+        def write(self, data):
+            if why := next(refusals, None):
+                raise why
+            real(self, data)
+
+        monkeypatch.setattr(Manifest, "_write", write)
+
+    def slow(items):
+        time.sleep(0.1 if items[0].index else 0)
+        ended.append((work._lock.held, (out / ".onnxcam" / "tmp").is_dir()))
+        return group(items)
+
+    work._work.group = slow
+    with pytest.raises(OutputError) if left_by == "full disk" else nullcontext():
+        for row in work:
+            if row["index"] == 2:
+                break
+    time.sleep(0.3)  # for those who would end later
+    assert len(ended) > 2
+    assert set(ended) == {(True, True)}
+    assert not work._lock.held
 
 
 @pytest.mark.parametrize("after", [1, 2, 5, 10])
@@ -145,6 +179,11 @@ def test_another_model_and_another_source_are_refused_but_not_other_threads(mode
     with pytest.raises(OptionError, match=r"is about '.*photos', not '.*photos/a'"):
         job(model, photos / "a", tmp_path / "out", resume=True)
     assert job(model, photos, tmp_path / "out", resume=True, workers=1, threads=2).finish()["explained"] == 11
+    first, *others = sorted(photos.glob("*/*"))
+    job(model, [first, *others], tmp_path / "list").finish()
+    with pytest.raises(OptionError, match=r"is about '11 paths \(.*\)', not '10 paths \("):
+        job(model, others, tmp_path / "list", resume=True)
+    assert list(job(model, [first, *others], tmp_path / "list", resume=True)) == []
 
 
 def test_errors_are_tried_again_where_asked(model, photos, tmp_path, whole):
