@@ -94,6 +94,23 @@ def test_a_reshape_that_mixes_images_stays(tmp_path):
         make_batch_dynamic(load(tmp_path, body))
 
 
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_reshape_that_counts_zeros_as_lengths_is_freed_where_it_has_none(tmp_path, zero):
+    """PyTorch's exporter writes allowzero=1 into every Reshape; a 0 there is an empty axis, no copy."""
+    shape = "[1, 0, 4]" if zero else "[1, 192]"
+    body = f"""(float[1,3,8,8] x) => (float[1,k] y) {{
+        k = Constant <value_ints = {shape}> ()
+        y = Reshape <allowzero = 1> (x, k)
+    }}"""
+    fixed = load(tmp_path, body)
+    if zero:
+        with pytest.raises(OptionError, match="cannot be freed"):
+            make_batch_dynamic(fixed)
+        return
+    x = noise(3)
+    np.testing.assert_array_equal(Session(make_batch_dynamic(fixed)).run({"x": x})[0], x.reshape(3, 192))
+
+
 def test_a_spliced_value_is_an_input_that_can_be_found(tmp_path):
     given = model(tmp_path)
     before, x = proto(given), noise()
