@@ -2,9 +2,9 @@
 
     python -m benchmarks.batch_kill [--count 400] [--kills 20] [--seed 0] [--model zoo:shapes-cnn]
 
-A job runs in a process of its own, is killed with SIGKILL (while it plans, at random rows, while it finishes or just
-after) and is resumed, until all kills are spent. Then every file must be byte for byte that of an undisturbed job, the
-lines of results.jsonl the same but for timings, and nothing may be left over.
+`onnxcam batch` is killed with SIGKILL (while it plans, at random rows, while it finishes or just after) and resumed,
+until all kills are spent. What is killed must be dead: no row may follow. Then every file must be byte for byte that of
+an undisturbed job, the lines of results.jsonl the same but for timings, and nothing may be left over.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 
 SAVE = "overlay,heatmap,box"
+ENDED = (0, 1)  # 1: some pictures are none
 
 
 def main() -> None:
@@ -32,36 +33,34 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="zoo:shapes-cnn")
-    parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.job:
-        return _job(given.model, *map(Path, given.job))
     with tempfile.TemporaryDirectory() as folder:
         sys.exit(_compare(Path(folder), given))
-
-
-def _job(model: str, source: Path, out: Path) -> None:
-    import onnxcam.batch
-
-    onnxcam.batch.run(model, source, out, save=SAVE, resume=True, workers=2).finish()
 
 
 def _compare(folder: Path, given: argparse.Namespace) -> int:
     photos = pictures(folder / "photos", given.count, given.seed)
     whole, killed = folder / "whole", folder / "killed"
-    subprocess.run(_command(given.model, photos, whole), check=True)
+    _run_to_its_end(_command(given.model, photos, whole))
     moments = _kill_and_resume(_command(given.model, photos, killed), killed, given)
-    subprocess.run(_command(given.model, photos, killed), check=True)
+    _run_to_its_end(_command(given.model, photos, killed))
     for moment in moments:
         print(f"killed {moment}")
-    wrong = [*differences(whole, killed), *(m for m in moments if m.startswith("nobody"))]
+    wrong = [*differences(whole, killed), *(m for m in moments if m.startswith(("nobody", "not dead")))]
     print(f"{len(moments)} kills of a job of {given.count} pictures: {len(tree(whole))} files, ", end="")
     print("all alike" if not wrong else f"{len(wrong)} differences: " + "; ".join(wrong[:10]))
     return bool(wrong)
 
 
 def _command(model: str, photos: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.batch_kill", "--model", model, "--job", str(photos), str(out)]
+    options = ["-o", str(out), "--save", SAVE, "--workers", "2", "--resume"]
+    return [sys.executable, "-m", "onnxcam", "batch", model, str(photos), *options]
+
+
+def _run_to_its_end(command: list[str]) -> None:
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    if done.returncode not in ENDED:
+        sys.exit(f"exit code {done.returncode}: {done.stderr}")
 
 
 def pictures(folder: Path, count: int, seed: int) -> Path:
@@ -87,18 +86,23 @@ def _kill_and_resume(command: list[str], out: Path, given: argparse.Namespace) -
 
 def _kill(command: list[str], out: Path, moment: int | str, later: float) -> str:
     """Kill a job a little after so many rows, and one of its own, or a file, are there."""
-    before, process = lines(out), subprocess.Popen(command)
+    before, process = lines(out), subprocess.Popen(command, stderr=subprocess.DEVNULL)
     moment = max(moment, before + 1) if isinstance(moment, int) else moment
     while process.poll() is None and not _reached(out, moment):
         time.sleep(0.0002)
     time.sleep(later)
     process.kill()
     process.wait()
-    if process.returncode == 0:
+    if process.returncode in ENDED:
         return f"nobody: the job had ended when {moment} was reached"
+    time.sleep(0.01)
+    last = lines(out)
+    time.sleep(0.3)
+    if lines(out) != last:
+        return f"not dead: {lines(out) - last} rows after the kill with {last} rows"
     there = sum(len(files) for _, _, files in os.walk(out))
     planned = (out / ".onnxcam" / "plan.json").exists()
-    return f"with {lines(out)} rows (before: {before}), {there} files" + ("" if planned else ", while it planned")
+    return f"with {last} rows (before: {before}), {there} files" + ("" if planned else ", while it planned")
 
 
 def _reached(out: Path, moment: int | str) -> bool:

@@ -56,7 +56,8 @@ def write_whole(
         with whole(path, scratch, durable=durable) as file:
             file.writelines((data,) if isinstance(data, bytes) else data)
     except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {reason(error)}. Give another folder or name") from error
+        advice = "" if scratch else ". Give another folder or name"  # a job's own files have their places
+        raise OutputError(f"cannot write {str(path)!r}: {reason(error)}{advice}") from error
     return path
 
 

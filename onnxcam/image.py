@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +21,6 @@ from .core.localize import Placement
 from .core.maps import split
 from .errors import ImageError, OptionError, OutputError, UnknownNameError, reason
 from .files import write_whole
-from .quiet import silent
 
 Pixels = NDArray[np.uint8]
 PathLike = str | os.PathLike[str]
@@ -66,9 +66,11 @@ def _decode_checked(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _lacks_data(jpeg: bytes, rgb: Pixels) -> bool:
-    """Whether the decoder filled a part: then more data would make another picture of it."""
-    with silent():  # libjpeg tells of what it has no use for
+    """Whether the decoder filled a part: then more data would make another picture of it, or none."""
+    try:
         return not np.array_equal(_decode(with_more(jpeg)), rgb)
+    except UnreadableError:
+        return True
 
 
 def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -102,9 +104,11 @@ def read_file(path: PathLike) -> bytes:
     where = Path(path)
     try:
         if not where.is_file():
-            kind = f"a folder, not a picture; name the pictures in it, such as {where / '*.jpg'}"
-            what = kind if where.is_dir() else "no ordinary file, not a picture"
-            raise UnreadableError(what if where.exists() else "there is no such file")
+            with suppress(FileNotFoundError, NotADirectoryError):
+                where.stat()  # it may be a link to itself, or in a folder that may not be entered
+                folder = f"a folder, not a picture; name the pictures in it, such as {where / '*.jpg'}"
+                raise UnreadableError(folder if where.is_dir() else "no ordinary file, not a picture")
+            raise UnreadableError("there is no such file")
         return where.read_bytes()
     except (UnreadableError, OSError, ValueError) as why:
         raise _unread(path, why) from why

@@ -152,8 +152,11 @@ def _all_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
 # External data
 
 
-def locate_external_data(file: Path, proto: onnx.ModelProto) -> None:
+def locate_external_data(file: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
     """Point every external tensor at its real file, relative to the folder of the real model file.
+
+    Returns:
+        Those files, in the order of their names in the model.
 
     Raises:
         ModelError: the file is missing, or lies outside the model's folder.
@@ -168,6 +171,7 @@ def locate_external_data(file: Path, proto: onnx.ModelProto) -> None:
                 if entry.value not in checked:
                     checked[entry.value] = _external_location(file, home, entry.value)
                 entry.value = checked[entry.value]
+    return tuple(home / checked[name] for name in sorted(checked))
 
 
 def _external_location(file: Path, home: Path, location: str) -> str:

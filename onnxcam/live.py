@@ -6,13 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from onnxcam.core.caption import captioned
 from onnxcam.errors import OnnxcamError
 from onnxcam.explainer import Explainer
 from onnxcam.explanation import Explanation
-from onnxcam.video import Frame, Pixels
+from onnxcam.video import Frame, Pixels, Source
 
 Clock = Callable[[], float]
 _WINDOW = 30  # frames over which the rate is taken
@@ -60,6 +61,10 @@ class Live:
         style: as :meth:`Explanation.overlay` takes it.
         clock: seconds, of any zero.
 
+    Attributes:
+        target: what the next frame is explained for.
+        explained, failed: frames so far.
+
     Raises:
         OptionError, UnknownNameError: no such target.
     """
@@ -74,7 +79,7 @@ class Live:
     ) -> None:
         self.explainer, self.every, self.style, self._clock = explainer, every, dict(style or {}), clock
         self.explained = self.failed = 0
-        self._target = target
+        self.target = target
         self.aim(target)
 
     def aim(self, target: str | None) -> None:
@@ -84,7 +89,7 @@ class Live:
             OptionError, UnknownNameError: no such target; the one before stays.
         """
         self.explainer.check_target(target)
-        self._target = target
+        self.target = target
 
     def run(self, frames: Iterable[Frame]) -> Iterator[Shown]:
         """Each frame, shown.
@@ -98,7 +103,7 @@ class Live:
         times: deque[float] = deque(maxlen=_WINDOW)
         last: Shown | None = None
         for number, frame in enumerate(frames):
-            target, due = self._target, number % self.every == 0
+            target, due = self.target, number % self.every == 0
             if due or last is None or last.target != target or last.frame.pixels.shape != frame.pixels.shape:
                 e, trouble = self._explained(frame, target)
                 fresh = True
@@ -130,6 +135,45 @@ class Live:
 
 def _rate(times: deque[float]) -> float:
     return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 0.0
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The frames of a source in the order and at the pace in which they are to be shown; iterate over it.
+
+    Attributes:
+        source: what they come from.
+        watched: somebody looks on: a file comes at its own pace.
+        recorded: it is written to a file, too; a file that is only watched goes round and round, so that there is time
+            to choose a class.
+        most: frames, at most.
+    """
+
+    source: Source
+    watched: bool = False
+    recorded: bool = False
+    most: int | None = None
+
+    @property
+    def endless(self) -> bool:
+        """Whether only somebody who stops it, or ``most``, ends it; a camera may."""
+        return self.source.live or (self.watched and not self.recorded)
+
+    @property
+    def total(self) -> int | None:
+        """How many frames there will be, if that is known."""
+        counts = [n for n in (None if self.endless else self.source.count, self.most) if n is not None]
+        return min(counts, default=None)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return islice(self._all(), self.most)
+
+    def _all(self) -> Iterator[Frame]:
+        slowly = self.watched and not self.source.live
+        while True:
+            yield from paced(self.source) if slowly else self.source
+            if self.source.live or not (self.endless and self.source.decoded):
+                return
 
 
 def paced(

@@ -69,6 +69,7 @@ class Model:
         source_opset: the opset of the file.
         notes: what bringing it in changed, in words.
         meta: the file's ``metadata_props``, and the class names of a ZipMap as ``ZipMap.classlabels_strings``.
+        weights: the files beside it that hold weights.
     """
 
     ir_model: ir.Model
@@ -77,6 +78,7 @@ class Model:
     source_opset: int = OPSET
     notes: tuple[str, ...] = ()
     meta: dict[str, str] = field(default_factory=dict)
+    weights: tuple[Path, ...] = ()
 
     @property
     def graph(self) -> ir.Graph:
@@ -188,7 +190,7 @@ def load_model(path: str | Path | bytes) -> Model:
     proto = integrity.parse(file, data)
     lowering.set_aside(proto)
     source_opset = integrity.check_operators(file, proto)
-    integrity.locate_external_data(file, proto)
+    beside = integrity.locate_external_data(file, proto)
     integrity.check_weights(file, proto)
     meta = {p.key: p.value for p in proto.metadata_props}
     if names := named_scores(proto.graph):
@@ -198,7 +200,7 @@ def load_model(path: str | Path | bytes) -> Model:
     digest = hashlib.sha256(data).hexdigest()
     if not isinstance(data, bytes):
         data.close()
-    return Model(model, None if isinstance(path, bytes) else file, digest, source_opset, tuple(notes), meta)
+    return Model(model, None if isinstance(path, bytes) else file, digest, source_opset, tuple(notes), meta, beside)
 
 
 def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> ir.Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from contextlib import suppress
 
@@ -138,6 +140,17 @@ def test_pnm_comments(file):
     with pytest.raises(ImageError, match="grey levels must run from 0 to 255"):
         read_image(file(b"P5 3 1 15\n\x01\x02\x03"))
 
+    assert read_image(file(b"P4 #bits\n#and\n\n # more\n 8\n1\n\x0f"))[0, :, 0].tolist() == [255] * 4 + [0] * 4
+
+
+@pytest.mark.parametrize("gap", [b" ", b"\n", b"# \n", b"#\n ", b" \t\r\n"])
+@pytest.mark.parametrize("before", [b"P5\n", b"P5 3", b"P5 3 ", b"P5 3 1", b"P5 3 1 "])
+def test_damaged_pnm_headers_take_no_time(file, gap, before):
+    began = time.perf_counter()
+    said = refusal(file(before + gap * 100_000 + b"x"))
+    assert "header is damaged" in said or "grey levels" in said
+    assert time.perf_counter() - began < 1  # with two ways through a gap: longer than the sun shines
+
 
 # ---- refusing ----
 
@@ -161,8 +174,17 @@ def test_a_file_that_may_not_be_read_is_told_in_words(file, monkeypatch):
 def test_what_is_no_file(tmp_path, file):
     assert "no such file" in refusal(tmp_path / "none.png")
     assert "a folder" in refusal(tmp_path)
+    assert "no such file" in refusal(file(b"") / "none.png")
     assert "empty" in refusal(file(b""))
     assert "read: JPEG, PNG, GIF, BMP, TIFF, WebP" in refusal(file(b"%PDF-1.7 and so on"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no links here that anybody may make")
+def test_a_link_to_itself_is_told_so(tmp_path):
+    (tmp_path / "itself.png").symlink_to("itself.png")
+    (tmp_path / "nowhere.png").symlink_to("none.png")
+    assert refusal(tmp_path / "itself.png").endswith(os.strerror(errno.ELOOP))
+    assert "no such file" in refusal(tmp_path / "nowhere.png")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

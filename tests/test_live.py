@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from videos import decoded, scenes, video
 from onnxcam import Explainer
 from onnxcam.core.overlay import overlay
 from onnxcam.errors import ModelError, OptionError, UnknownNameError
-from onnxcam.live import Live, paced
+from onnxcam.live import Live, Rounds, paced
 from onnxcam.video import Frame, open_source
 
 FRAMES = 24
@@ -156,6 +157,41 @@ def test_the_answer_as_json(tmp_path):
         "frame": 7, "time": 0.333333, "class_index": int(bias.argmax()), "label": None,
         "score": pytest.approx(float(bias.max())), "probability": None, "blank": True,
     }  # fmt: skip
+
+
+@dataclass
+class Tape:
+    """A source of three frames of no duration, which counts how often it is begun."""
+
+    live: bool = False
+    count: int | None = 3
+    decoded: int = 3
+    begun: int = 0
+
+    def __iter__(self):
+        self.begun += 1
+        return iter([Frame(k, 0.0, None) for k in range(3)])
+
+
+@pytest.mark.parametrize(
+    ("source", "how", "endless", "total", "begun"),
+    [
+        (Tape(), {}, False, 3, 1),
+        (Tape(), {"most": 2}, False, 2, 1),
+        (Tape(), {"most": 9}, False, 3, 1),
+        (Tape(), {"watched": True, "recorded": True}, False, 3, 1),
+        (Tape(), {"watched": True, "most": 8}, True, 8, 3),  # it goes round
+        (Tape(decoded=0), {"watched": True}, True, None, 1),  # there is nothing to go round
+        (Tape(live=True), {"watched": True}, True, None, 1),
+        (Tape(live=True), {"most": 9}, True, 9, 1),
+        (Tape(count=None), {"recorded": True}, False, None, 1),
+    ],
+)
+def test_rounds(source, how, endless, total, begun):
+    rounds = Rounds(source, **how)
+    assert (rounds.endless, rounds.total) == (endless, total)
+    assert [f.index for f in rounds] == [k % 3 for k in range(min(3 * begun, how.get("most", 99)))]
+    assert source.begun == begun
 
 
 def test_a_watched_file_keeps_its_pace():

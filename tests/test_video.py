@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import struct
 import threading
 from collections.abc import Sequence
@@ -107,6 +108,30 @@ def test_what_is_no_video_is_told(tmp_path):
     assert secret.startswith("http://127.0.0.1:9/stream cannot be opened: nobody answers")
     with pytest.raises(OptionError, match=r"gopher:// is no address of a video: give rtsp://"):
         open_source("gopher://host/video")
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("rtsp://admin:sesame@host/", "rtsp://host/"),
+        ("rtsp://admin:ses@me@host:554/live", "rtsp://host:554/live"),
+        ("rtsp://admin:ses/me@host/live", "rtsp://host/live"),
+        ("rtsp://admin:ses?me#x@host", "rtsp://host"),
+        ("http://host/live.cgi?user=admin&password=sesame", "http://host/live.cgi?..."),
+        ("http://[::1]:80/live?sesame", "http://[::1]:80/live?..."),
+        ("rtsp://host:554/user=admin&password=sesame&channel=1", "rtsp://host:554/user=admin&password=...&channel=1"),
+        ("rtsp://host/user=admin_Pwd=ses_me_channel=1", "rtsp://host/user=admin_Pwd=..."),
+        ("rtsp://host:554/live/1", "rtsp://host:554/live/1"),
+    ],
+)
+def test_passwords_in_addresses_are_not_told(given, shown, monkeypatch):
+    monkeypatch.setattr(source_module, "opened", lambda what: None)
+    with pytest.raises(ImageError) as told:
+        open_source(given)
+    assert str(told.value).startswith(f"{shown} cannot be opened: nobody answers")
+    camera = Slow(0)
+    monkeypatch.setattr(source_module, "opened", lambda what: camera if what == given else None)
+    assert open_source(given).name == shown
 
 
 class Slow:
@@ -229,17 +254,55 @@ def test_a_frame_of_another_size_is_brought_to_the_first_ones(tmp_path):
     assert np.abs(first.astype(int) - second).mean() < 4
 
 
-def test_an_error_leaves_nothing_and_ctrl_c_the_frames_so_far(tmp_path):
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError(), BrokenPipeError(), SystemExit(3)])
+def test_whatever_ends_it_the_frames_so_far_are_kept(tmp_path, error):
     path = tmp_path / "out.mp4"
     path.write_bytes(b"before")
-    with pytest.raises(ZeroDivisionError):
-        film(path, ramps(1), ZeroDivisionError())
+    with pytest.raises(type(error)):
+        film(path, [], error)
     assert (os.listdir(tmp_path), path.read_bytes()) == (["out.mp4"], b"before")
-    with pytest.raises(KeyboardInterrupt):
-        film(path, ramps(7), KeyboardInterrupt())
+    with pytest.raises(type(error)):
+        film(path, ramps(7), error)
     assert (os.listdir(tmp_path), facts(path)[0]) == (["out.mp4"], 7)
     film(tmp_path / "none.mp4", [])
     assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals as Unix has them")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_while_the_file_is_completed_waits_for_its_end(tmp_path, number):
+    """Pressed once more: the second one comes when the encoder has just been let go."""
+    path, heard = tmp_path / "out.mp4", []
+
+    class Late:
+        def __init__(self, encoder):
+            self.encoder = encoder
+
+        def release(self):
+            self.encoder.release()
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+
+    def film_late():
+        with Writer(path) as writer:
+            for frame in ramps(7):
+                writer.write(frame)
+            writer._encoder = Late(writer._encoder)
+            raise KeyboardInterrupt
+
+    def handler(number, frame):
+        heard.append((number, path.exists()))
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            film_late()
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
+    assert heard == [(number, True)]
+    assert (os.listdir(tmp_path), facts(path)[0]) == (["out.mp4"], 7)
 
 
 @pytest.mark.parametrize(("suffix", "room"), [(".mp4", 100_000), (".avi", 100_000), (".mp4", 1000)])
@@ -255,7 +318,13 @@ def test_a_full_disk_is_told(tmp_path, suffix, room):
             film(tmp_path / f"out{suffix}", frames)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert os.listdir(tmp_path) == []
+    kept = [tmp_path / name for name in os.listdir(tmp_path)]
+    assert [path.name for path in kept] == (["out.avi"] if suffix == ".avi" else [])  # an .mp4 needs its index
+    for path in kept:
+        found = decoded(path)
+        assert 3 < len(found) < 20
+        nearest = [np.abs(noise.astype(int) - frame).mean(axis=(1, 2, 3)).argmin() for frame in found[:-1]]
+        assert nearest == list(range(len(found) - 1))
 
 
 def test_names_that_cannot_be_written_are_refused_before_anything_is_done(tmp_path, monkeypatch):

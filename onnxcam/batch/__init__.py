@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxcam.batch.job import Job, Source
-
-_SAVING = ("colormap", "blend", "style", "title", "threshold")
+    from onnxcam.batch.job import Job
+    from onnxcam.batch.paths import Source
 
 
 def run(
@@ -62,17 +61,18 @@ def run(
         The job; iterate over it, or call its ``finish()``.
 
     Raises:
-        OptionError: a setting that does not fit, a folder that holds another job, or the same one without ``resume``.
+        OptionError: a setting that is none, or does not fit; two truths for one picture; a folder that holds another
+            job, or the same one without ``resume``.
         ImageError: no pictures.
         OutputError: the folder cannot be written, or another process works in it. While it runs: the disk is full.
         ModelError, GradientError, UnknownNameError, RuntimeUnavailableError: as :class:`~onnxcam.Explainer`.
     """
     from onnxcam.batch import local
     from onnxcam.batch.job import Job
-    from onnxcam.batch.settings import Saving, Settings
+    from onnxcam.batch.settings import Running, Saving, Settings
     from onnxcam.image import MAX_PIXELS
 
-    drawing = {name: options.pop(name) for name in _SAVING if name in options}
+    drawing = _drawing(options)
     kinds = tuple(save.split(",")) if isinstance(save, str) else tuple(save)
     saving = Saving(tuple(k.strip() for k in kinds if k.strip()), image_format, heatmap_format, **drawing)
     many = workers or local.cores()
@@ -85,14 +85,25 @@ def run(
         batch,
         MAX_PIXELS if max_pixels is None else max_pixels,
     )
-    return Job(
-        settings,
-        source,
-        Path(out),
-        resume=resume,
-        retry_errors=retry_errors,
-        workers=workers,
-        runner=runner,
-        ray_address=ray_address,
-        report=report,
-    )
+    return Job(settings, source, Path(out), Running(resume, retry_errors, workers, runner, ray_address, report))
+
+
+def _drawing(options: dict[str, Any]) -> dict[str, Any]:
+    """Take what is `Saving`'s out of the options; the rest must be `Explainer`'s.
+
+    Raises:
+        OptionError: an option of neither.
+    """
+    from dataclasses import fields
+    from inspect import signature
+
+    from onnxcam.batch.settings import Saving
+    from onnxcam.errors import OptionError, UnknownNameError
+    from onnxcam.explainer import Explainer
+
+    drawing = {field.name: options.pop(field.name) for field in fields(Saving) if field.name in options}
+    own, theirs = list(signature(run).parameters)[:-1], list(signature(Explainer).parameters)
+    if unknown := [name for name in options if name not in theirs]:
+        known = dict.fromkeys((*own, *(field.name for field in fields(Saving)), *theirs))
+        raise OptionError(str(UnknownNameError.of("option", unknown[0], known)))
+    return drawing

@@ -6,35 +6,42 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 from weakref import ref
 
 from onnxcam.batch import local, sources
 from onnxcam.batch.lock import Lock
 from onnxcam.batch.manifest import Manifest, Row, add, in_order, read_rows, recover
-from onnxcam.batch.plan import OWN, Plan, digest, make_plan, read_plan
+from onnxcam.batch.paths import Paths, Source, check_apart, gone, named
+from onnxcam.batch.plan import OWN, Item, Plan, make_plan, read_plan
 from onnxcam.batch.results import write_coco, write_table
-from onnxcam.batch.settings import Settings
+from onnxcam.batch.settings import Running, Settings
 from onnxcam.batch.work import Work
-from onnxcam.errors import ImageError, OnnxcamError, OptionError, OutputError, UnknownNameError
+from onnxcam.errors import ImageError, OnnxcamError, OptionError, OutputError
 from onnxcam.explanation import make_folder
 from onnxcam.files import write_whole
 from onnxcam.labels import misfit
 from onnxcam.record import provenance
 
-RUNNERS = ("local", "ray")
 VERSION = 1  # of run.json
-Source = str | Path | Iterable[str | Path]
 
 
 class Job:
     """Pictures being explained: iterate over it for the rows, in the order in which they are finished.
 
     Nothing is explained before the iteration starts, and all is done when it ends; a loop that is left early, an
-    exception, Ctrl-C or a kill leave a job that goes on with ``resume``.
+    exception, Ctrl-C or a kill leave a job that goes on with ``resume``. A ``with`` statement closes it.
+
+    Args:
+        settings: what is done to each picture.
+        source: see :mod:`onnxcam.batch.sources`.
+        out: the job's folder.
+        running: how it is run.
 
     Attributes:
         plan: which pictures.
@@ -43,42 +50,30 @@ class Job:
         complete: every picture has its row.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        source: Source,
-        out: Path,
-        *,
-        resume: bool = False,
-        retry_errors: bool = False,
-        workers: int | None = None,
-        runner: str = "local",
-        ray_address: str | None = None,
-        report: bool = False,
-    ) -> None:
-        self.settings, self.out, self.report = settings, out, report
-        self._runner, self._address = _checked(runner, ray_address, workers)
-        self.workers = workers or (local.cores() if runner == "local" else None)
-        self._source = _named(source)
+    def __init__(self, settings: Settings, source: Source, out: Path, running: Running | None = None) -> None:
+        self.settings, self.out, self.running = settings, out, running or Running()
+        self.workers = self.running.workers or (local.cores() if self.running.runner == "local" else None)
         self._stopped = False
         self._steps: ref[Generator[Row, None, None]] | None = None
-        _apart(source, out)
+        check_apart(source, out)
         explainer = settings.explainer()
         explainer.check_target(settings.target)
         configuration = settings.configuration(explainer)
         self.notices = [text for text in (misfit(explainer.labels, explainer.logits.classes),) if text]
         _refuse_foreign(out)
-        self._mine = not out.exists()
+        self._mine = not out.exists()  # then it goes again where the job cannot start, if nothing else is in it
         self._inner = make_folder(make_folder(out) / ".onnxcam")
         self._lock = Lock(self._inner / "lock")
         self._new = not (self._inner / "plan.json").exists()
         try:
-            self.plan = self._open(source, configuration, resume)
-            shutil.rmtree(self.plan.scratch, ignore_errors=True)
+            self.plan = self._open(source, configuration)
             make_folder(self.plan.scratch)
-            self._done, self.counts = recover(self._rows, self.plan, retry_errors)
+            self._done, self.counts = recover(self._rows, self.plan, self.running.retry_errors)
+            self._there = bytearray(self.plan.count)
             self._work = Work(settings, out, explainer)
+            self._provenance = provenance(explainer.model, explainer.logits.name)
             self._sessions = _sessions(out / "run.json") if not self._new else []
+            self._tell_upgrade()
             self._describe()
         except BaseException:
             self._discard()
@@ -115,6 +110,14 @@ class Job:
             steps.close()
         self._close()
 
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def __iter__(self) -> Iterator[Row]:
         if self._steps is not None:
             raise OptionError("this job was run already: make another one with resume")
@@ -136,7 +139,7 @@ class Job:
 
     def _run(self) -> Iterator[Row]:
         start, now = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        session: dict[str, Any] = {"started": now, "seconds": 0, "explained": 0, "errors": 0}
+        session: dict[str, Any] = {"started": now, "seconds": 0, "explained": 0, "errors": 0, **self._versions}
         self._sessions.append(session)
         try:
             with Manifest(self._rows) as manifest, ExitStack() as ended:
@@ -155,37 +158,46 @@ class Job:
 
     # The parts
 
-    def _open(self, source: Source, configuration: dict[str, Any], resume: bool) -> Plan:
+    def _open(self, source: Source, configuration: dict[str, Any]) -> Plan:
         """The plan that is there, or a new one."""
-        there = read_plan(self._inner)
+        there, words = read_plan(self._inner), named(source)
         if there is None:
-            found = sources.entries(source, skip=self.out)
-            return make_plan(self._inner, found, self._source, configuration)
-        if not resume:
+            found = sources.entries(source if isinstance(words, str) else words, skip=self.out)
+            return make_plan(self._inner, found, words, configuration)
+        if not self.running.resume:
             done = sum(1 for _ in read_rows(self._rows))
             raise OptionError(
                 f"{str(self.out)!r} holds a job already, {done} of {there.count} pictures done: go on with resume "
                 "(--resume), or choose another folder"
             )
-        there.check(configuration, self._source)
+        if isinstance(words, Paths):
+            deque(words, maxlen=0)  # then it knows which they are
+        there.check(configuration, str(words))
         return there
+
+    def _pending(self) -> Iterator[list[Item]]:
+        """The groups that are to do; which of their pictures were there when the job was planned is kept."""
+        for group in self.plan.pending(self._done):
+            for item in group:
+                self._there[item.index] = bool(item.stamp)
+            yield group
 
     def _check_source(self, rows: list[Row]) -> None:
         """Where the folder of pictures is gone, all of them would fail."""
-        inside = os.path.join(self._source, "")
-        if all("error" in row and row["source"].startswith(inside) for row in rows) and _is_gone(inside):
+        lost = [row for row in rows if "error" in row and not row["sha256"] and self._there[row["index"]]]
+        if folder := next(filter(None, map(gone, lost)), None):
             raise ImageError(
-                f"the pictures in {self._source!r} are gone: the folder is not there any more, or empty. "
-                f"{self._so_far()}: bring it back, then go on with resume"
+                f"the pictures in {folder!r} are gone: the folder is not there any more, or empty. {self._so_far()}: "
+                "bring it back, then go on with resume"
             )
 
     def _results(self) -> Iterator[list[Row]]:
-        groups = self.plan.pending(self._done)
-        if self._runner == "ray":
+        if self.running.runner == "ray":
             from onnxcam.batch import ray
 
-            return ray.run(self.settings, self.out, groups, self.workers, self._address, lambda: self._stopped)
-        return local.run(self._work.group, groups, self.workers or local.cores(), lambda: self._stopped)
+            address = self.running.ray_address
+            return ray.run(self.settings, self.out, self._pending(), self.workers, address, lambda: self._stopped)
+        return local.run(self._work.group, self._pending(), self.workers or local.cores(), lambda: self._stopped)
 
     def _conclude(self) -> None:
         """What is made of all rows."""
@@ -198,23 +210,36 @@ class Job:
         if "box" in self.settings.saving.kinds:
             write_coco(self.out)
         self._describe()
-        if self.report:
+        if self.running.report:
             from onnxcam.batch.report import write_report
 
             write_report(self.out)
 
+    @property
+    def _versions(self) -> dict[str, str]:
+        return {name: self._provenance["versions"][name] for name in ("onnxcam", "onnxruntime")}
+
+    def _tell_upgrade(self) -> None:
+        """Two versions seldom compute the same to the last bit."""
+        now = _words(self._versions)
+        earlier = [_words(session) for session in self._sessions if self._versions.keys() <= session.keys()]
+        if not self.complete and (other := next((words for words in earlier if words != now), None)):
+            self.notices.append(
+                f"the job was begun with {other}, and goes on with {now}: results may differ in their last digits"
+            )
+
     def _describe(self) -> None:
-        explainer = self._work.explainer
         told = {
             "version": VERSION,
             "complete": self.complete,
-            "source": self._source,
+            "source": self.plan.source,
             "configuration": self.plan.configuration,
             "configuration_hash": self.plan.hash,
-            **provenance(explainer.model, explainer.logits.name),
+            **self._provenance,
             "providers": self.settings.options.get("providers") or ["CPUExecutionProvider"],
-            "runner": self._runner,
+            "runner": self.running.runner,
             "workers": self.workers,
+            "colormap": self.settings.saving.colormap,
             "counts": {"planned": self.plan.count, **self.counts},
             "sessions": self._sessions,
         }
@@ -236,41 +261,21 @@ class Job:
         self._lock.release()
 
     def _discard(self) -> None:
-        """A job that could not start leaves nothing behind."""
-        if self._mine:
-            shutil.rmtree(self.out, ignore_errors=True)
-        elif self._new:
-            shutil.rmtree(self._inner, ignore_errors=True)
-            for path in (self._rows, self.out / "run.json"):
-                with suppress(OSError):
-                    path.unlink()
+        """A job that could not start leaves nothing behind, and everything that is not its own."""
+        if not self._new:
+            return
+        shutil.rmtree(self._inner / "tmp", ignore_errors=True)
+        inside = [self._inner / name for name in ("plan.json", "plan.jsonl", "lock")]
+        for path in (*inside, self._rows, self.out / "run.json"):
+            with suppress(OSError):
+                path.unlink()
+        for folder in (self._inner, *([self.out] if self._mine else ())):
+            with suppress(OSError):
+                folder.rmdir()
 
 
-def _checked(runner: str, address: str | None, workers: int | None) -> tuple[str, str | None]:
-    if runner not in RUNNERS:
-        raise UnknownNameError.of("runner", runner, RUNNERS)
-    if address is not None and runner != "ray":
-        raise OptionError(f"ray_address={address!r} belongs to the runner 'ray'; this one is {runner!r}")
-    if workers is not None and workers < 1:
-        raise OptionError(f"workers={workers}: give a number above 0")
-    if runner == "ray":
-        from onnxcam.batch import ray
-
-        ray.check(address)
-    return runner, address
-
-
-def _named(source: Source) -> str:
-    """A source, in words by which it is known again."""
-    if isinstance(source, str | Path):
-        return str(source)
-    if isinstance(source, Sequence):
-        return f"{len(source)} paths ({digest([str(p) for p in source])[:12]})"
-    return "a list of paths"
-
-
-def _is_folder(source: Source) -> bool:
-    return isinstance(source, str | Path) and os.path.isdir(source)
+def _words(told: Mapping[str, Any]) -> str:
+    return f"onnxcam {told['onnxcam']} and ONNX Runtime {told['onnxruntime']}"
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -282,23 +287,8 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _is_gone(folder: str) -> bool:
-    """Whether a folder is not there, or empty, as the place of a disk is that was taken out."""
-    try:
-        with os.scandir(folder) as inside:
-            return next(inside, None) is None
-    except OSError:
-        return True
-
-
-def _apart(source: Source, out: Path) -> None:
-    """Results among the pictures would be taken for pictures the next time."""
-    if _is_folder(source) and Path(str(source)).resolve().is_relative_to(out.resolve()):
-        raise OptionError(f"the pictures lie in {str(out)!r} themselves: give another folder for the results")
-
-
 def _sessions(path: Path) -> list[dict[str, Any]]:
     try:
-        return list(json.loads(path.read_text())["sessions"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return [session for session in json.loads(path.read_text())["sessions"] if isinstance(session, dict)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []

@@ -7,7 +7,6 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from onnxcam.errors import OutputError, reason
@@ -46,14 +45,6 @@ class Lock:
             f"another job works in {folder!r}{f' ({holder})' if holder else ''}: wait for its end, or give another "
             "folder"
         )
-
-    def __enter__(self) -> Lock:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
 
     @property
     def held(self) -> bool:

@@ -18,6 +18,8 @@ from onnxcam.errors import OutputError, reason
 from onnxcam.files import whole
 
 Row = dict[str, Any]
+GRID = 16
+"""Rows and columns of the small map that each row keeps."""
 _EVERY = 5.0  # seconds between two fsyncs
 
 
@@ -35,7 +37,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, Row]]:
         for line in lines:
             if not line.endswith(b"\n"):
                 return
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 if isinstance(row := json.loads(line), dict) and isinstance(row.get("index"), int):
                     yield place, line, row
             place += len(line)
@@ -192,6 +194,11 @@ def no_counts() -> dict[str, int]:
 
 
 def add(counts: dict[str, int], row: Row) -> None:
-    """Count a row: ``explained``, ``errors``, and ``flagged``: a blank map, or a warning."""
+    """Count a row: ``explained``, ``errors``, and ``flagged``."""
     counts["errors" if "error" in row else "explained"] += 1
-    counts["flagged"] += bool("error" not in row and (row["blank"] or row["warnings"]))
+    counts["flagged"] += is_flagged(row)
+
+
+def is_flagged(row: Mapping[str, Any]) -> bool:
+    """A blank map, or a warning."""
+    return bool(row.get("blank") or row.get("warnings"))

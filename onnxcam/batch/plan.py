@@ -15,7 +15,9 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from onnxcam.batch.remote import is_address
+from onnxcam.batch.paths import Paths, located
+from onnxcam.batch.remote import is_address, parts_of
+from onnxcam.batch.settings import differences, digest
 from onnxcam.batch.sources import Entry
 from onnxcam.errors import ImageError, OptionError, OutputError, reason
 from onnxcam.files import whole
@@ -38,7 +40,7 @@ class Item:
 
     Attributes:
         index: its place.
-        source: path or address.
+        source: its whole path, or its address.
         name: where its results go: relative, with "/", without suffix; no two items share one.
         truth: its label, where something tells it.
         target: what to explain of it, where something tells it.
@@ -59,7 +61,7 @@ class Plan:
 
     Attributes:
         folder: where it lies.
-        source: what it was made from, as it was written.
+        source: what it was made from: as `located` gives it, or the words of `Paths`.
         configuration: of the job.
         count: pictures.
         size: bytes of the list.
@@ -100,10 +102,7 @@ class Plan:
         out, step = repr(str(self.folder.parent)), "resume it as it was started, or choose another folder"
         if self.source != source:
             raise OptionError(f"the job in {out} is about {self.source!r}, not {source!r}: {step}")
-        mine = self.configuration
-        keys = [key for key in {**mine, **configuration} if mine.get(key) != configuration.get(key)]
-        if keys:
-            told = "; ".join(f"{key}: {_shown(mine.get(key))}, now {_shown(configuration.get(key))}" for key in keys)
+        if told := "; ".join(differences(self.configuration, configuration)):
             raise OptionError(f"the job in {out} was started otherwise ({told}): {step}")
 
     def items(self) -> Iterator[Item]:
@@ -137,16 +136,17 @@ def read_plan(folder: Path) -> Plan | None:
         plan = Plan(folder, **told)
         if (size := (folder / "plan.jsonl").stat().st_size) != plan.size:
             raise ValueError(f"its list has {size} bytes instead of {plan.size}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OptionError(f"the plan of this job, {path}, cannot be read: {error}. Start in another folder") from error
     return plan
 
 
-def make_plan(folder: Path, entries: Iterable[Entry], source: str, configuration: dict[str, Any]) -> Plan:
+def make_plan(folder: Path, entries: Iterable[Entry], source: str | Paths, configuration: dict[str, Any]) -> Plan:
     """Sort what was found, leave out what is named twice, and keep it.
 
     Raises:
         ImageError: there are no pictures.
+        OptionError: two truths for one picture and target.
         OutputError: the folder cannot be written.
     """
     scratch = folder / "tmp"
@@ -155,6 +155,7 @@ def make_plan(folder: Path, entries: Iterable[Entry], source: str, configuration
         with closing(sqlite3.connect("")) as found:  # a temporary file: sorted, without repeats, of any length
             found.execute("pragma journal_mode = off")
             _gather(found, entries)
+            source = str(source)  # of paths that come one by one known only now
             with whole(folder / "plan.jsonl", scratch, durable=True) as lines:
                 number = _write(found, lines, _key(source))
                 size = lines.tell()
@@ -175,13 +176,18 @@ def make_plan(folder: Path, entries: Iterable[Entry], source: str, configuration
 
 def _gather(found: sqlite3.Connection, entries: Iterable[Entry]) -> None:
     found.execute(
-        "create table entry (source blob, target text, truth text, stamp text, primary key (source, target)) "
+        "create table entry (source blob, target text, truth text, stamp text, primary key (source, target, truth)) "
         "without rowid"
     )
     found.executemany(
         "insert or ignore into entry values (?, ?, ?, ?)",
-        ((_bytes(e.source), _text(e.target), _text(e.truth), _text(e.stamp)) for e in entries),
+        ((_bytes(located(e.source)), _text(e.target), _text(e.truth), _text(e.stamp)) for e in entries),
     )
+    twice = "select source, min(truth), max(truth) from entry where truth != '' group by source, target"
+    for where, one, other in found.execute(f"{twice} having min(truth) != max(truth)"):
+        raise OptionError(
+            f"{_str(where)!r} is listed with two truths, {json.loads(one)!r} and {json.loads(other)!r}: keep one"
+        )
 
 
 def _text(given: str | None) -> str:
@@ -199,7 +205,8 @@ def _write(found: sqlite3.Connection, lines: BinaryIO, root: Sequence[str]) -> i
     shared = _shared((_key(_str(row[0])) for row in found.execute("select source from entry")), root)
     found.execute("create table name (folded blob primary key) without rowid")
     number = 0
-    for source, target, truth, stamp in found.execute("select * from entry order by source, target"):
+    each = "select source, target, max(truth), stamp from entry group by source, target order by source, target"
+    for source, target, truth, stamp in found.execute(each):
         where, (asked, told, known) = _str(source), (json.loads(t) if t else None for t in (target, truth, stamp))
         name = _unused(found, name_of(_key(where)[shared:], asked), where)
         lines.write(json.dumps([where, name, told, asked, known]).encode() + b"\n")
@@ -225,8 +232,7 @@ def _taken(found: sqlite3.Connection, name: str) -> bool:
 def _key(source: str) -> tuple[str, ...]:
     """The parts of a path or address, by which folders are mirrored."""
     if is_address(source):
-        scheme, _, rest = source.partition(":")
-        return (scheme, *(p for p in rest.split("/") if p))
+        return parts_of(source)
     return ("", *(p for p in os.path.abspath(source).replace(os.sep, "/").split("/") if p))
 
 
@@ -244,7 +250,7 @@ def _shared(keys: Iterable[tuple[str, ...]], root: Sequence[str]) -> int:
 
 def name_of(parts: Sequence[str], target: str | None) -> str:
     """The name under which results are kept: the picture's own folders and name, and the target of a list's line."""
-    *folders, last = [_safe(p) for p in parts] or [""]
+    *folders, last = [_safe(p) for p in parts if p] or [""]
     if target is not None:
         slug = re.sub(r"[^\w.+-]+", "-", target)[:40]
         last += f"@{slug}" + ("" if slug == target else f"-{_short(target)}")
@@ -268,16 +274,6 @@ def _cut(name: str) -> str:
     if len(data) <= _LONGEST:
         return name
     return data[: _LONGEST - 9].decode(errors="ignore") + "~" + _short(name)
-
-
-def digest(value: Any) -> str:
-    """The SHA-256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _short(text: str) -> str:

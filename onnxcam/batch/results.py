@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ import numpy.typing as npt
 from onnxcam.batch.manifest import Row, read_rows
 from onnxcam.batch.settings import Saving
 from onnxcam.core.overlay import DIVERGING, colorize, diverging, panel
-from onnxcam.errors import OutputError, reason
 from onnxcam.explanation import Explanation, packed
-from onnxcam.files import whole
+from onnxcam.files import write_whole
 from onnxcam.image import encode_grey, encode_image
 
 Made = Iterator[tuple[str, str, bytes]]
@@ -132,16 +129,21 @@ def write_table(out: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    with _whole(out / "results.csv") as file:
-        table = csv.writer(file)
-        table.writerow(COLUMNS)
-        for row in read_rows(out / "results.jsonl"):
-            told = {
-                **row,
-                "warnings": "; ".join(row.get("warnings", ())),
-                "overlay": row.get("files", {}).get("overlay"),
-            }
-            table.writerow([_cell(told.get(name)) for name in COLUMNS])
+    write_whole(out / "results.csv", _table(out), _scratch(out))
+
+
+def _table(out: Path) -> Iterator[bytes]:
+    yield _line(COLUMNS)
+    for row in read_rows(out / "results.jsonl"):
+        overlay, warnings = row.get("files", {}).get("overlay"), "; ".join(row.get("warnings", ()))
+        told = {**row, "warnings": warnings, "overlay": overlay}
+        yield _line([_cell(told.get(name)) for name in COLUMNS])
+
+
+def _line(cells: Iterable[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerow(cells)
+    return text.getvalue().encode()
 
 
 def _cell(value: Any) -> Any:
@@ -155,41 +157,51 @@ def _cell(value: Any) -> Any:
 def write_coco(out: Path) -> None:
     """``boxes.json``: the boxes of ``results.jsonl`` in COCO's format, one category for each explained class.
 
-    See https://cocodataset.org/#format-data: ``bbox`` is [x, y, width, height] in pixels, from 0.
+    What is no class gets a category of its own for each target, -1, -2, ..., in the order in which they come. See
+    https://cocodataset.org/#format-data: ``bbox`` is [x, y, width, height] in pixels, from 0.
 
     Raises:
         OutputError: it cannot be written.
     """
-    names: dict[int, str] = {}
-    with _whole(out / "boxes.json") as file:
-        file.write('{"images": [')
-        for number, row in enumerate(_explained(out)):
-            names.setdefault(row["class_index"], _category(row))
-            image = {"id": row["index"], "file_name": row["source"], "height": row["size"][0], "width": row["size"][1]}
-            file.write(",\n"[number == 0 :] + json.dumps(image))
-        file.write('],\n"annotations": [')
-        pairs = ((row, box) for row in _explained(out) for box in row.get("boxes", ()))
-        for number, (row, (x, y, w, h, score)) in enumerate(pairs):
-            box = {"id": number, "image_id": row["index"], "category_id": row["class_index"], "bbox": [x, y, w, h]}
-            file.write(",\n"[number == 0 :] + json.dumps({**box, "area": w * h, "iscrowd": 0, "score": score}))
-        categories = [{"id": index, "name": name} for index, name in sorted(names.items())]
-        file.write(f'],\n"categories": {json.dumps(categories)}}}\n')
+    write_whole(out / "boxes.json", map(str.encode, _coco(out)), _scratch(out))
 
 
-def _category(row: Row) -> str:
-    """The class; where something else than a class is explained, that."""
-    return str(row["label"] or (f"class {row['class_index']}" if row["class_index"] >= 0 else row["target"]))
+def _coco(out: Path) -> Iterator[str]:
+    categories = _Categories()
+    yield '{"images": ['
+    for number, row in enumerate(_explained(out)):
+        categories.of(row)
+        image = {"id": row["index"], "file_name": row["source"], "height": row["size"][0], "width": row["size"][1]}
+        yield ",\n"[number == 0 :] + json.dumps(image)
+    yield '],\n"annotations": ['
+    pairs = ((row, box) for row in _explained(out) for box in row.get("boxes", ()))
+    for number, (row, (x, y, w, h, score)) in enumerate(pairs):
+        box = {"id": number, "image_id": row["index"], "category_id": categories.of(row), "bbox": [x, y, w, h]}
+        yield ",\n"[number == 0 :] + json.dumps({**box, "area": w * h, "iscrowd": 0, "score": score})
+    told = [{"id": number, "name": name} for number, name in sorted(categories.names.items())]
+    yield f'],\n"categories": {json.dumps(told)}}}\n'
+
+
+class _Categories:
+    """What is explained, by number: the class's own, or one below 0 for each other target."""
+
+    def __init__(self) -> None:
+        self.names: dict[int, str] = {}
+        self._others: dict[str, int] = {}
+
+    def of(self, row: Row) -> int:
+        """The number of a row's category."""
+        number: int = row["class_index"]
+        name = str(row["label"] or (f"class {number}" if number >= 0 else row["target"]))
+        if number < 0:
+            number = self._others.setdefault(name, -1 - len(self._others))
+        self.names.setdefault(number, name)
+        return number
 
 
 def _explained(out: Path) -> Iterator[Row]:
     return (row for row in read_rows(out / "results.jsonl") if "error" not in row)
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[codecs.StreamWriter]:
-    """A text file that appears once it is finished."""
-    try:
-        with whole(path, path.parent / ".onnxcam" / "tmp") as file:
-            yield codecs.getwriter("utf-8")(file)
-    except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {reason(error)}") from error
+def _scratch(out: Path) -> Path:
+    return out / ".onnxcam" / "tmp"

@@ -8,12 +8,12 @@ a pipe, or ``-`` (standard input): a path or address a line, or, where it holds 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -98,7 +98,9 @@ def read(source: str, limit: int | None = LIMIT) -> bytes:
         return remote.read(path, limit)
     try:
         told = os.stat(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            raise ImageError(f"cannot read {path!r}: {reason(error)}") from error
         return read_file(path)  # which says why not
     if stat.S_ISDIR(told.st_mode):
         _check_listing(path)
@@ -213,13 +215,15 @@ def _lines_of(paths: Iterable[str | Path]) -> Iterator[lists.Line]:
 
 def _listed(lines: Iterable[lists.Line], origin: str, skip: object) -> Iterator[Entry]:
     for line in lines:
-        path = _located(_plain(line.path), origin)
-        empty = True
-        with suppress(ImageError):  # of a folder; whoever reads it is told why
+        path = _located(line.path, origin)
+        itself = True
+        try:
             for found in _below(path, skip):
-                empty = False
+                itself = False
                 yield replace(found, truth=line.truth or found.truth, target=line.target)
-        if empty:
+        except ImageError:  # of a folder, perhaps after its first pictures: whoever reads it is told why
+            itself = True
+        if itself:
             yield Entry(path, line.truth, line.target, "" if remote.is_address(path) else stamp_of(path))
 
 
@@ -231,12 +235,23 @@ def _below(path: str, skip: object) -> Iterator[Entry]:
     return _inside(path, walk.Pattern(), skip) if os.path.isdir(path) else iter(())
 
 
+def _elsewhere(path: str, origin: str) -> str:
+    """What a list names that lies at an address: whoever wrote it is not to reach the files of this machine."""
+    if os.path.isabs(path) or remote.is_here(path):
+        raise OptionError(
+            f"the list {origin!r} names a file of this machine, {path!r}; a list at an address may name addresses, and "
+            "what lies beside it: keep the list here if it is to be believed"
+        )
+    return path if remote.is_address(path) else remote.beside(origin, path)
+
+
 def _located(path: str, origin: str) -> str:
     """A path from beside its list where it is there, else from the working folder; blanks around it count last."""
+    if remote.is_address(origin):
+        return _elsewhere(path, origin)
+    path = _plain(path)
     if remote.is_address(path):
         return path
-    if remote.is_address(origin) and not os.path.isabs(path):
-        return remote.beside(origin, path)
-    folder = "" if remote.is_address(origin) else os.path.dirname(origin)
+    folder = os.path.dirname(origin)
     choices = [os.path.join(base, p) for p in (path, path.strip()) for base in (folder, "")]
     return next((choice for choice in choices if os.path.lexists(choice)), choices[0])

@@ -1,14 +1,16 @@
 """Folders searched through, and patterns of names: on a disk, or in whatever else can list a folder.
 
-One directory is held at a time, and the names of folders still to be entered: memory is that of the largest folder.
+One directory is held at a time, the names of folders still to be entered, and a number for each that was: memory is
+that of the largest folder.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import heapq
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from onnxcam.errors import ImageError, OptionError, reason
@@ -16,12 +18,13 @@ from onnxcam.photos import SUFFIXES, is_picture
 
 
 class Item(NamedTuple):
-    """What a folder holds: a name, the whole path, and whether it is a folder itself; ``facts`` are its tree's own."""
+    """What a folder holds: a name, the whole path, and whether it is a folder, or a link; ``facts`` are its tree's."""
 
     name: str
     path: str
     is_folder: bool
     facts: Any = None
+    is_link: bool = False
 
 
 class Found(NamedTuple):
@@ -36,7 +39,7 @@ class Tree(Protocol):
     """What can be searched."""
 
     def listing(self, folder: str) -> Iterable[Item]:
-        """What lies in a folder. Raises: OSError."""
+        """What lies in a folder; of a job's results, their `JOB` first. Raises: OSError."""
 
     def identity(self, folder: str) -> object:
         """What tells a folder from all others, by whatever path it is reached; None where that is unknown."""
@@ -50,17 +53,21 @@ class Disk:
 
     def listing(self, folder: str) -> Iterator[Item]:
         """What lies in a folder, as the system gives it: unsorted. Raises: OSError."""
+        if os.path.exists(os.path.join(folder, JOB, "plan.json")):
+            yield Item(JOB, os.path.join(folder, JOB), True)
         with os.scandir(folder or ".") as entries:
             for entry in entries:
-                yield Item(entry.name, os.path.join(folder, entry.name), _is_folder(entry))
+                if entry.name != JOB:
+                    path = os.path.join(folder, entry.name)
+                    yield Item(entry.name, path, _holds(entry.is_dir), None, _holds(entry.is_symlink))
 
     def identity(self, folder: str) -> object:
-        """The folder's device and number."""
+        """The folder's device and number, in one: millions may be kept."""
         try:
             told = os.stat(folder or ".")
         except (OSError, ValueError):
             return None
-        return told.st_dev, told.st_ino
+        return told.st_dev << 64 | told.st_ino if told.st_ino else os.path.realpath(folder)  # some give no numbers
 
     def stamp(self, item: Item) -> str:
         """The file's size and time."""
@@ -76,12 +83,15 @@ def disk_stamp(path: str) -> str:
     return f"{told.st_size}-{told.st_mtime_ns}"
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _holds(asked: Callable[[], bool]) -> bool:
     try:
-        return entry.is_dir()
+        return asked()
     except OSError:  # a link to itself
         return False
 
+
+JOB = ".onnxcam"
+"""The folder that makes a folder one of results."""
 
 MAGIC = re.compile(r"[*?[]")
 """What makes a name a pattern."""
@@ -134,14 +144,51 @@ class _Folder(NamedTuple):
     path: str
     below: str | None
     states: frozenset[int]
-    above: Any  # (identity, above) of the folders that led here
+    depth: int = 0
+
+
+class _Waiting:
+    """The folders still to be entered: first all that are reached without a link, then the shortest link."""
+
+    def __init__(self, root: _Folder) -> None:
+        self._folders = [root]
+        self._links: list[tuple[int, str, _Folder]] = []
+
+    def add(self, folder: _Folder, is_link: bool) -> None:
+        """One more."""
+        if is_link:
+            heapq.heappush(self._links, (folder.depth, folder.path, folder))
+        else:
+            self._folders.append(folder)
+
+    def __iter__(self) -> Iterator[_Folder]:
+        while self._folders or self._links:
+            yield self._folders.pop() if self._folders else heapq.heappop(self._links)[2]
+
+
+class _Entered:
+    """Which folders were entered, and for which states: a pattern may ask for other names of one by another way."""
+
+    def __init__(self) -> None:
+        self._states: dict[object, frozenset[int]] = {}
+        self._same: dict[frozenset[int], frozenset[int]] = {}  # one of each: there may be millions of folders
+
+    def new(self, identity: object, states: frozenset[int]) -> frozenset[int]:
+        """Those of the states that the folder was not entered for, and is from now on."""
+        if identity is None:
+            return states
+        before = self._states.get(identity, frozenset())
+        after = before | states
+        self._states[identity] = self._same.setdefault(after, after)
+        return states - before
 
 
 def walk(tree: Tree, root: str, pattern: Pattern, skip: object = None) -> Iterator[Found]:
     """The pictures below a folder, in no order.
 
-    A link to a folder is followed, unless it leads to one that it lies in. A folder that cannot be listed, and one
-    that is called like a picture and holds nothing, is found itself, for whoever reads it to say why.
+    Each folder is entered once, by its own path where that lies below the root, else by the shortest way of links to
+    it. One with the results of a job is not, unless it is the root. A folder that cannot be listed, and one that is
+    called like a picture and holds nothing, is found itself, for whoever reads it to say why.
 
     Args:
         tree: what is searched.
@@ -155,44 +202,40 @@ def walk(tree: Tree, root: str, pattern: Pattern, skip: object = None) -> Iterat
     """
     if skip is not None and tree.identity(root) == skip:
         raise OptionError(f"the results would lie among the pictures of {root or '.'!r}: give another folder for them")
-    waiting = [_Folder(root, None, Pattern.START, None)]
-    while waiting:
-        folder = waiting.pop()
+    waiting = _Waiting(_Folder(root, None, Pattern.START))
+    entered = _Entered()
+    for folder in waiting:
         identity = tree.identity(folder.path)
-        if identity is not None and (identity == skip or identity in _chain(folder.above)):
+        states = entered.new(identity, folder.states)
+        if not states or (identity is not None and identity == skip):
             continue
         try:
-            yield from _enter(tree, folder, pattern, waiting, (identity, folder.above))
+            yield from _enter(tree, folder._replace(states=states), pattern, waiting)
         except OSError as error:
-            if folder.above is None:
+            if not folder.depth:
                 raise ImageError(f"cannot list {root!r}: {reason(error)}") from error
             yield _itself(folder)
 
 
-def _enter(tree: Tree, folder: _Folder, pattern: Pattern, waiting: list[_Folder], chain: Any) -> Iterator[Found]:
+def _enter(tree: Tree, folder: _Folder, pattern: Pattern, waiting: _Waiting) -> Iterator[Found]:
     empty = True
     for item in tree.listing(folder.path):
+        if item.name == JOB and folder.depth:
+            return
         states = pattern.step(folder.states, item.name)
-        below = item.name if folder.above is None else folder.below
+        below = folder.below if folder.depth else item.name
         if item.is_folder and states:
-            waiting.append(_Folder(item.path, below, states, chain))
+            waiting.add(_Folder(item.path, below, states, folder.depth + 1), item.is_link)
             empty = False
         elif not item.is_folder and pattern.takes(states, item.name):
             yield Found(item.path, folder.below, tree.stamp(item))
             empty = False
-    if empty and folder.above is not None and pattern.takes(folder.states, os.path.basename(folder.path.rstrip("/"))):
+    if empty and folder.depth and pattern.takes(folder.states, os.path.basename(folder.path.rstrip("/"))):
         yield _itself(folder)
 
 
 def _itself(folder: _Folder) -> Found:
-    at_the_root = folder.above[1] is None
-    return Found(folder.path, None if at_the_root else folder.below, "")
-
-
-def _chain(above: Any) -> Iterator[object]:
-    while above is not None:
-        identity, above = above
-        yield identity
+    return Found(folder.path, folder.below if folder.depth > 1 else None, "")
 
 
 def split(parts: Sequence[str], exists: Any) -> tuple[int, Pattern]:

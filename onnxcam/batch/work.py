@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from onnxcam.batch import sources
-from onnxcam.batch.manifest import Row
+from onnxcam.batch import remote, sources
+from onnxcam.batch.manifest import GRID, Row
 from onnxcam.batch.plan import Item
 from onnxcam.batch.results import files_of, suffixes
 from onnxcam.batch.settings import Settings
@@ -30,8 +30,6 @@ from onnxcam.image import decode_image
 from onnxcam.labels import by_name, index_of
 from onnxcam.record import OF_ONE_PICTURE
 
-GRID = 16
-"""Rows and columns of the small map that each row keeps."""
 _OF_THE_JOB = (GradientError, OutputError, RuntimeUnavailableError)  # as bad for every other picture
 _OF_THE_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
@@ -64,6 +62,7 @@ class Work:
         self._scratch = out / ".onnxcam" / "tmp"
         self._names = by_name(self.explainer.labels or ())
         self._lock = threading.Lock()
+        remote.forget()  # what another job in this thread had opened
 
     def group(self, items: Sequence[Item]) -> list[Row]:
         """Explain pictures, write their files, and give one row for each, in order.
@@ -121,21 +120,26 @@ class Work:
             case.timings["explain"] = (time.perf_counter() - start) / len(cases)
 
     def _finish(self, case: _Case) -> Row:
-        start, files, sizes = time.perf_counter(), {}, {}
+        start, row = time.perf_counter(), None
         if case.found is not None:
             try:
-                for kind, (suffix, data) in files_of(case.found, self.settings.saving).items():
-                    files[kind] = f"{case.item.name}.{suffix}"
-                    sizes[kind] = len(data)
-                    self._write(files[kind], data)
+                row = self._row(case, case.found, *self._keep(case.item.name, case.found))
             except OutputError:
                 raise
             except Exception as error:
-                case.found, case.error = None, error
-        if case.found is None:
+                case.error = error
+        if row is None:
             self._clear(case.item.name)
         case.timings["write"] = time.perf_counter() - start
-        return self._failed(case) if case.found is None else self._row(case, case.found, files, sizes)
+        return {**(row or self._failed(case)), "timings": _rounded(case.timings)}
+
+    def _keep(self, name: str, e: Explanation) -> tuple[dict[str, str], dict[str, int]]:
+        """Write the files; their names and sizes."""
+        files, sizes = {}, {}
+        for kind, (suffix, data) in files_of(e, self.settings.saving).items():
+            files[kind], sizes[kind] = f"{name}.{suffix}", len(data)
+            self._write(files[kind], data)
+        return files, sizes
 
     def _write(self, name: str, data: bytes) -> None:
         path = self.out / name
@@ -163,15 +167,12 @@ class Work:
     # Rows
 
     def _failed(self, case: _Case) -> Row:
-        error = case.error
-        told = {"error": _what(error), "kind": type(error).__name__}
+        told = {"error": _what(case.error), "kind": type(case.error).__name__}
         return {**_head(case), **told, "timings": _rounded(case.timings)}
 
     def _row(self, case: _Case, e: Explanation, files: dict[str, str], sizes: dict[str, int]) -> Row:
         assert e.image is not None
         told = e.to_dict()
-        with self._lock:
-            self.watch.see(e)
         row = {
             **_head(case),
             "size": list(e.image.shape[:2]),
@@ -186,7 +187,10 @@ class Work:
         if "box" in self.settings.saving.kinds:
             found = e.boxes(self.settings.saving.threshold)
             row["boxes"] = [[b.x0, b.y0, b.x1 - b.x0, b.y1 - b.y0, round(b.score, 6)] for b in found]
-        return {**row, "map": _grid(e), "timings": _rounded(case.timings)}
+        row["map"] = _grid(e)
+        with self._lock:
+            self.watch.see(e)
+        return row
 
     def _correct(self, truth: str | None, e: Explanation) -> bool | None:
         """Whether the top class is the true one; None where the label is no class of the model."""

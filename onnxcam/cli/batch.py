@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,7 +87,7 @@ def command(
     if threads is not None:
         options["threads"] = threads
     job = run(
-        [model, *then] if then else model, source, out, target=None if target == "top1" else target, save=save,
+        [model, *then] if then else model, source, out, target=target, save=save,
         image_format=image_format, heatmap_format=heatmap_format, batch=batch, max_pixels=max_pixels,
         resume=resume or retry_errors, retry_errors=retry_errors, workers=workers, runner=runner,
         ray_address=ray_address, report=report, **options,
@@ -109,7 +108,7 @@ def _watched(job: Job, as_json: bool) -> int:
     before = job.done
     if before:
         say(f"goes on: {before} of {job.plan.count} pictures are done")
-    with closing(job), _stoppable(job), Rate(job.plan.count, before) as rate:
+    with job, _stoppable(job), Rate(job.plan.count, before) as rate:
         for row in job:
             if "error" in row:
                 rate.say(row["error"] if repr(row["source"]) in row["error"] else f"{row['source']!r}: {row['error']}")
@@ -136,26 +135,19 @@ def _told(job: Job) -> int:
 @contextmanager
 def _stoppable(job: Job) -> Iterator[None]:
     """Ctrl-C, and what else asks a process to end, finishes what is begun; pressed again, it ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     from onnxcam.cli.listing import say
+    from onnxcam.signals import heeding, once
 
-    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    numbers = [number for number in known if signal.getsignal(number) != signal.SIG_IGN]  # as under nohup
-    old: dict[int, Callable[..., Any] | int | None] = {}
+    asked: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
+        if asked:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        asked.append(number)
         job.stop()
-        for other in numbers:
-            signal.signal(other, signal.SIG_DFL)
         with suppress(RuntimeError):  # where it comes in the middle of a message
             say("finishes what is begun; once more ends at once")
 
-    for number in numbers:
-        old[number] = signal.signal(number, stop)
-    try:
+    with heeding(once(stop)):
         yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

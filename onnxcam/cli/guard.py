@@ -6,14 +6,21 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 
+from onnxcam.signals import STOPPING, heeded, once
+
 CRASHES = ("SIGSEGV", "SIGFPE", "SIGBUS", "SIGILL", "SIGABRT")
-_FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP")
+_PR_SET_PDEATHSIG = 1
 
 
 def guarded(command: Callable[[], None]) -> int:
     """Run ``command`` in a forked process and give its exit code; where there is no fork, in this one.
+
+    Both are of one process group: what the command reads from a terminal comes to it, and Ctrl-Z stops both. Signals
+    sent to this process alone are forwarded, and the command ends with it, whatever ends it.
 
     Returns:
         The command's own exit code; 2 where native code crashed; 128 + N where signal N ended it.
@@ -21,24 +28,50 @@ def guarded(command: Callable[[], None]) -> int:
     if not hasattr(os, "fork"):
         command()
         return 0
-    forwarded = [signal.Signals[name] for name in _FORWARDED]
-    signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)  # what comes now waits until it can be forwarded
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # what comes now waits until it can be forwarded
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
-        os.setpgid(0, 0)  # so that Ctrl-C comes once, forwarded by the parent
-        return _heeding(command, forwarded)
-    for number in forwarded:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, lambda number, frame: _forward(child, number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
+        _end_with(parent)
+        return _heeding(command)
+    for number in heeded():
+        signal.signal(number, lambda number, frame: _forward(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed once more while this process ends, it would decide the code
     return code if code >= 0 else _told(signal.Signals(-code))
 
 
-def _heeding(command: Callable[[], None], forwarded: list[signal.Signals]) -> int:
+def _end_with(parent: int) -> None:
+    """Have this process killed when its parent is gone: Linux does it; elsewhere a thread looks."""
+    if sys.platform != "linux" or not _killed_by_linux():
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it was quicker
+        _kill_self()
+
+
+def _killed_by_linux() -> bool:
+    """See prctl(2), PR_SET_PDEATHSIG."""
+    import ctypes
+
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) == 0)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    _kill_self()
+
+
+def _kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _heeding(command: Callable[[], None]) -> int:
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
+        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+            signal.signal(signal.SIGINT, once(signal.default_int_handler))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         command()
     except KeyboardInterrupt:  # before the command could see to it
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,13 +13,14 @@ import typer
 
 from onnxcam.cli.listing import plain, say
 from onnxcam.errors import ImageError, OptionError
+from onnxcam.signals import heeding, once
 
 if TYPE_CHECKING:
     from onnxcam import Explainer
     from onnxcam.cli.progress import Rate
-    from onnxcam.live import Live, Shown
+    from onnxcam.live import Live, Rounds, Shown
     from onnxcam.serving import Show
-    from onnxcam.video import Frame, Source, Writer
+    from onnxcam.video import Source, Writer
 
 _SOURCE = typer.Argument(metavar="SOURCE", help="A video file, a camera (0, 1, ...), or an address (rtsp://, http://).")
 _OUT = typer.Option("--out", "-o", metavar="VIDEO", help="Write a video: .mp4, .mov, .mkv, .avi or .webm.")
@@ -66,14 +64,15 @@ def command(
     look.check()
     if out is not None:
         check_output(out, source)
-    with _interruptible(), closing(open_source(source)) as frames:
+    asked = heeding(once(signal.default_int_handler))  # whatever asks it to end, does as Ctrl-C
+    with asked, closing(open_source(source)) as frames:
         explainer = _explainer(
             model, preprocess, layer, method, engine=engine, labels=labels, providers=provider, threads=threads
         )
-        from onnxcam.live import Live
+        from onnxcam.live import Live, Rounds
 
         live = Live(explainer, None if target == "top1" else target, every, look.style_of_overlay)
-        code = _Run(frames, live, out, port if serve else None, max_frames, fps, as_json).run()
+        code = _Run(Rounds(frames, serve, out is not None, max_frames), live, out, port, fps, as_json).run()
     raise typer.Exit(code)
 
 
@@ -85,21 +84,6 @@ def _check(out: Path | None, serve: bool, as_json: bool, every: int, max_frames:
             raise OptionError(f"--{name} {value}: give a number above 0")
     if fps is not None and out is None:
         raise OptionError("--fps is the rate of the video written; give -o VIDEO, too")
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """What ends a process politely ends it as Ctrl-C does: with the video so far."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    polite = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = [signal.signal(number, signal.default_int_handler) for number in polite]
-    try:
-        yield
-    finally:
-        for number, handler in zip(polite, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _explainer(model: str, preprocess: str, layer: str, method: str, **options: Any) -> Explainer:
@@ -116,11 +100,10 @@ def _explainer(model: str, preprocess: str, layer: str, method: str, **options: 
 class _Run:
     """From source to video, browser and lines of JSON."""
 
-    source: Source
+    rounds: Rounds
     live: Live
     out: Path | None
-    port: int | None
-    max_frames: int | None
+    port: int
     fps: float | None
     as_json: bool
     count: int = 0
@@ -132,23 +115,28 @@ class _Run:
 
         interrupted = False
         with ExitStack() as stack:
-            show = stack.enter_context(self._show()) if self.port is not None else None
+            show = stack.enter_context(self._show()) if self.rounds.watched else None
             writer = self._writer() if self.out is not None else None
             try:
-                with Rate(self._total) as progress:
-                    if writer is None:
-                        self._frames(None, show, progress)
-                    else:
-                        with writer:  # left by Ctrl-C, it completes the file
-                            self._frames(writer, show, progress)
+                with Rate(self.rounds.total) as progress, writer or nullcontext():  # it keeps what it has
+                    self._frames(writer, show, progress)
             except KeyboardInterrupt:
                 interrupted = True
+            except BaseException:
+                if writer is not None and writer.kept:
+                    say(f"{writer.path} holds the {writer.frames} frames until then")
+                raise
         return self._finished(writer, interrupted)
 
+    @property
+    def source(self) -> Source:
+        """What the frames come from."""
+        return self.rounds.source
+
     def _frames(self, writer: Writer | None, show: Show | None, progress: Rate) -> None:
-        for shown in self.live.run(self._source()):
+        for shown in self.live.run(self.rounds):
             if writer is not None:
-                self._write(writer, shown)
+                writer.write_until(shown.frame.time, shown.picture) if self.source.live else writer.write(shown.picture)
             if show is not None:
                 show.update(shown.picture, {**shown.to_dict(), "rate": shown.rate, "target": shown.target})
             self._tell(shown, progress)
@@ -156,35 +144,6 @@ class _Run:
             self.count += 1
         if not self.count:
             raise ImageError(f"{self.source.name} holds no frames that can be decoded")
-
-    def _source(self) -> Iterator[Frame]:
-        return islice(self._rounds(), self.max_frames)
-
-    def _rounds(self) -> Iterator[Frame]:
-        """The frames; of a file that is only watched again and again, so that there is time to choose a class."""
-        from onnxcam.live import paced
-
-        while True:
-            yield from paced(self.source) if self._watched else self.source
-            if not (self._watched and self.out is None and self.source.decoded):
-                return
-
-    @property
-    def _watched(self) -> bool:
-        """A file in a browser: shown at its own pace."""
-        return self.port is not None and not self.source.live
-
-    @property
-    def _total(self) -> int | None:
-        endless = self.source.live or (self._watched and self.out is None)
-        counts = [n for n in (None if endless else self.source.count, self.max_frames) if n is not None]
-        return min(counts, default=None)
-
-    def _write(self, writer: Writer, shown: Shown) -> None:
-        """A file's frame once; a camera's as often as its time needs, so that the video runs at true speed."""
-        due = max(int(shown.frame.time * writer.fps) + 1 - writer.frames, 0) if self.source.live else 1
-        for _ in range(due):
-            writer.write(shown.picture)
 
     def _tell(self, shown: Shown, progress: Rate) -> None:
         if not self.count and shown.explanation is not None:
@@ -204,7 +163,7 @@ class _Run:
     def _show(self) -> Show:
         from onnxcam.serving import Show
 
-        show = Show(self.port or 0, _choices(self.live.explainer), self.live.aim)
+        show = Show(self.port, _choices(self.live), self.live.aim)
         say(f"open {show.url} in a browser on this machine; Ctrl-C ends it")
         return show
 
@@ -218,31 +177,35 @@ class _Run:
         return Writer(self.out, USUAL_FPS if rate is None else rate)
 
     def _finished(self, writer: Writer | None, interrupted: bool) -> int:
-        wanted = self.source.live or (self._watched and self.out is None)
         if interrupted:
-            kept = f": {writer.path} holds {writer.frames} frames" if writer is not None and writer.frames else ""
+            kept = f": {writer.path} holds {writer.frames} frames" if writer is not None and writer.kept else ""
             say(f"ended by Ctrl-C{kept}")
-        whole = not interrupted and (self.max_frames is None or self.count < self.max_frames)
+        whole = not interrupted and (self.rounds.most is None or self.count < self.rounds.most)
         trouble = self.source.trouble if whole else ""
         if trouble:
             say(trouble)
         if not self.as_json:
             self._print(writer)
-        if interrupted and not wanted:
+        if interrupted and not self.rounds.endless:
             return 130
         return 1 if trouble or self.live.failed else 0
 
     def _print(self, writer: Writer | None) -> None:
         failed = f", {self.live.failed} could not be" if self.live.failed else ""
         print(f"{plain(self.source.name)}: {self.count} frames, {self.live.explained} explained{failed}")
-        if writer is not None and writer.frames:
+        if writer is not None and writer.kept:
             height, width = writer.size
             print(f"{plain(str(writer.path))}: {writer.frames} frames of {width} x {height}, {writer.fps:g} a second")
 
 
-def _choices(explainer: Explainer) -> list[tuple[str, str]]:
-    """Classes to choose from, by index; those without a name by number."""
+def _choices(live: Live) -> list[tuple[str, str]]:
+    """What can be chosen: the target asked for, where it is something else than a class by its index; then the classes,
+    by index, those without a name by number.
+    """
+    explainer, asked = live.explainer, live.target
     count, names = explainer.logits.classes or 0, explainer.labels or ()
     if explainer.logits.kind == "tokens" or not 1 < count <= _MOST_CHOICES or explainer.element is not None:
-        return []
-    return [(str(i), names[i] if i < len(names) else f"class {i}") for i in range(count)]
+        count = 0
+    classes = [(str(i), names[i] if i < len(names) else f"class {i}") for i in range(count)]
+    own = [] if asked is None or asked in dict(classes) else [(asked, asked)]
+    return own + classes

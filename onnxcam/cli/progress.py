@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
@@ -103,15 +104,9 @@ class Rate:
         if self._total is None:
             return f"{self._done}, {self._figures}"
         left = (self._total - self._done) / max(self.rate, 1e-9)
-        return f"{self._done} of {self._total}, {self._figures}, {_duration(left)} left"
+        return f"{self._done} of {self._total}, {self._figures}, {timedelta(seconds=round(left))} left"
 
     @property
     def _figures(self) -> str:
         failed = f", {self._failed} failed" if self._failed else ""
         return f"{self.rate:.3g} a second{failed}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -10,7 +10,9 @@ from .jpeg import DamagedError, walk
 
 _DAMAGED = "its header is damaged"
 _CUT_OFF = "it is cut off: the end of the picture is missing. Copy or download it again"
-_PNM = re.compile(rb"P([456])(?:\s+|#[^\n]*\n)+(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s(?:\s*(?:#[^\n]*\n\s*)*(\d+)\s)?")
+_GAP = rb"\s*(?:#[^\n]*\n\s*)*"  # white space and comments; in one way only, or damaged files take for ever
+_PNM = re.compile(rb"P([456])\s%b(\d+)\s%b(\d+)\s(?:%b(\d+)\s)?" % (_GAP, _GAP, _GAP))
+_LONGEST_PNM = 1 << 16
 
 
 class UnreadableError(Exception):
@@ -71,7 +73,7 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
 
 
 def _pnm_size(data: bytes) -> tuple[int, int]:
-    found = _PNM.match(data)
+    found = _PNM.match(data, 0, _LONGEST_PNM)
     if not found:
         raise UnreadableError(_DAMAGED)
     if found[1] != b"4" and found[4] != b"255":

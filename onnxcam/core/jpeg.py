@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-# Data bytes 0xff are followed by 0 or a restart. Beginning with one fixed byte, the search leaps from 0xff to 0xff.
-_MARKER = re.compile(rb"\xff\xff*([^\x00\xff\xd0-\xd7])")
-_RESTART = re.compile(rb"\xff\xff*([\xd0-\xd7])")
+# Data bytes 0xff are followed by 0. Beginning with one fixed byte, the search leaps from 0xff to 0xff; what may stand
+# before a marker, more bytes 0xff, is not part of it, so that a run of them is passed once.
+_MARKER = re.compile(rb"\xff([^\x00\xff])")
+_NO_RESTART = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+_RESTART = re.compile(rb"\xff(?<!\xff\xff)\xff*([\xd0-\xd7])")  # with them, from the first one
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
-_RESERVED = range(0x02, 0xC0)
+_RESERVED, _RESTARTS = range(0x02, 0xC0), range(0xD0, 0xD8)
 _EOI, _SOS, _DRI, _TEM = 0xD9, 0xDA, 0xDD, 0x01
+_MOST_SCANS = 500  # each costs as much as the whole picture; 64 coefficients of 4 parts in one scan each are fewer
 _GREY = 128  # what samples without data become
 _STEP = 4  # of every block of 8 x 8, wherever it begins, four such pixels are looked at
 _MORE = bytes(range(1, 129))  # data that make a picture of blocks which have none
@@ -46,6 +49,8 @@ class _Walk:
 
     def on(self, marker: int, at: int) -> int:
         """Read a segment; where its data end."""
+        if self.scans and (marker in _RESERVED or marker in _RESTARTS or len(self.scans) > _MOST_SCANS):
+            raise DamagedError(_HOLE)
         length = struct.unpack_from(">H", self.data, at)[0]
         if marker in _FRAMES and not self.frame:
             self._on_frame(marker, at)
@@ -54,8 +59,6 @@ class _Walk:
         elif marker == _SOS:
             self._on_scan(at)
             self.scans.append((at + length, at + length))
-        elif marker in _RESERVED and self.scans:
-            raise DamagedError(_HOLE)
         return int(at + length)
 
     def _on_frame(self, marker: int, at: int) -> None:
@@ -82,14 +85,16 @@ class _Walk:
         self._expected = units[0] * units[1]
 
     def end_scan(self, end: int) -> None:
-        """Check the restarts of a scan: they count from 0 to 7, again and again, and all are there."""
+        """Check the restarts of a scan: they count from 0 to 7, again and again; all are there, and no more."""
         if not self.scans or self.scans[-1][1] != self.scans[-1][0]:
             return
         start = self.scans[-1][0]
-        self.scans[-1] = (start, end)
+        scan = self.data[start:end].rstrip(b"\xff")
+        self.scans[-1] = (start, start + len(scan))
         if self.interval:
-            found = [m[1][0] & 7 for m in _RESTART.finditer(self.data, start, end)]
-            if found != [k % 8 for k in range(len(found))] or len(found) < -(-self._expected // self.interval) - 1:
+            found = [m[1][0] & 7 for m in _RESTART.finditer(scan)]
+            most = -(-self._expected // self.interval)  # some encoders put one behind the last interval, too
+            if found != [k % 8 for k in range(len(found))] or not most - 1 <= len(found) <= most:
                 raise DamagedError(_HOLE)
 
     def finish(self) -> None:
@@ -108,7 +113,7 @@ def walk(data: bytes) -> _Walk:
         struct.error: a segment is cut off.
     """
     told, at = _Walk(data), 2
-    while found := _MARKER.search(data, at):
+    while found := (_MARKER if told.scans and not told.interval else _NO_RESTART).search(data, at):
         marker, at = found[1][0], found.end()
         told.end_scan(found.start())
         if marker == _EOI:
@@ -132,7 +137,10 @@ def _squares(grey: NDArray[np.bool_]) -> bool:
 
 
 def with_more(data: bytes) -> bytes:
-    """The file with more data at the end of each interval: another picture only where some were missing."""
+    """The file with more data at the end of each interval: another picture, or none, where some were missing.
+
+    It has no end: libjpeg waits there for more in silence, and would complain of what comes between data and end.
+    """
     told = walk(data)
     if told.frame not in _SEQUENTIAL:
         return data
@@ -140,4 +148,4 @@ def with_more(data: bytes) -> bytes:
     for start, end in told.scans:
         pieces += [data[at:start], _RESTART.sub(lambda found: _MORE + found[0], data[start:end]), _MORE]
         at = end
-    return b"".join([*pieces, data[at:]])
+    return b"".join(pieces)

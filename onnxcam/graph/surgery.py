@@ -218,7 +218,8 @@ def join(first: Model, second: Model, names: Mapping[str, str] | None = None) ->
         *second.notes,
         f"{second.label} joined on: {', '.join(f'{a} -> {b}' for a, b in pairs.items())}",
     )
-    whole = replace(ahead, sha256=digest, notes=notes, meta={**first.meta, **second.meta})
+    meta, weights = {**first.meta, **second.meta}, (*first.weights, *second.weights)
+    whole = replace(ahead, sha256=digest, notes=notes, meta=meta, weights=weights)
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(whole.ir_model)
     return whole
 

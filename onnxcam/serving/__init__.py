@@ -85,7 +85,10 @@ class Show:
         self._thread.join()
 
     def update(self, picture: Pixels, state: dict[str, Any]) -> None:
-        """Show a picture, uint8 (H, W, 3) RGB, and what is said of it, as JSON values."""
+        """Show a picture, uint8 (H, W, 3) RGB, and what is said of it, as JSON values.
+
+        ``target`` is what it is explained for: the name of a choice, or None for the top class.
+        """
         with self._news:
             self._number, self._picture, self._state = self._number + 1, picture, json.dumps(state)
             self._news.notify_all()

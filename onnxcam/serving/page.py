@@ -25,7 +25,7 @@ SCRIPT = """
 'use strict';
 const by = name => document.getElementById(name);
 const picker = by('target');
-let over = false;
+let over = false, aimed;
 
 function say(text) { by('trouble').textContent = text; }
 
@@ -50,13 +50,21 @@ function show(state) {
   by('probability').textContent = known ? number(state.probability, 3) : '';
   by('rate').textContent = state.rate ? number(state.rate, 1) : '';
   by('frame').textContent = state.frame;
+  if (state.target !== aimed) point(state.target);
   say(known ? (state.blank ? 'The map is blank: at this layer nothing speaks for the class.' : '') : state.error);
+}
+
+function point(target) {  // whoever chose it; what was chosen here stays until the pictures follow
+  aimed = target;
+  picker.value = target === null ? '' : target;
 }
 
 async function choose() {
   const body = JSON.stringify({target: picker.value === '' ? null : picker.value});
   const answer = await fetch('target', {method: 'POST', headers: {'Content-Type': 'application/json'}, body});
-  if (!answer.ok) say(await answer.text());
+  if (answer.ok) return;
+  point(aimed);
+  say(await answer.text());
 }
 
 async function begin() {

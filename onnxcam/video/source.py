@@ -23,6 +23,7 @@ Pixels = npt.NDArray[np.uint8]
 _SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "rtp", "srt", "tcp")
 _TRIES = 100  # reads in a row that fail; one damaged packet fails one read, behind it the file may go on
 _PATIENCE = 10.0  # seconds without a frame, or to connect
+_SECRET = re.compile(r"(?i)((?:pass|pwd|psw|token|secret|auth|key)[a-z]*=)[^/&#]*")
 MOST_FPS = 1000.0
 USUAL_FPS = 25.0  # of what does not tell its own
 
@@ -167,7 +168,7 @@ def open_source(given: str) -> Source:
         ImageError: there is no such file or camera, nobody answers, or it is no video that OpenCV decodes.
         OptionError: an address of an unknown kind.
     """
-    name = re.sub(r"(?<=://)[^/@]*@", "", given)
+    name = _unsigned(given)
     camera, scheme = given.isdecimal() and given.isascii(), _scheme(given)
     if not camera and not scheme:
         _check_file(given)
@@ -185,6 +186,17 @@ def open_source(given: str) -> Source:
         _given=what,
         _opened=capture,
     )
+
+
+def _unsigned(given: str) -> str:
+    """An address without what may be a password: all before an @, as not everybody escapes the signs of a password;
+    the query, and the like of it in the path, where some cameras want it.
+    """
+    scheme, mark, rest = given.partition("://")
+    if not mark:
+        return given
+    address, asked, _ = rest.rpartition("@")[2].partition("?")
+    return f"{scheme}://" + _SECRET.sub(r"\1...", address) + ("?..." if asked else "")
 
 
 def _scheme(given: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 
 from onnxcam.errors import OptionError, OutputError, reason
 from onnxcam.quiet import silent
+from onnxcam.signals import heeding
 from onnxcam.video.source import MOST_FPS, USUAL_FPS, Pixels, opencv, opened, told
 
 ENCODERS = {  # the first one that the build of OpenCV has: H.264 comes with few of them, MPEG-4 with all
@@ -47,12 +50,17 @@ def check_output(path: Path, source: str | None = None) -> None:
 class Writer:
     """A video file that appears at its name whole or not at all.
 
-    Frames go to a temporary file beside it. Left as a context, also by Ctrl-C, the file is completed and renamed; left
-    by an error it is removed. Where width or height is odd, one row or column is repeated: most codecs want even ones.
+    Frames go to a temporary file beside it. Left as a context, also by Ctrl-C or an error, the file is completed with
+    what it has, and renamed; signals wait until that is done. Where width or height is odd, one row or column is
+    repeated: most codecs want even ones.
 
     Args:
         path: ends in one of `ENCODERS`.
         fps: frames per second.
+
+    Attributes:
+        frames: that were written.
+        kept: whether the file has its name.
 
     Raises:
         OptionError, OutputError: as `check_output`; a rate that no video has.
@@ -63,10 +71,19 @@ class Writer:
         check_output(path)
         if not 0 < fps <= MOST_FPS:
             raise OptionError(f"fps={fps:g}: a video has more than 0 and at most {MOST_FPS:g} frames per second")
-        self.path, self.fps, self.frames = path, fps, 0
+        self.path, self.fps, self.frames, self.kept = path, fps, 0, False
         self.size = (0, 0)
         self._part = path.with_name(f".{secrets.token_hex(6)}.part{path.suffix.lower()}")
         self._encoder: Any = None
+
+    def write_until(self, seconds: float, picture: Pixels) -> None:
+        """Append a picture as often as it takes until this time is filled: a camera's then plays at true speed.
+
+        Raises:
+            OutputError: as `write`.
+        """
+        while self.frames <= int(seconds * self.fps):
+            self.write(picture)
 
     def write(self, picture: Pixels) -> None:
         """Append uint8 (H, W, 3) RGB; brought to the size of the first one.
@@ -90,14 +107,17 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if self._encoder is not None:
-                self._encoder.release()
-                if kind is None or kind is KeyboardInterrupt:
+        with _undisturbed():
+            try:
+                if self._encoder is not None:
+                    self._encoder.release()
                     self._keep()
-        finally:
-            with suppress(OSError):
-                self._part.unlink()
+            except OutputError:
+                if not isinstance(error, OutputError):  # that one tells more
+                    raise
+            finally:
+                with suppress(OSError):
+                    self._part.unlink()
 
     @property
     def _failed(self) -> str:
@@ -136,6 +156,17 @@ class Writer:
             os.replace(self._part, self.path)
         except OSError as error:
             raise OutputError(f"{self._failed}: {reason(error)}. Give another folder or name") from error
+        self.kept = True
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C, and what else asks a process to end, waits for the end of this."""
+    late: list[int] = []
+    with heeding(lambda number, frame: late.append(number)):
+        yield
+    for number in late[:1]:
+        signal.raise_signal(number)
 
 
 def _even(picture: Pixels) -> Pixels:

@@ -171,6 +171,27 @@ def test_boxes_are_kept_as_coco(model, photos, tmp_path):
     assert all(a["area"] == a["bbox"][2] * a["bbox"][3] and a["iscrowd"] == 0 for a in told["annotations"])
 
 
+def test_each_target_that_is_no_class_is_a_category_of_its_own(model, photos, tmp_path):
+    first, *_, last = (str(p) for p in sorted(photos.glob("*/*.png")))
+    asked = [
+        (first, "element:1"),
+        (last, "element:2"),
+        (first, "element:2"),
+        (first, "bee"),
+        (last, "element:1"),
+    ]
+    (tmp_path / "t.csv").write_text("path,target\n" + "".join(f'{path},"{target}"\n' for path, target in asked))
+    rows = list(job(model, tmp_path / "t.csv", tmp_path / "out", save="box"))
+    told = json.loads((tmp_path / "out" / "boxes.json").read_text())
+    names = {c["id"]: c["name"] for c in told["categories"]}
+    assert len(names) == len(told["categories"]) == 3
+    assert names[1] == "bee"
+    assert sorted(number for number in names if number < 0) == [-2, -1]
+    wanted = {r["index"]: r["label"] or r["target"] for r in rows}
+    assert {a["image_id"]: names[a["category_id"]] for a in told["annotations"]} == wanted
+    assert len(wanted) == 5
+
+
 def test_the_table_has_a_line_for_each_row_and_starts_no_formula(model, tmp_path):
     for name in ("=cmd.png", "-a.png", "b\nc.png", "d,e.png", "\udcff.png"):
         png(tmp_path / name)
@@ -181,7 +202,11 @@ def test_the_table_has_a_line_for_each_row_and_starts_no_formula(model, tmp_path
         rows = list(job(model, names, tmp_path / "out"))
     with (tmp_path / "out" / "results.csv").open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
-    assert [t["source"] for t in table] == ["'-a.png", "'=cmd.png", "b\nc.png", "bad.png", "d,e.png", "\\udcff.png"]
+    shown = ["-a.png", "=cmd.png", "b\nc.png", "bad.png", "d,e.png", "\\udcff.png"]
+    assert [t["source"] for t in table] == [f"{tmp_path}/{name}" for name in shown]
+    quote = ["'", "'", "", "", ""]
+    made = [f"{q}{n}.overlay.jpg" for q, n in zip(quote, (s for s in shown if s != "bad.png"), strict=True)]
+    assert [t["overlay"] for t in table if t["overlay"]] == made
     for told, row in zip(table, rows, strict=True):
         assert told["index"] == str(row["index"])
         assert told["label"] == (row.get("label") or "")

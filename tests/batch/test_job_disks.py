@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from builders import png
 from running import job, left, rows
 
+from onnxcam import files
 from onnxcam.batch import manifest as manifests
 from onnxcam.errors import ImageError, OutputError
 
@@ -34,6 +36,41 @@ def test_a_disk_that_is_full_stops_the_job_which_goes_on_later(model, photos, tm
     done = [r["index"] for r in rows(out)]
     assert done == list(range(len(done)))
     assert (len(done) == 11) == (name in ("results.csv", "boxes.json"))
+    job(model, photos, out, resume=True).finish()
+    assert left(out) == whole
+
+
+@pytest.mark.parametrize("taken", [0, 1, 300])
+@pytest.mark.parametrize("name", ["a/06.png.overlay.jpg", "a/00.png.overlay.jpg"])
+def test_a_disk_that_is_full_in_the_middle_of_a_picture_takes_none_of_it(
+    model, photos, tmp_path, whole, monkeypatch, name, taken
+):
+    """A part of it is written before the disk is full."""
+    out, real = tmp_path / "out", files.whole
+
+    class Short:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            self.file.write(data[:taken])
+            self.file.flush()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    @contextmanager
+    def short(path, *rest, **options):
+        with real(path, *rest, **options) as file:
+            yield Short(file) if path == out / name else file
+
+    monkeypatch.setattr("onnxcam.batch.work.whole", short)
+    with pytest.raises(
+        OutputError, match=rf"{name}': No space left on device\. \d+ of 11 pictures are done: make room"
+    ):
+        job(model, photos, out).finish()
+    monkeypatch.undo()
+    assert parts(out) == []
+    assert not (out / name).exists()
+    assert not any(name in r["files"].values() for r in rows(out))
     job(model, photos, out, resume=True).finish()
     assert left(out) == whole
 
@@ -141,13 +178,13 @@ def test_a_file_in_the_place_of_a_folder_of_pictures_fails_these(model, photos, 
 
 def test_paths_that_become_too_long_are_errors_of_their_pictures(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    deep = Path("photos", *["d" * 190] * 21)  # short enough from here, but not from the root
+    deep = Path("photos", *["d" * 190] * 21)  # short enough from here, but not from the root, as the plan keeps it
     png(Path("photos", "a.png"))
     png(deep / "b.png")
     made = job(model, "photos", tmp_path / "out")
     made.finish()
     (bad,) = [r for r in rows(tmp_path / "out") if "error" in r]
-    assert bad["source"] == str(deep / "b.png")
+    assert bad["source"] == str(tmp_path / deep / "b.png")
     assert "File name too long" in bad["error"]
     assert made.counts == {"explained": 1, "errors": 1, "flagged": 0}
 

@@ -45,10 +45,12 @@ def no_pictures(folder: Path) -> dict[str, str]:
         "bomb.png": "30000 x 30000 pixels, more than the limit",
         "pipe.jpg": "no ordinary file",
         "broken.jpg": "there is no such file",
-        "itself.jpg": "",
+        "itself.jpg": "Too many levels of symbolic links",
         "folder.jpg": "a folder, not a picture",
         "cut.jpg": "it is cut off",
         "filled.jpg": "a part of its data is missing",
+        "run.jpg": "it is cut off",
+        "run.pgm": "its header is damaged",
     }
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.jpg").write_text("I am a picture.\n" * 100)
@@ -61,6 +63,8 @@ def no_pictures(folder: Path) -> dict[str, str]:
     whole = cv2.imencode(".jpg", noise)[1].tobytes()
     (folder / "cut.jpg").write_bytes(whole[:3000])
     (folder / "filled.jpg").write_bytes(whole[:3000] + b"\xff\xd9")
+    (folder / "run.jpg").write_bytes(whole[:2] + b"\xff" * 1_000_000 + b"\x00")
+    (folder / "run.pgm").write_bytes(b"P5" + b" " * 1000 + b"x")
     return told
 
 

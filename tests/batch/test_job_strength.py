@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import time
@@ -155,10 +156,11 @@ def test_a_folder_with_a_job_is_not_begun_again(model, photos, tmp_path):
         ({"method": "layercam"}, r'method: "gradcam", now "layercam"'),
         ({"target": "2"}, r'target: null, now "2"'),
         ({"batch": 3}, "batch: 2, now 3"),
-        ({"preprocess": "raw"}, "preprocess: "),
+        ({"preprocess": "raw"}, r'preprocess.name: "unit", now "raw"; preprocess.scale: 0.0039\d+, now 1.0'),
         ({"target_layer": "relu1"}, r'layers: \["relu2"\], now \["relu1"\]'),
         ({"labels": ["a", "b", "c", "d"]}, "labels_sha256: null, now"),
-        ({"colormap": "turbo"}, "saving: "),
+        ({"colormap": "turbo"}, r'saving.colormap: null, now "turbo"'),
+        ({"save": "box"}, r'saving.kinds: \["overlay", "box"\], now \["box"\]; saving.image: "jpg", now null'),
         ({"max_pixels": 1000}, "max_pixels: 178956970, now 1000"),
         ({"normalize": "none"}, r'normalize: "max", now "none"'),
     ],
@@ -298,3 +300,68 @@ def test_whatever_goes_wrong_with_a_picture_is_about_that_picture(model, photos,
     (bad,) = [r for r in rows(tmp_path / "out") if "error" in r]
     assert (bad["name"], bad["error"]) == ("a/02.png", "unexpected ZeroDivisionError: division by zero")
     assert made.counts["explained"] == 10
+
+
+@pytest.mark.parametrize("broken", ["onnxcam.explanation.Explanation.boxes", "onnxcam.batch.work._grid",
+                                    "onnxcam.explanation.Explanation.to_dict", "onnxcam.doctor.Watch.see"])  # fmt: skip
+def test_what_goes_wrong_after_the_files_were_written_is_about_that_picture_too(
+    model, photos, tmp_path, whole, monkeypatch, broken
+):
+    """One picture needs more memory than there is; it leaves no files, and the job goes on."""
+    odd = onnxcam.Explainer(model, preprocess="unit").explain(photos / "a" / "02.png").image.tobytes()
+    place, name = broken.rsplit(".", 1)
+    owner = pkgutil.resolve_name(place)
+    real = getattr(owner, name)
+
+    def fails(*given, **options):
+        if any(e.image.tobytes() == odd for e in given if isinstance(e, onnxcam.Explanation)):
+            raise MemoryError
+        return real(*given, **options)
+
+    monkeypatch.setattr(owner, name, fails)
+    out = tmp_path / "out"
+    assert job(model, photos, out).finish() == {"explained": 10, "errors": 1, "flagged": 0}
+    (bad,) = [r for r in rows(out) if "error" in r]
+    assert (bad["name"], bad["kind"]) == ("a/02.png", "MemoryError")
+    assert bad["error"].startswith("out of memory")
+    assert list(bad["timings"]) == ["read", "explain", "write"]
+    assert len(bad["sha256"]) == 64
+    assert list((out / "a").glob("02*")) == []
+    monkeypatch.undo()
+    job(model, photos, out, resume=True, retry_errors=True).finish()
+    assert left(out) == whole
+
+
+# ---- Several threads ----
+
+
+def test_what_suspects_the_preprocessing_sees_one_explanation_at_a_time(model, photos, tmp_path, monkeypatch):
+    inside, most = [], []
+
+    def see(self, found):
+        inside.append(found)
+        most.append(len(inside))
+        time.sleep(0.005)
+        inside.pop()
+
+    monkeypatch.setattr("onnxcam.doctor.Watch.see", see)
+    job(model, photos, tmp_path / "out", workers=5, batch=1).finish()
+    assert most == [1] * 11
+
+
+@pytest.mark.parametrize(
+    ("options", "threads"),
+    [
+        ({"workers": 2}, 4),
+        ({"workers": 3}, 2),
+        ({"workers": 20}, 1),
+        ({"workers": None}, 1),
+        ({"workers": 2, "threads": 7}, 7),
+    ],
+)
+def test_the_cores_are_shared_among_the_workers(model, photos, tmp_path, monkeypatch, options, threads):
+    monkeypatch.setattr("onnxcam.batch.local.cores", lambda: 8)
+    work = job(model, photos, tmp_path / "out", **options)
+    assert work.settings.options["threads"] == threads
+    assert work.workers == (options["workers"] or 8)
+    work.close()

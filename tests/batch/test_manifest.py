@@ -89,10 +89,10 @@ def test_a_line_that_is_there_twice_counts_once(path, plan, tmp_path):
 
 
 NO_ROWS = [b"\0" * 600 + b"\n", b"\0" * 600, b"[]\n", b'{"index": "0"}\n', b"\xff\xfe\n", b"{}\n", b'{"index": 99}\n',
-           b'{"index": -1}\n']  # fmt: skip
+           b'{"index": -1}\n', b"[" * 200_000 + b"\n"]  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", NO_ROWS)
+@pytest.mark.parametrize("damage", NO_ROWS, ids=range(len(NO_ROWS)))
 def test_lines_that_are_none_are_taken_out(path, plan, tmp_path, damage):
     one, two = [row(k, tmp_path) for k in range(3)], [row(k, tmp_path) for k in range(3, 6)]
     path.write_bytes(lines(*one) + damage + lines(*two))
@@ -164,6 +164,19 @@ def test_a_manifest_that_was_deleted_is_not_written_to(path):
         path.unlink()
         with pytest.raises(OutputError, match="deleted while the job runs"):
             manifest.append([explained(1)])
+
+
+def test_rows_are_brought_to_the_disk_every_few_seconds(path, monkeypatch):
+    seconds, synced = [100.0], []
+    monkeypatch.setattr("time.monotonic", lambda: seconds[0])
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((seconds[0], os.fstat(number).st_size)))
+    with Manifest(path) as manifest:
+        sizes = []
+        for now in (101.0, 104.9, 105.1, 110.0, 110.2):
+            seconds[0] = now
+            manifest.append([explained(0)])
+            sizes.append(path.stat().st_size)
+    assert synced == [(105.1, sizes[2]), (110.2, sizes[4]), (110.2, sizes[4])]  # with the row; and in the end
 
 
 def test_what_the_disk_refuses_in_the_end_is_told(path, monkeypatch):

@@ -23,7 +23,8 @@ def planned(folder: Path, entries, source: str = "photos") -> Plan:
 
 
 def names(folder: Path, entries, source: str = "photos") -> dict[str, str]:
-    return {item.source: item.name for item in planned(folder, entries, source).items()}
+    here = os.path.join(os.getcwd(), "")
+    return {item.source.removeprefix(here): item.name for item in planned(folder, entries, source).items()}
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,11 @@ def names(folder: Path, entries, source: str = "photos") -> dict[str, str]:
         ("list.txt", ["/data/a", "/data/a/b.jpg"], ["a", "a/b.jpg"]),
         ("s3://bucket/p", ["s3://bucket/p/a.jpg", "s3://bucket/p/b/a.jpg"], ["a.jpg", "b/a.jpg"]),
         ("list.txt", ["s3://bucket/a.jpg", "gs://bucket/a.jpg"], ["s3/bucket/a.jpg", "gs/bucket/a.jpg"]),
+        ("list.txt", ["/data/a.jpg", "s3://bucket/a.jpg"], ["data/a.jpg", "s3/bucket/a.jpg"]),
+        ("zip://::/d/x.zip", ["zip://a.jpg::/d/x.zip", "zip://b/c.jpg::/d/x.zip"], ["a.jpg", "b/c.jpg"]),
+        ("zip://b::/d/x.zip", ["zip://b/c.jpg::/d/x.zip"], ["c.jpg"]),
+        ("l.txt", ["zip://a.jpg::/d/x.zip", "zip://a.jpg::/d/y.zip"], ["x.zip/a.jpg", "y.zip/a.jpg"]),
+        ("l.txt", ["zip://a.jpg::s3://b/x.zip", "zip://b::zip://y::/x"], ["s3/b/x.zip/a.jpg", "zip/x/y/b"]),
         ("list.txt", ["s3://b/../a.jpg", "s3://b/./a.jpg"], ["%2E%2E/a.jpg", "%2E/a.jpg"]),
     ],
 )
@@ -66,11 +72,35 @@ def test_no_two_items_share_a_file_nor_is_a_file_another_ones_folder(tmp_path):
     assert not set(written) & own
 
 
-def test_one_picture_under_two_spellings_has_two_names(tmp_path):
-    found = list(names(tmp_path, ["/d/a.jpg", "/d//a.jpg", "/d/./a.jpg"]).values())
-    assert found[0] == "a.jpg" or "a.jpg" in found
-    assert len(set(found)) == 3
-    assert all(re.fullmatch(r"a\.jpg(~[0-9a-f]{8})?", name) for name in found)
+def test_one_picture_is_one_however_its_path_is_spelled(tmp_path, monkeypatch):
+    """But what is before ".." may be a link, so that stays, under another name."""
+    monkeypatch.chdir(tmp_path)
+    here = ["a.jpg", "./a.jpg", f"{tmp_path}//a.jpg", f"{tmp_path}/./a.jpg", f"{tmp_path}/d/../a.jpg"]
+    found = names(tmp_path, here)
+    assert found.keys() == {"a.jpg", "d/../a.jpg"}
+    assert sorted(found.values())[0] == "a.jpg"
+    assert all(re.fullmatch(r"a\.jpg(~[0-9a-f]{8})?", name) for name in found.values())
+
+
+def test_sources_hold_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ["a.jpg", "./d/b.jpg", "/e.jpg", "https://c.org/./f.jpg", "zip://g.jpg::h.zip", "zip://g.jpg::s3://h.zip"]
+    assert [item.source for item in planned(tmp_path, given).items()] == [
+        "/e.jpg", f"{tmp_path}/a.jpg", f"{tmp_path}/d/b.jpg", "https://c.org/./f.jpg", f"zip://g.jpg::{tmp_path}/h.zip",
+        "zip://g.jpg::s3://h.zip",
+    ]  # fmt: skip
+
+
+def test_two_truths_of_one_picture_are_refused_and_no_truth_is_none(tmp_path):
+    lines = [Entry("/a.jpg", "cat"), Entry("/b.jpg", None), Entry("/b.jpg", "dog"), Entry("/a.jpg", "cat")]
+    for one in (lines, lines[::-1]):
+        folder = tmp_path / str(one is lines)
+        folder.mkdir()
+        assert [(i.source, i.truth) for i in planned(folder, one).items()] == [("/a.jpg", "cat"), ("/b.jpg", "dog")]
+    with pytest.raises(OptionError, match=r"'/a\.jpg' is listed with two truths, 'cat' and 'dog': keep one"):
+        planned(tmp_path, [*lines, Entry("/a.jpg", "dog")])
+    other_target = planned(tmp_path, [*lines, Entry("/a.jpg", "dog", "dog")])
+    assert [(i.truth, i.target) for i in other_target.items()] == [("cat", None), ("dog", "dog"), ("dog", None)]
 
 
 def test_long_names_leave_room_for_what_follows_and_stay_apart(tmp_path):
@@ -120,18 +150,18 @@ def test_targets_become_part_of_the_name(tmp_path):
 
 def test_the_plan_is_sorted_without_repeats_and_keeps_what_was_told(tmp_path):
     entries = [
-        Entry("p/c.jpg", "cat", None, "9-9"),
-        Entry("p/a.jpg", None, "dog", "\udcff"),
-        Entry("p/c.jpg", "cat", None, "9-9"),
-        Entry("p/B.jpg", "\ud800", None, ""),
-        Entry("p/a.jpg", None, None, "1-2"),
+        Entry("/p/c.jpg", "cat", None, "9-9"),
+        Entry("/p/a.jpg", None, "dog", "\udcff"),
+        Entry("/p/c.jpg", "cat", None, "9-9"),
+        Entry("/p/B.jpg", "\ud800", None, ""),
+        Entry("/p/a.jpg", None, None, "1-2"),
     ]
     items = [(i.index, i.source, i.truth, i.target, i.stamp) for i in planned(tmp_path, entries, "p").items()]
     assert items == [
-        (0, "p/B.jpg", "\ud800", None, ""),
-        (1, "p/a.jpg", None, None, "1-2"),
-        (2, "p/a.jpg", None, "dog", "\udcff"),
-        (3, "p/c.jpg", "cat", None, "9-9"),
+        (0, "/p/B.jpg", "\ud800", None, ""),
+        (1, "/p/a.jpg", None, None, "1-2"),
+        (2, "/p/a.jpg", None, "dog", "\udcff"),
+        (3, "/p/c.jpg", "cat", None, "9-9"),
     ]
 
 

@@ -21,6 +21,7 @@ import onnxcam.batch
 from onnxcam.batch import ray as runner
 from onnxcam.batch.job import Job
 from onnxcam.batch.plan import Item
+from onnxcam.batch.ray import cluster as rays
 from onnxcam.batch.settings import Settings
 from onnxcam.batch.work import Work
 from onnxcam.errors import GradientError, OptionError, OutputError
@@ -95,19 +96,26 @@ def settings(**options: Any) -> Settings:
 )
 def test_actors_are_as_many_as_the_cluster_has_room_for(options, workers, share):
     nodes = [{"CPU": 8.0, "GPU": 2.0, "memory": 1e9}, {"CPU": 3.0}, {"CPU": 1.0, "GPU": 1.0}]
-    assert runner._share(settings(**options), nodes, workers) == share
+    assert rays.share(settings(**options), nodes, workers) == share
 
 
 @pytest.mark.parametrize("options", [{"threads": 9}, {"providers": ["CUDAExecutionProvider"]}])
 def test_a_cluster_without_room_is_refused_rather_than_waited_for(options):
     with pytest.raises(OptionError, match="no machine of the 1"):
-        runner._share(settings(**options), [{"CPU": 8.0}], 2)
+        rays.share(settings(**options), [{"CPU": 8.0}], 2)
 
 
 def todo(out: Path, groups: int, each: int = 2) -> runner._Todo:
     (out / ".onnxcam" / "tmp").mkdir(parents=True, exist_ok=True)
     items = (Item(k, f"{k}.png", f"{k}.png", None, None, "") for k in range(groups * each))
     return runner._Todo(out, iter(lambda: list(islice(items, each)), []))
+
+
+def test_where_nothing_is_to_do_ray_is_not_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "check", lambda address: None)
+    monkeypatch.setattr(runner, "connected", lambda *given: pytest.fail("Ray is started"))
+    out = todo(tmp_path, 0).out
+    assert list(runner.run(settings(), out, iter([]), 2, None, lambda: False)) == []
 
 
 def test_groups_are_dealt_out_in_ranges_of_what_is_left(tmp_path):
@@ -410,6 +418,33 @@ def test_a_process_that_leaves_a_job_ends(model, tmp_path):
     assert done.stdout in [f"{k:03}.png\n" for k in range(40)]  # and nothing of Ray's
     assert done.stderr == ""
     assert 0 < len(saved(tmp_path / "out")) < 40
+
+
+@pytest.mark.slow
+def test_the_command_prints_rows_alone(model, tmp_path):
+    """Ray tells on standard output of a process that dies."""
+    pytest.importorskip("ray.data", reason="Ray is not installed: make test-ray")
+    script = """
+        import os
+        from onnxcam.batch import ray
+        from onnxcam.cli import main
+
+        class Deadly(ray.Worker):
+            def _open(self):
+                if not (flag := self._out / "died").exists():
+                    flag.touch()
+                    os._exit(1)
+                return super()._open()
+
+        ray.Worker = Deadly
+        main()
+    """
+    photos, out = pictures(tmp_path / "photos", 6), tmp_path / "out"
+    arguments = ["batch", model, photos, "-o", out, "--runner", "ray", "--workers", "1", "--batch", "2", "--json"]
+    command = [sys.executable, "-c", textwrap.dedent(script), *arguments, "--preprocess", "unit"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert (done.returncode, (out / "died").exists()) == (1, True)
+    assert sorted(json.loads(line)["index"] for line in done.stdout.splitlines()) == list(range(6))
 
 
 class Together(runner.Worker):

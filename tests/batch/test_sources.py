@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import tracemalloc
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,7 +71,7 @@ def test_the_folder_of_results_is_not_entered_by_any_way(tmp_path):
     make(tmp_path, "a.png", "out/b.png", "sub/c.png")
     (tmp_path / "sub" / "way").symlink_to(tmp_path / "out")
     assert inside(tmp_path, skip=tmp_path / "out") == ["a.png", "sub/c.png"]
-    assert inside(tmp_path, skip=tmp_path / "not yet there") == ["a.png", "out/b.png", "sub/c.png", "sub/way/b.png"]
+    assert inside(tmp_path, skip=tmp_path / "not yet there") == ["a.png", "out/b.png", "sub/c.png"]
     for source in (tmp_path, str(tmp_path / "*.png"), [tmp_path]):
         with pytest.raises(OptionError, match="results would lie among the pictures"):
             found(source, skip=tmp_path)
@@ -85,11 +86,51 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (data / "two").symlink_to(tmp_path / "other")
     (tmp_path / "other" / "back").symlink_to(data)
     (data / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
-    assert inside(data) == ["gone.jpg", "one/b.png", "sub/a.png", "sub/self.png", "two/b.png"]
+    assert inside(data) == ["gone.jpg", "one/b.png", "sub/a.png", "sub/self.png"]
     with pytest.raises(ImageError, match="no such file"):
         read(str(data / "gone.jpg"))
     with pytest.raises(ImageError, match=r"self\.png"):
         read(str(data / "sub" / "self.png"))
+
+
+@pytest.mark.parametrize("pattern", ["", "/**", "/**/*.jpg", "/*/**/p.jpg"])
+def test_folders_that_link_to_each_other_are_entered_once_and_by_their_own_path(tmp_path, pattern):
+    """By every way that visits no folder twice, 6 of them would give 1,956 entries."""
+    for k in range(6):
+        make(tmp_path, f"d{k}/p.jpg")
+        for other in range(6):
+            (tmp_path / f"d{k}" / f"a{other}").symlink_to(f"../d{other}")
+    assert inside(tmp_path, f"{tmp_path}{pattern}") == [f"d{k}/p.jpg" for k in range(6)]
+
+
+def test_what_only_links_lead_to_goes_by_the_shortest(tmp_path):
+    make(tmp_path, "store/deep/p.jpg", "store/q.jpg", "in/sub/x.jpg")
+    for link, to in (("in/sub/a", "store"), ("in/z", "store"), ("in/y", "store"), ("in/a", "store/deep")):
+        (tmp_path / link).symlink_to(tmp_path / to)
+    assert inside(tmp_path / "in") == ["a/p.jpg", "sub/x.jpg", "y/q.jpg"]
+
+
+def test_a_pattern_finds_what_it_names_by_each_way(tmp_path):
+    make(tmp_path, "in/a/b/x.jpg", "in/a/y.jpg", "in/b/z.jpg")
+    (tmp_path / "in" / "c").symlink_to("a/b")
+    assert inside(tmp_path / "in", f"{tmp_path}/in/*/*.jpg") == ["a/y.jpg", "b/z.jpg", "c/x.jpg"]
+    assert inside(tmp_path / "in", f"{tmp_path}/in/**/c/*.jpg") == ["c/x.jpg"]
+
+
+def test_where_folders_have_no_numbers_none_is_taken_for_another(tmp_path, monkeypatch):
+    make(tmp_path, "a/x.jpg", "b/y.jpg")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    told = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **kind: os.stat_result((told(path, **kind)[0], 0, *told(path)[2:])))
+    assert inside(tmp_path) == ["a/x.jpg", "b/y.jpg"]
+
+
+def test_results_of_an_earlier_job_are_no_pictures(tmp_path):
+    make(tmp_path, "a.jpg", "out/a.jpg.overlay.jpg", "out/sub/b.jpg.overlay.jpg", "out/.onnxcam/plan.json")
+    make(tmp_path, "mine/.onnxcam/notes.txt", "mine/c.jpg")
+    assert inside(tmp_path) == inside(tmp_path, f"{tmp_path}/**/*.jpg") == ["a.jpg", "mine/c.jpg"]
+    assert inside(tmp_path, f"{tmp_path}/*") == ["a.jpg", "mine/c.jpg"]
+    assert len(found(tmp_path / "out")) == 2  # as it is asked for
 
 
 def test_what_is_called_like_a_picture_is_one_row_or_is_entered(tmp_path):
@@ -129,6 +170,30 @@ def test_a_folder_that_cannot_be_listed_is_one_row(tmp_path, monkeypatch):
     assert inside(tmp_path, f"{tmp_path}/*.png") == ["a.png"]  # nobody asked for what lies in folders
 
 
+def test_a_listing_that_breaks_off_is_one_row_beside_what_it_gave(tmp_path, monkeypatch):
+    make(tmp_path, "a.png", "torn/b.png", "torn/c.png")
+    listed = os.scandir
+
+    @contextmanager
+    def scandir(path):
+        with listed(path) as entries:
+            yield torn(entries) if os.path.basename(path) == "torn" else entries
+
+    def torn(entries):
+        yield next(entries)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for source in (tmp_path, [tmp_path]):
+        rows = inside(tmp_path, source)
+        assert [*rows[:1], *rows[2:]] == (["a.png", "torn/b.png"] if "torn/b.png" in rows else ["a.png", "torn/c.png"])
+        assert rows[1] == "torn"
+    assert len(inside(tmp_path, [tmp_path / "torn"])) == 2
+    assert "torn" in inside(tmp_path, [tmp_path / "torn"])
+    with pytest.raises(ImageError, match=r"cannot list .*torn': Input/output error"):
+        found(tmp_path / "torn")
+
+
 def test_folders_deeper_than_a_path_may_be_long_are_one_row(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(22):  # 22 x 200 > 4096; each step by a path that is short
@@ -162,11 +227,14 @@ def test_a_source_without_pictures_says_so(tmp_path):
 def test_the_memory_of_a_long_folder_is_that_of_its_largest_part(monkeypatch):
     """20 folders of 1,000 files that exist only here: kept, their entries would take more than 5 MB."""
 
+    def entry(name, is_folder):
+        return SimpleNamespace(name=name, is_dir=lambda: is_folder, is_symlink=lambda: False)
+
     class Scan:
         def __init__(self, path):
-            self.entries = (SimpleNamespace(name=f"{n:04}.jpg", is_dir=lambda: False) for n in range(1000))
+            self.entries = (entry(f"{n:04}.jpg", False) for n in range(1000))
             if path == "/all":
-                self.entries = (SimpleNamespace(name=f"class {n}", is_dir=lambda: True) for n in range(20))
+                self.entries = (entry(f"class {n}", True) for n in range(20))
 
         def __enter__(self):
             return self.entries
@@ -175,6 +243,8 @@ def test_the_memory_of_a_long_folder_is_that_of_its_largest_part(monkeypatch):
             pass
 
     def status(path):
+        if path.endswith("plan.json"):
+            raise FileNotFoundError
         return SimpleNamespace(st_dev=1, st_ino=hash(path), st_size=9, st_mtime_ns=hash(path))
 
     monkeypatch.setattr(os, "scandir", Scan)

@@ -150,13 +150,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(run, model, photos, 
     assert len(told) == 6
     for k, line in enumerate(told, 1):
         failed = ", 1 failed" if k > 2 else ""
-        assert re.fullmatch(rf"onnxcam: {k} of 6, [\d.e+]+ a second{failed}, \d+ s left", line)
-
-
-def test_times_are_told_in_their_largest_parts():
-    assert [progress._duration(s) for s in (0, 59.6, 61, 3599, 3600, 90061)] == [
-        "0 s", "1 min 0 s", "1 min 1 s", "59 min 59 s", "1 h 0 min", "25 h 1 min",
-    ]  # fmt: skip
+        assert re.fullmatch(rf"onnxcam: {k} of 6, [\d.e+]+ a second{failed}, 0:00:\d\d left", line)
 
 
 # ---- Signals ----
@@ -229,6 +223,7 @@ def test_a_job_that_is_asked_twice_ends_at_once(run, model, photos, tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     assert "once more ends at once" in process.stderr.readline()
+    time.sleep(0.6)  # sooner, it would be the same request
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 130

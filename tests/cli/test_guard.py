@@ -63,7 +63,76 @@ os.fork = lambda: (os.kill(os.getpid(), signal.SIGINT), fork())[1]
 
 
 def test_an_interrupt_before_the_fork_is_over_shows_no_traceback(monkeypatch):
-    monkeypatch.setattr("test_guard.CODE", EARLY + CODE.replace('print("started", flush=True)', ""))
+    monkeypatch.setattr("test_guard.CODE", EARLY + CODE.replace(STARTED, ""))
     process = start("time.sleep(30)")
     out, err = process.communicate(timeout=10)
     assert (process.returncode, out, err) == (130, "", "onnxcam: interrupted\n")
+
+
+@pytest.mark.parametrize("where", ["", "guard._killed_by_linux = lambda: False"])
+def test_a_command_ends_with_the_process_that_was_started(monkeypatch, where):
+    """Whatever ends it, and wherever: its output then ends, too."""
+    monkeypatch.setattr("test_guard.CODE", f"import onnxcam.cli.guard as guard\n{where}\n{CODE}")
+    process = start("time.sleep(60)")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.kill()
+    process.communicate(timeout=5)
+    assert process.returncode == -signal.SIGKILL
+
+
+# ---- at a terminal ----
+
+
+AT_TERMINAL = """
+import fcntl, os, termios
+from onnxcam import signals
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+"""
+
+STARTED = 'print("started", flush=True)'
+
+
+def typed(body: str, keys: bytes) -> tuple[int, str, str]:
+    """Exit code and output of a command in front of a terminal where that is typed once it has started."""
+    pty = pytest.importorskip("pty", reason="no terminals here")
+    here, there = pty.openpty()
+    command = [sys.executable, "-c", AT_TERMINAL + CODE.replace(STARTED, "").format(body=body)]
+    pipes = {"stdin": there, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, preexec_fn=_heed_interrupts)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        os.write(here, keys)
+        return (*process.communicate(timeout=10), process.returncode)[::-1]
+    finally:
+        process.kill()
+        os.close(here)
+        os.close(there)
+
+
+def test_a_command_reads_what_is_typed():
+    code, _, out = typed(f"{STARTED}; print(sys.stdin.read().split())", b"one\ntwo\n\x04")
+    assert (code, out) == (0, "['one', 'two']\n")
+
+
+COUNTED = """
+    asked = []
+    with signals.heeding({handler}):
+        print("started", flush=True)
+        while len(asked) < {count}: time.sleep(0.01)
+        time.sleep(0.3)
+    print(len(asked))
+"""
+
+
+@pytest.mark.parametrize(("handler", "count"), [("{}", 2), ("signals.once({})", 1)])
+def test_ctrl_c_is_one_request(handler, count):
+    """The terminal sends it to both processes, and the first forwards it."""
+    handler = handler.format("lambda number, frame: asked.append(number)")
+    assert typed(COUNTED.format(handler=handler, count=count), b"\x03") == (0, "", f"{count}\n")
+
+
+def test_ctrl_c_ends_what_waits_for_input():
+    assert typed(f"{STARTED}; sys.stdin.read()", b"\x03") == (130, "onnxcam: interrupted\n", "")

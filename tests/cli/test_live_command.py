@@ -184,11 +184,15 @@ def test_on_a_page_a_file_goes_round_and_a_class_can_be_chosen(run, clip, monkey
         try:
             first = until(lambda s: s["frame"] > 3)
             url = told[-1].split()[1]
-            assert first["target"] is None
-            assert ["5", "heart"] in json.loads(page(url, "/choices"))
+            assert first["target"] == "logit:star"
+            choices = json.loads(page(url, "/choices"))
+            assert choices[:2] == [["logit:star", "logit:star"], ["0", "circle"]]  # what is explained can be shown
+            assert ["5", "heart"] in choices
             page(url, "/target", '{"target": "5"}')
             seen.append(until(lambda s: s["target"] == "5"))
             seen.append(until(lambda s: s["frame"] < seen[0]["frame"]))
+            page(url, "/target", '{"target": "logit:star"}')
+            until(lambda s: s["target"] == "logit:star")
         except BaseException as error:
             failures.append(error)
         if not ended.is_set():
@@ -197,7 +201,7 @@ def test_on_a_page_a_file_goes_round_and_a_class_can_be_chosen(run, clip, monkey
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        done = run("live", MODEL, clip, "--serve", "--port", "0", "--threads", "1")
+        done = run("live", MODEL, clip, "--serve", "--port", "0", "--threads", "1", "--target", "logit:star")
     finally:
         ended.set()
         watcher.join()
@@ -223,4 +227,20 @@ def test_ctrl_c_keeps_the_frames_so_far(tmp_path, number):
     count = facts(out)[0]
     assert 5 <= count <= 5 + lines.count("\n") + 1 < 100
     assert f"ended by Ctrl-C: {out} holds {count} frames" in errors
+    assert sorted(os.listdir(tmp_path)) == ["long.avi", "out.mp4"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="signals as Unix has them")
+def test_who_reads_no_more_lines_keeps_the_video_so_far(tmp_path):
+    """As `onnxcam live ... --json | head -3`."""
+    clip, out = video(tmp_path / "long.avi", scenes(48) * 10), tmp_path / "out.mp4"
+    command = [sys.executable, "-m", "onnxcam", "live", MODEL, clip, "-o", out, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(3):
+            process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+    count = facts(out)[0]
+    assert (process.returncode, 3 < count < 100) == (1, True)
+    assert errors.splitlines()[-1] == f"onnxcam: {out} holds the {count} frames until then"
     assert sorted(os.listdir(tmp_path)) == ["long.avi", "out.mp4"]

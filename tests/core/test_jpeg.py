@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 
 import cv2
 import numpy as np
@@ -159,3 +161,74 @@ def test_damaged_headers_do_no_harm():
     for at in range(2, start):
         for value in (0, 1, 0x7F, 0xFF):
             refused(data[:at] + bytes([value]) + data[at + 1 :])
+
+
+@pytest.mark.parametrize("kind", ["plain", "4:4:4", "4:2:2", "optimised"])
+def test_a_whole_picture_with_grey_blocks_is_read_in_silence(kind, capfd):
+    """File descriptor 2 belongs to all threads: it is not turned away while one decodes."""
+    corner = photo(64, 80)
+    corner[32:, 32:] = 128
+    assert looks_filled(decode_image(jpeg(kind, corner), "x"))
+    assert capfd.readouterr().err == ""
+
+
+def test_what_other_threads_say_while_one_decodes_is_heard(monkeypatch, capfd):
+    grey, decode = jpeg("plain", np.full((64, 80, 3), 128, np.uint8)), cv2.imdecode
+
+    def saying(*given):
+        os.write(2, b"said")
+        return decode(*given)
+
+    monkeypatch.setattr(cv2, "imdecode", saying)
+    decode_image(grey, "x")
+    assert capfd.readouterr().err == "saidsaid"  # decoded twice: once with more data
+
+
+def test_restarts_without_an_interval_are_damage():
+    data = jpeg("plain")
+    for n in (1, 2, 1 << 20):
+        with pytest.raises(DamagedError, match="damaged or missing"):
+            walk(data[:-2] + b"\xff\xd0" * n + EOI)
+
+
+def test_no_more_restarts_than_the_frame_can_have():
+    data, found = jpeg("restarts"), re.findall(rb"\xff[\xd0-\xd7]", jpeg("restarts"))
+    following = [bytes([255, 0xD0 + (len(found) + k) % 8]) for k in range(2)]
+    assert len(found) == -(-8 * 11 // 5) - 1  # 16 x 16 pixels each, five an interval
+    walk(data[:-2] + following[0] + EOI)  # some encoders put one behind the last interval
+    with pytest.raises(DamagedError, match="damaged or missing"):
+        walk(data[:-2] + b"".join(following) + EOI)
+
+
+@pytest.mark.parametrize("kind", ["plain", "restarts"])
+def test_fill_bytes_are_no_data(kind):
+    """Any number of 0xff may stand before a marker (B.1.1.2); more data belong before them."""
+    corner = photo(64, 80)
+    corner[32:, 32:] = 128
+    data = jpeg(kind, corner)
+    filled = re.sub(rb"\xff[\xd0-\xd7\xd9]", lambda found: b"\xff\xff" + found[0], data)
+    assert walk(filled).scans[0][0] == walk(data).scans[0][0]
+    assert with_more(filled).replace(b"\xff\xff\xff", b"\xff") == with_more(data)
+    np.testing.assert_array_equal(decode_image(filled, "x"), decode_image(data, "x"))
+
+
+@pytest.mark.parametrize("kind", ["plain", "restarts"])
+@pytest.mark.parametrize("after", [b"\x00", b"\x01", b"\xd0"])
+def test_long_runs_take_no_time(kind, after):
+    """In the header, in the data and at the end of them: each byte is passed once."""
+    data = jpeg(kind)
+    start, end = walk(data).scans[0]
+    began = time.perf_counter()
+    for at in (2, (start + end) // 2, end):
+        refused(data[:at] + b"\xff" * 1_000_000 + after + data[at:])
+    assert time.perf_counter() - began < 2  # passed again from each byte: hours
+
+
+def test_no_more_scans_than_a_picture_can_have():
+    """Each costs the decoder a pass over the whole picture."""
+    data = jpeg("progressive")
+    start, end = walk(data).scans[-1]
+    one = data[data.rindex(b"\xff\xda", 0, end) : start]
+    walk(data[:end] + one * 300 + EOI)
+    with pytest.raises(DamagedError, match="damaged or missing"):
+        walk(data[:end] + one * 600 + EOI)

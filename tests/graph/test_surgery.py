@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -157,6 +159,12 @@ def test_two_models_joined_give_what_one_after_the_other_gives(tmp_path, names):
     assert [v.name for v in whole.outputs] == ["z"]
     assert "second/a" in whole.values  # the name was taken, and so was the weight's
     assert (proto(first), proto(second)) == before
+
+
+def test_files_of_weights_are_those_of_both(tmp_path):
+    first, second = two(tmp_path)
+    first, second = (replace(m, weights=(tmp_path / n,)) for m, n in ((first, "a.data"), (second, "b.data")))
+    assert join(first, second).weights == (tmp_path / "a.data", tmp_path / "b.data")
 
 
 def test_other_names_that_fit_one_way_only_are_joined(tmp_path):

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.batch import sources
+from onnxcam.batch.manifest import is_flagged
 from onnxcam.batch.remote import is_address
 from onnxcam.batch.report.page import markup, number, visible
-from onnxcam.batch.report.tally import class_of, grid_of, is_flagged, state_of
+from onnxcam.batch.report.tally import class_of, grid_of, state_of
 from onnxcam.core.maps import resize, resize_pixels
 from onnxcam.core.overlay import COLORMAPS, colorize, overlay
 from onnxcam.errors import ImageError, OnnxcamError
@@ -51,7 +52,7 @@ class Painter:
     def of(cls, out: Path, run: Mapping[str, Any]) -> Painter:
         """One that paints and reads as the job did."""
         chosen = run.get("configuration") or {}
-        colormap = (chosen.get("saving") or {}).get("colormap")
+        colormap = run.get("colormap") or (chosen.get("saving") or {}).get("colormap")
         return cls(out, colormap if colormap in COLORMAPS else "jet", chosen.get("max_pixels") or MAX_PIXELS)
 
     def card(self, row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-GRID = 16  # rows and columns of a row's small map
+from onnxcam.batch.manifest import GRID, is_flagged
+
 MOST_ERRORS = 50  # that the summary quotes; each has its card
 _MOST_NAMES = 10_000  # different labels or warnings that are counted apart: a column of file names is no label
 
@@ -25,11 +26,6 @@ def grid_of(row: Mapping[str, Any]) -> NDArray[np.uint8] | None:
         return np.frombuffer(base64.b64decode(row["map"], validate=True), np.uint8).reshape(GRID, GRID)
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def is_flagged(row: Mapping[str, Any]) -> bool:
-    """A blank map, or a warning."""
-    return bool(row.get("blank") or row.get("warnings"))
 
 
 def state_of(row: Mapping[str, Any]) -> str:
