@@ -6,14 +6,19 @@ import codecs
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from typing import IO, Any, NamedTuple
 
 from onnxcam.errors import OptionError
-from onnxcam.photos import LABEL_COLUMNS, PATH_COLUMNS, column
+from onnxcam.photos import LABEL_COLUMNS, PATH_COLUMNS
 
 _BLOCK = 1 << 16
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_COLUMNS = (PATH_COLUMNS, LABEL_COLUMNS, ("target",))
+_KNOWN = [name for names in _COLUMNS for name in names]
+_CLOSE = 0.8  # a letter too many, one missing, or two that changed places
 
 
 class Line(NamedTuple):
@@ -66,7 +71,7 @@ def _split(file: IO[bytes], block: bytes, separator: bytes, name: str) -> Iterat
     yield rest
 
 
-def rows(file: IO[bytes], name: str, tabs: bool = False) -> Iterator[Line]:
+def rows(file: IO[bytes], name: str, is_there: Callable[[str], bool], tabs: bool = False) -> Iterator[Line]:
     """The lines of a table, with the columns of its header: `PATH_COLUMNS`, `LABEL_COLUMNS` and ``target``.
 
     A first line without a column of paths is no header: then they are path, truth and target, in this order.
@@ -74,14 +79,17 @@ def rows(file: IO[bytes], name: str, tabs: bool = False) -> Iterator[Line]:
     Args:
         file: the table; it is closed at the end.
         name: what messages call it.
+        is_there: whether a path of this table leads anywhere.
         tabs: cells lie between tabs; else between what the first line has of comma, tab and semicolon.
 
     Raises:
-        OptionError: it is no table; a line has no path.
+        OptionError: it is no table, or not in UTF-8; a header that is not understood; a line that has no path, or more
+            cells than there are columns.
     """
     try:
         with _text(file) as text:
-            yield from _cells(csv.reader(text, delimiter="\t" if tabs else _separator(text)), name)
+            reader = csv.reader(text, delimiter="\t" if tabs else _separator(text))
+            yield from _Table(name, is_there).lines(reader)
     except (UnicodeError, csv.Error) as error:
         raise OptionError(f"cannot read the table {name}: {error}; give lines of path,label,target") from error
 
@@ -98,25 +106,73 @@ def _separator(text: io.TextIOWrapper) -> str:
     return next((s for s in ",\t;" if s in first), ",")
 
 
-def _cells(reader: Any, name: str) -> Iterator[Line]:
-    where: Sequence[int | None] | None = None
-    for row in reader:
-        if not any(map(str.strip, row)):
-            continue
-        if where is None and (where := _columns(row)) is not None:
-            continue
-        where = where or (0, 1, 2)
-        yield _line(row, where, f"line {reader.line_num} of {name}")
+class _Table:
+    """What a table's lines say, by its header where it has one."""
+
+    def __init__(self, name: str, is_there: Callable[[str], bool]) -> None:
+        self._name, self._is_there = name, is_there
+        self._where: Sequence[int | None] = (0, 1, 2)
+        self._width = len(self._where)
+
+    def lines(self, reader: Any) -> Iterator[Line]:
+        """Line by line, of a reader of the csv module."""
+        filled = (row for row in reader if any(map(str.strip, row)))
+        if (first := next(filled, None)) is None:
+            return
+        if not self._is_header(first):
+            yield self._line(first, reader.line_num)
+        for row in filled:
+            yield self._line(row, reader.line_num)
+
+    def _is_header(self, first: Sequence[str]) -> bool:
+        names = [cell.strip().lower() for cell in first]
+        if not set(names) & set(PATH_COLUMNS):
+            self._check_headless(first)
+            return False
+        self._where, self._width = tuple(self._column(names, known) for known in _COLUMNS), len(first)
+        return True
+
+    def _column(self, names: Sequence[str], known: Sequence[str]) -> int | None:
+        """Where it stands in the header."""
+        found = [k for k, name in enumerate(names) if name in known]
+        if len(found) > 1:
+            told = " and ".join(repr(names[k]) for k in found)
+            raise OptionError(f"{self._name} has {told}, which say the same; rename all but one of these columns")
+        close = [name for name in names if not found and name and get_close_matches(name, known, cutoff=_CLOSE)]
+        if taken := next((name for name in close if name not in _KNOWN), None):
+            raise OptionError(f"the header of {self._name} has {taken!r}: is that {_any_of(known)}? Else rename it")
+        return found[0] if found else None
+
+    def _check_headless(self, first: Sequence[str]) -> None:
+        """A first line that names nothing is a header with other words, or its columns are in another order."""
+        path = first[0].strip()
+        if os.path.splitext(path)[1] or re.search(r"[/\\]", path) or self._is_there(first[0]):
+            return
+        known = "; ".join(map(_any_of, _COLUMNS))
+        raise OptionError(
+            f"the first line of {self._name} is no header that is known, and {path!r} is no file: name its columns "
+            f"{known}; or, without a header, give lines of path,label,target"
+        )
+
+    def _line(self, row: Sequence[str], number: int) -> Line:
+        place = f"line {number} of {self._name}"
+        if any(map(str.strip, row[self._width :])):
+            raise OptionError(
+                f"{place} has {len(row)} cells for {self._width} columns: put texts with a separator in them between "
+                'quotes ("), or give the table a header that names its columns'
+            )
+        path, truth, target = (row[at] if at is not None and at < len(row) else "" for at in self._where)
+        if not path.strip():
+            raise OptionError(f"{place} has no path; give lines of path,label,target")
+        if not is_text(truth + target) or not (is_text(path) or self._is_there(path)):
+            raise OptionError(f"{place} is not in UTF-8: save the table in UTF-8 (spreadsheets call it 'CSV UTF-8')")
+        return Line(path, truth.strip() or None, target.strip() or None)
 
 
-def _columns(header: Sequence[str]) -> tuple[int | None, ...] | None:
-    names = [cell.strip().lower() for cell in header]
-    path = column(names, PATH_COLUMNS)
-    return None if path is None else (path, column(names, LABEL_COLUMNS), column(names, ("target",)))
+def _any_of(names: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def _line(row: Sequence[str], where: Sequence[int | None], place: str) -> Line:
-    path, truth, target = (row[at] if at is not None and at < len(row) else "" for at in where)
-    if not path.strip():
-        raise OptionError(f"{place} has no path; give lines of path,label,target")
-    return Line(path, truth.strip() or None, target.strip() or None)
+def is_text(name: str) -> bool:
+    """Whether a name's bytes are UTF-8; others are kept as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)

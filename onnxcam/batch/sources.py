@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -101,6 +101,9 @@ def read(source: str, limit: int | None = LIMIT) -> bytes:
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.ELOOP:
             raise ImageError(f"cannot read {path!r}: {reason(error)}") from error
+        if not lists.is_text(path) and isinstance(error, FileNotFoundError):
+            hint = "its name is not in UTF-8; if a list named it, save that in UTF-8"
+            raise ImageError(f"cannot read {path!r}: there is no such file: {hint}") from error
         return read_file(path)  # which says why not
     if stat.S_ISDIR(told.st_mode):
         _check_listing(path)
@@ -172,7 +175,7 @@ def _of_file(source: str, kind: str, skip: object) -> Iterator[Entry]:
     if kind in _LISTS:
         return _listed(lists.lines(_stream(source), repr(source)), source, skip)
     if kind in _TABLES:
-        return _listed(lists.rows(_stream(source), repr(source), kind == ".tsv"), source, skip)
+        return _listed(lists.rows(_stream(source), repr(source), _is_there(source), kind == ".tsv"), source, skip)
     return iter([Entry(source, stamp=stamp_of(source))])
 
 
@@ -243,6 +246,16 @@ def _elsewhere(path: str, origin: str) -> str:
             "what lies beside it: keep the list here if it is to be believed"
         )
     return path if remote.is_address(path) else remote.beside(origin, path)
+
+
+def _is_there(origin: str) -> Callable[[str], bool]:
+    """Whether a path of this list leads anywhere; of an address it is believed."""
+
+    def look(path: str) -> bool:
+        found = _located(path, origin)
+        return (remote.is_address(found) and not remote.is_address(origin)) or os.path.lexists(found)
+
+    return look
 
 
 def _located(path: str, origin: str) -> str:

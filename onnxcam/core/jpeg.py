@@ -139,7 +139,8 @@ def _squares(grey: NDArray[np.bool_]) -> bool:
 def with_more(data: bytes) -> bytes:
     """The file with more data at the end of each interval: another picture, or none, where some were missing.
 
-    It has no end: libjpeg waits there for more in silence, and would complain of what comes between data and end.
+    It has no end: libjpeg waits there for more in silence, and would complain of what comes between data and end. It
+    does so, in one line on stderr, where there are restarts.
     """
     told = walk(data)
     if told.frame not in _SEQUENTIAL:
