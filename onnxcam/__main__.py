@@ -1,5 +1,18 @@
-"""``python -m onnxcam``: the command line."""
+"""``python -m onnxcam``, and where the command ``onnxcam`` begins."""
 
-from onnxcam.cli import run
+import sys
 
-raise SystemExit(run())
+
+def run() -> int:
+    """The command line; an interrupt is one word, also while this is still being imported."""
+    try:
+        from onnxcam.cli import run as started
+
+        return started()
+    except KeyboardInterrupt:
+        print("onnxcam: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())

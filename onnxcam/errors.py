@@ -7,6 +7,7 @@
     ├── GradientError        no gradient along the asked path         another layer, engine or method
     ├── UnknownNameError     a layer, class, method ... not there     one of the names that it offers
     ├── OptionError          a setting that does not fit              another setting
+    │   └── MissingPackageError   an extra that it needs              install it (it says which)
     ├── ImageError           a picture that cannot be read            mend or skip the picture
     ├── RuntimeUnavailableError   no usable ONNX Runtime              install one (it says which)
     └── OutputError          a result that cannot be written          another folder
@@ -56,6 +57,10 @@ class UnknownNameError(OnnxcamError):
 
 class OptionError(OnnxcamError):
     """A setting that does not exist, does not fit the model, or contradicts another one."""
+
+
+class MissingPackageError(OptionError):
+    """A setting that needs a package which is not installed."""
 
 
 class ImageError(OnnxcamError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +27,19 @@ PathLike = str | os.PathLike[str]
 
 MAX_PIXELS = 178_956_970
 """Pictures larger than this are refused; the same limit as Pillow's."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """OpenCV works in the thread that calls it: where pictures are worked on side by side, more threads only wait."""
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 # ---- reading and writing files ----
@@ -54,7 +67,7 @@ def _decode_checked(data: bytes, max_pixels: int) -> Pixels:
     if width * height > max_pixels:
         raise UnreadableError(
             f"{name} of {width} x {height} pixels, more than the limit of {max_pixels:,}: "
-            "give a higher max_pixels if you trust the file"
+            "give a higher max_pixels (--max-pixels) if you trust the file"
         )
     try:
         rgb = _decode(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -22,8 +23,21 @@ from onnxcam.runtime import Array, installed_builds, load_runtime
 from onnxcam.targets import TOP1, Target
 
 _TOP = 5
-OF_ONE_PICTURE = ("the map is blank", "the top class is a tie", "the model's own output is rounded to a tie")
-"""How the notes begin that are about one picture; the others hold for all that a model is asked."""
+_OF_ONE_PICTURE = re.compile(
+    "the map is blank|the top class is a tie|the model's own output is rounded to a tie|the box scores only|"
+    r"class \d+ wins in most boxes|the (log-)?probability is saturated"
+)
+_OF_THE_JOB = re.compile("explained at |ReLU policy |steps stop |a quantised network |the graph suppresses the boxes")
+
+
+def of_one_picture(note: str) -> bool:
+    """Whether a note of an explanation is a doubt about this picture's."""
+    return bool(_OF_ONE_PICTURE.match(note))
+
+
+def of_the_job(note: str) -> bool:
+    """Whether a note holds for all pictures that a model is asked about in the same way."""
+    return bool(_OF_THE_JOB.match(note))
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,7 @@ MAY_IMPORT = {
         "onnxcam.explanation",
         "onnxcam.files",
         "onnxcam.image",
+        "onnxcam.inputs",
         "onnxcam.labels",
         "onnxcam.methods",
         "onnxcam.model",
@@ -160,6 +161,8 @@ MAY_IMPORT = {
         "onnxcam.photos",
         "onnxcam.quiet",
         "onnxcam.record",
+        "onnxcam.runtime",
+        "onnxcam.targets",
     ),
     "onnxcam.download": ("onnxcam.errors", "onnxcam.files"),
     "onnxcam.compare": (

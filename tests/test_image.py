@@ -217,7 +217,9 @@ def test_bombs_are_refused_by_their_header(file, monkeypatch, name):
 def test_the_limit_counts_pixels_exactly(file, suffix):
     path = file(encoded(suffix, RGB))
     assert read_image(path, max_pixels=54).shape == (6, 9, 3)
-    assert "of 9 x 6 pixels, more than the limit of 53" in refusal(path, max_pixels=53)
+    assert "of 9 x 6 pixels, more than the limit of 53: give a higher max_pixels (--max-pixels) if" in refusal(
+        path, max_pixels=53
+    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tiff", ".webp", ".ppm"])

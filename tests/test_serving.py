@@ -177,6 +177,8 @@ def test_a_port_in_use_is_told(show):
     for taken in (port(show), 70_000):
         with pytest.raises(OptionError, match=rf"cannot serve at 127\.0\.0\.1:{taken}: .*0 for any that is free"):
             Show(taken)
+    with pytest.raises(OptionError, match=r"[^.]\. Give another port"):
+        Show(70_000)  # of which the system's message ends in a full stop
 
 
 def test_afterwards_nobody_answers_and_the_port_is_free():

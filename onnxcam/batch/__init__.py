@@ -41,7 +41,7 @@ def run(
         model: a path, ``zoo:NAME``, or several, each behind the one before.
         source: a folder (searched through), a pattern, a list in a text file or CSV, an fsspec address, ``"-"`` for
             paths on standard input, or paths; see :mod:`onnxcam.batch.sources`.
-        out: the job's folder.
+        out: the job's folder, on this machine.
         target: what is explained, where a list's line does not say it; None: the top class.
         save: of ``overlay``, ``heatmap``, ``panel``, ``raw`` (NPZ), ``box`` (COCO) and ``json``.
         image_format: of overlays and panels: jpg, png or webp.
@@ -72,9 +72,10 @@ def run(
     from onnxcam.batch.settings import Running, Saving, Settings
     from onnxcam.image import MAX_PIXELS
 
+    _check_out(str(out))
+    running = Running(resume, retry_errors, workers, runner, ray_address, report)
     drawing = _drawing(options)
-    kinds = tuple(save.split(",")) if isinstance(save, str) else tuple(save)
-    saving = Saving(tuple(k.strip() for k in kinds if k.strip()), image_format, heatmap_format, **drawing)
+    saving = Saving(_kinds(save), image_format, heatmap_format, **drawing)
     many = workers or local.cores()
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
     settings = Settings(
@@ -85,7 +86,30 @@ def run(
         batch,
         MAX_PIXELS if max_pixels is None else max_pixels,
     )
-    return Job(settings, source, Path(out), Running(resume, retry_errors, workers, runner, ray_address, report))
+    return Job(settings, source, Path(out), running)
+
+
+def _kinds(save: str | Sequence[str]) -> tuple[str, ...]:
+    """What is to be saved, of one text with commas or several."""
+    from onnxcam.batch.settings import KINDS
+    from onnxcam.errors import OptionError
+
+    texts = [save] if isinstance(save, str) else save
+    if kinds := tuple(kind.strip() for text in texts for kind in text.split(",") if kind.strip()):
+        return kinds
+    raise OptionError(f"save={save!r}: give one or more of {', '.join(KINDS)}")
+
+
+def _check_out(out: str) -> None:
+    from onnxcam.batch.remote import is_address
+    from onnxcam.errors import OptionError
+
+    if not out.strip():
+        raise OptionError(f"out={out!r}: give a folder for the results")
+    if is_address(out.replace(":/", "://", 1)):  # of which a Path drops a slash
+        raise OptionError(
+            f"the results cannot go to the address {out!r}: give a folder of this machine, and copy it when all is done"
+        )
 
 
 def _drawing(options: dict[str, Any]) -> dict[str, Any]:

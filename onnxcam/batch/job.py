@@ -15,8 +15,9 @@ from typing import Any
 from weakref import ref
 
 from onnxcam.batch import local, sources
+from onnxcam.batch.beforehand import check
 from onnxcam.batch.lock import Lock
-from onnxcam.batch.manifest import Manifest, Row, add, in_order, read_rows, recover
+from onnxcam.batch.manifest import Manifest, Row, add, in_order, no_counts, read_rows, recover
 from onnxcam.batch.paths import Paths, Source, check_apart, gone, named
 from onnxcam.batch.plan import OWN, Item, Plan, make_plan, read_plan
 from onnxcam.batch.results import write_coco, write_table
@@ -57,9 +58,10 @@ class Job:
         self._steps: ref[Generator[Row, None, None]] | None = None
         check_apart(source, out)
         explainer = settings.explainer()
-        explainer.check_target(settings.target)
+        self._providers = check(settings, explainer, here=self.running.runner == "local")
         configuration = settings.configuration(explainer)
-        self.notices = [text for text in (misfit(explainer.labels, explainer.logits.classes),) if text]
+        self._assumed, unfit = explainer.preprocess_reason, misfit(explainer.labels, explainer.logits.classes)
+        self.notices = [text for text in (self._assumed, unfit) if text]
         _refuse_foreign(out)
         self._mine = not out.exists()  # then it goes again where the job cannot start, if nothing else is in it
         self._inner = make_folder(make_folder(out) / ".onnxcam")
@@ -68,7 +70,7 @@ class Job:
         try:
             self.plan = self._open(source, configuration)
             make_folder(self.plan.scratch)
-            self._done, self.counts = recover(self._rows, self.plan, self.running.retry_errors)
+            self._kept, self.counts = recover(self._rows, self.plan, self.running.retry_errors)
             self._there = bytearray(self.plan.count)
             self._work = Work(settings, out, explainer)
             self._provenance = provenance(explainer.model, explainer.logits.name)
@@ -165,19 +167,26 @@ class Job:
             found = sources.entries(source if isinstance(words, str) else words, skip=self.out)
             return make_plan(self._inner, found, words, configuration)
         if not self.running.resume:
-            done = sum(1 for _ in read_rows(self._rows))
-            raise OptionError(
-                f"{str(self.out)!r} holds a job already, {done} of {there.count} pictures done: go on with resume "
-                "(--resume), or choose another folder"
-            )
+            raise OptionError(f"{str(self.out)!r} holds a job already, {self._told(there)}, or choose another folder")
         if isinstance(words, Paths):
             deque(words, maxlen=0)  # then it knows which they are
         there.check(configuration, str(words))
         return there
 
+    def _told(self, plan: Plan) -> str:
+        """How far the job is that is there, and the next step."""
+        counts = no_counts()
+        for row in read_rows(self._rows):
+            add(counts, row)
+        done, failed = counts["explained"] + counts["errors"], counts["errors"]
+        if failed and done == plan.count:
+            many = "all" if failed == done else f"{failed}"
+            return f"{many} of {done} pictures failed: try them again with retry_errors (--retry-errors)"
+        return f"{done} of {plan.count} pictures done: go on with resume (--resume)"
+
     def _pending(self) -> Iterator[list[Item]]:
         """The groups that are to do; which of their pictures were there when the job was planned is kept."""
-        for group in self.plan.pending(self._done):
+        for group in self.plan.pending(self._kept):
             for item in group:
                 self._there[item.index] = bool(item.stamp)
             yield group
@@ -201,8 +210,7 @@ class Job:
 
     def _conclude(self) -> None:
         """What is made of all rows."""
-        if doubt := self._work.watch.suspicion():
-            self.notices.append(doubt)
+        self.notices += filter(None, [*self._work.notes, self._work.watch.suspicion()])
         if not self.complete:
             return
         in_order(self._rows, self.plan)
@@ -236,7 +244,8 @@ class Job:
             "configuration": self.plan.configuration,
             "configuration_hash": self.plan.hash,
             **self._provenance,
-            "providers": self.settings.options.get("providers") or ["CPUExecutionProvider"],
+            "preprocess_reason": self._assumed,
+            "providers": self._providers,
             "runner": self.running.runner,
             "workers": self.workers,
             "colormap": self.settings.saving.colormap,

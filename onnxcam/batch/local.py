@@ -11,6 +11,7 @@ from itertools import takewhile
 
 from onnxcam.batch.manifest import Row
 from onnxcam.batch.plan import Item
+from onnxcam.image import one_thread
 
 _WAITING = 2  # groups for each thread that may be begun or finished before their turn: what bounds the memory
 
@@ -45,6 +46,7 @@ def run(
         yield do(first)
         break
     with (
+        one_thread(),
         ThreadPoolExecutor(workers, thread_name_prefix="onnxcam") as pool,
         closing(_in_turn(pool, one, groups, _WAITING * workers)) as found,
     ):

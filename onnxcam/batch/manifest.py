@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -20,12 +22,28 @@ from onnxcam.files import whole
 Row = dict[str, Any]
 GRID = 16
 """Rows and columns of the small map that each row keeps."""
+_INDEX, _PAGE = re.compile(rb'\{"index": (\d{1,18})\b'), 4096  # how each line begins; pictures of one page of marks
 _EVERY = 5.0  # seconds between two fsyncs
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a manifest; a last line that was cut off is left out."""
-    return (row for _, _, row in _lines(path))
+    """The rows of a manifest, of each picture the last one; a last line that was cut off is left out."""
+    again = _again(path)
+    return (row for place, _, row in _lines(path) if again.get(row["index"], place) == place)
+
+
+def _again(path: Path) -> dict[int, int]:
+    """Of pictures with several lines, as while failed ones are tried again: where the last one begins."""
+    pages, again, place = defaultdict[int, bytearray](lambda: bytearray(_PAGE)), dict[int, int](), 0
+    with suppress(FileNotFoundError), path.open("rb") as lines:
+        for line in lines:
+            if (found := _INDEX.match(line)) and line.endswith(b"\n"):
+                page, at = divmod(int(found[1]), _PAGE)
+                if pages[page][at]:
+                    again[int(found[1])] = place
+                pages[page][at] = 1
+            place += len(line)
+    return again
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, Row]]:
@@ -44,59 +62,56 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, Row]]:
 
 
 def recover(path: Path, plan: Plan, retry_errors: bool = False) -> tuple[bytearray, dict[str, int]]:
-    """Which groups of the plan are finished; what the manifest holds of others is taken out of it.
+    """Which pictures of the plan are done; the lines that hold for none are taken out of the manifest.
 
-    A group is finished if each of its pictures has its line, and the files of that line are there in full size.
+    A line holds if its picture is in the plan, its files are there in full size, and no later one of the picture holds.
 
     Args:
         path: the manifest.
         plan: the job's plan.
-        retry_errors: groups with a picture that failed count as unfinished.
+        retry_errors: pictures that failed are not done; their lines stay until there are new ones.
 
     Returns:
-        1 or 0 for each group, and the counts of `add`.
+        1 or 0 for each picture, and the counts of `add` of those that are done.
 
     Raises:
         OutputError: it cannot be written.
     """
-    seen = bytearray(plan.count)
-    for _, _, row in _lines(path):
-        if 0 <= row["index"] < plan.count and _stands(path.parent, row, retry_errors):
-            seen[row["index"]] = 1
-    done = bytearray(all(seen[k * plan.batch : (k + 1) * plan.batch]) for k in range(plan.groups))
+    done, places = bytearray(plan.count), array("q", [-1]) * plan.count
+    for place, _, row in _lines(path):
+        if 0 <= (index := row["index"]) < plan.count and _stands(path.parent, row):
+            places[index], done[index] = place, not (retry_errors and "error" in row)
     with _mending(path):
-        return done, _keep(path, plan, done)
+        return done, _keep(path, plan, places, done)
 
 
-def _stands(out: Path, row: Row, retry_errors: bool) -> bool:
+def _stands(out: Path, row: Row) -> bool:
     if "error" in row:
-        return not retry_errors
+        return True
     try:
         return all((out / file).stat().st_size == row["bytes"][kind] for kind, file in row["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _keep(path: Path, plan: Plan, done: bytearray) -> dict[str, int]:
-    """Leave the lines of finished groups, each once: by cutting off the end where that does, else in a new file."""
+def _keep(path: Path, plan: Plan, places: array[int], done: bytearray) -> dict[str, int]:
+    """Leave the lines that begin at these places: by cutting off the end where that does, else in a new file."""
     counts, end, gaps = no_counts(), 0, False
-    for place, line, row in _of_finished(path, plan, done):
+    for place, line, row in _at(path, places):
         gaps, end = gaps or place != end, place + len(line)
-        add(counts, row)
+        if done[row["index"]]:
+            add(counts, row)
     if gaps:
         with whole(path, plan.scratch, durable=True) as new:
-            new.writelines(line for _, line, _ in _of_finished(path, plan, done))
+            new.writelines(line for _, line, _ in _at(path, places))
     elif path.exists() and path.stat().st_size > end:
         os.truncate(path, end)
     return counts
 
 
-def _of_finished(path: Path, plan: Plan, done: bytearray) -> Iterator[tuple[int, bytes, Row]]:
-    seen = bytearray(plan.count)
+def _at(path: Path, places: array[int]) -> Iterator[tuple[int, bytes, Row]]:
     for place, line, row in _lines(path):
-        index = row["index"]
-        if 0 <= index < plan.count and done[index // plan.batch] and not seen[index]:
-            seen[index] = 1
+        if 0 <= row["index"] < len(places) and places[row["index"]] == place:
             yield place, line, row
 
 
@@ -109,16 +124,17 @@ def _mending(path: Path) -> Iterator[None]:
 
 
 def in_order(path: Path, plan: Plan) -> None:
-    """Bring the lines into the order of the plan, where groups were finished in another.
+    """Bring the lines into the order of the plan, of each picture the last one.
 
     Raises:
         OutputError: it cannot be written.
     """
     with _mending(path):
-        places = array("q", [-1]) * plan.count
+        places, lines_there = array("q", [-1]) * plan.count, 0
         for place, _, row in _lines(path):
             places[row["index"]] = place
-        if all(here < there for here, there in pairwise(places)):
+            lines_there += 1
+        if lines_there == plan.count and all(here < there for here, there in pairwise(places)):
             return
         with path.open("rb") as lines, whole(path, plan.scratch, durable=True) as new:
             for place in places:

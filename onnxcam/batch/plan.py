@@ -10,7 +10,7 @@ import sqlite3
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,6 +45,7 @@ class Item:
         truth: its label, where something tells it.
         target: what to explain of it, where something tells it.
         stamp: size and time when the plan was made; "" where unknown.
+        done: it has its results: only what is run with it is to do.
     """
 
     index: int
@@ -53,6 +54,7 @@ class Item:
     truth: str | None
     target: str | None
     stamp: str
+    done: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,6 @@ class Plan:
         """Pictures of a group."""
         return int(self.configuration["batch"])
 
-    @property
-    def groups(self) -> int:
-        """How many groups there are."""
-        return -(-self.count // self.batch)
-
     def check(self, configuration: dict[str, Any], source: str) -> None:
         """See to it that a job may go on with this plan.
 
@@ -112,12 +109,11 @@ class Plan:
                 yield Item(index, *json.loads(line))
 
     def pending(self, done: Sequence[int] | bytearray) -> Iterator[list[Item]]:
-        """The groups whose entry in ``done`` is 0."""
+        """The groups with a picture whose entry in ``done`` is 0, whole."""
         items = self.items()
-        for number in range(self.groups):
-            group = list(islice(items, self.batch))
-            if not done[number]:
-                yield group
+        while group := list(islice(items, self.batch)):
+            if not all(done[item.index] for item in group):
+                yield [replace(item, done=bool(done[item.index])) for item in group]
 
 
 def read_plan(folder: Path) -> Plan | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -23,7 +24,7 @@ Made = Iterator[tuple[str, str, bytes]]
 
 COLUMNS = (
     *("index", "source", "truth", "correct", "class_index", "label", "score", "probability", "target", "method"),
-    *("layer", "blank", "warnings", "error", "overlay", "sha256"),
+    *("layer", "blank", "warnings", "error", "kind", "files", "sha256"),
 )
 """Of ``results.csv``."""
 
@@ -133,10 +134,10 @@ def write_table(out: Path) -> None:
 
 
 def _table(out: Path) -> Iterator[bytes]:
-    yield _line(COLUMNS)
+    yield codecs.BOM_UTF8 + _line(COLUMNS)  # without the mark, Excel takes it for another encoding
     for row in read_rows(out / "results.jsonl"):
-        overlay, warnings = row.get("files", {}).get("overlay"), "; ".join(row.get("warnings", ()))
-        told = {**row, "warnings": warnings, "overlay": overlay}
+        files, warnings = "; ".join(row.get("files", {}).values()), "; ".join(row.get("warnings", ()))
+        told = {**row, "warnings": warnings, "files": files}
         yield _line([_cell(told.get(name)) for name in COLUMNS])
 
 
@@ -157,7 +158,8 @@ def _cell(value: Any) -> Any:
 def write_coco(out: Path) -> None:
     """``boxes.json``: the boxes of ``results.jsonl`` in COCO's format, one category for each explained class.
 
-    What is no class gets a category of its own for each target, -1, -2, ..., in the order in which they come. See
+    A picture is one image, however many of its targets are explained. What is no class gets a category of its own for
+    each target, -1, -2, ..., in the order in which they come. See
     https://cocodataset.org/#format-data: ``bbox`` is [x, y, width, height] in pixels, from 0.
 
     Raises:
@@ -169,17 +171,27 @@ def write_coco(out: Path) -> None:
 def _coco(out: Path) -> Iterator[str]:
     categories = _Categories()
     yield '{"images": ['
-    for number, row in enumerate(_explained(out)):
+    for number, row, image in _with_image(out):
         categories.of(row)
-        image = {"id": row["index"], "file_name": row["source"], "height": row["size"][0], "width": row["size"][1]}
-        yield ",\n"[number == 0 :] + json.dumps(image)
+        if row["index"] == image:
+            told = {"id": image, "file_name": row["source"], "height": row["size"][0], "width": row["size"][1]}
+            yield ",\n"[number == 0 :] + json.dumps(told)
     yield '],\n"annotations": ['
-    pairs = ((row, box) for row in _explained(out) for box in row.get("boxes", ()))
-    for number, (row, (x, y, w, h, score)) in enumerate(pairs):
-        box = {"id": number, "image_id": row["index"], "category_id": categories.of(row), "bbox": [x, y, w, h]}
+    pairs = ((row, image, box) for _, row, image in _with_image(out) for box in row.get("boxes", ()))
+    for number, (row, image, (x, y, w, h, score)) in enumerate(pairs):
+        box = {"id": number, "image_id": image, "category_id": categories.of(row), "bbox": [x, y, w, h]}
         yield ",\n"[number == 0 :] + json.dumps({**box, "area": w * h, "iscrowd": 0, "score": score})
-    told = [{"id": number, "name": name} for number, name in sorted(categories.names.items())]
-    yield f'],\n"categories": {json.dumps(told)}}}\n'
+    kinds = [{"id": number, "name": name} for number, name in sorted(categories.names.items())]
+    yield f'],\n"categories": {json.dumps(kinds)}}}\n'
+
+
+def _with_image(out: Path) -> Iterator[tuple[int, Row, int]]:
+    """What is explained, counted, and the index of its picture's first row: those of one picture are neighbours."""
+    source, image = None, -1
+    for number, row in enumerate(_explained(out)):
+        if row["source"] != source:
+            source, image = row["source"], row["index"]
+        yield number, row, image
 
 
 class _Categories:

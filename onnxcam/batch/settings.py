@@ -81,6 +81,11 @@ def _known(kind: str, given: tuple[str, ...], known: tuple[str, ...]) -> None:
             raise UnknownNameError.of(kind, name, known)
 
 
+def _counted(name: str, given: object) -> None:
+    if not isinstance(given, int) or given < 1:
+        raise OptionError(f"{name}={given!r}: give a whole number above 0")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a job does.
@@ -104,8 +109,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("batch", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}={getattr(self, name)}: give a number above 0")
+            _counted(name, getattr(self, name))
         if self.target == "top1":
             object.__setattr__(self, "target", None)
 
@@ -197,8 +201,8 @@ class Running:
         _known("runner", (self.runner,), RUNNERS)
         if self.ray_address is not None and self.runner != "ray":
             raise OptionError(f"ray_address={self.ray_address!r} belongs to the runner 'ray', not to {self.runner!r}")
-        if self.workers is not None and self.workers < 1:
-            raise OptionError(f"workers={self.workers}: give a number above 0")
+        if self.workers is not None:
+            _counted("workers", self.workers)
         if self.runner == "ray":
             from onnxcam.batch import ray
 

@@ -22,13 +22,21 @@ from onnxcam.batch.plan import Item
 from onnxcam.batch.results import files_of, suffixes
 from onnxcam.batch.settings import Settings
 from onnxcam.doctor import Watch
-from onnxcam.errors import GradientError, ImageError, OnnxcamError, OutputError, RuntimeUnavailableError, reason
+from onnxcam.errors import (
+    GradientError,
+    ImageError,
+    MissingPackageError,
+    OnnxcamError,
+    OutputError,
+    RuntimeUnavailableError,
+    reason,
+)
 from onnxcam.explainer import Explainer, Prepared
 from onnxcam.explanation import Explanation
 from onnxcam.files import whole
 from onnxcam.image import decode_image
 from onnxcam.labels import by_name, index_of
-from onnxcam.record import OF_ONE_PICTURE
+from onnxcam.record import of_one_picture, of_the_job
 
 _OF_THE_JOB = (GradientError, OutputError, RuntimeUnavailableError)  # as bad for every other picture
 _OF_THE_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
@@ -54,6 +62,9 @@ class Work:
         settings: of the job.
         out: the job's folder, where it exists.
         explainer: one that these settings describe, where it is there already.
+
+    Attributes:
+        notes: what holds for all pictures, each once, in the order in which it was found.
     """
 
     def __init__(self, settings: Settings, out: Path, explainer: Explainer | None = None) -> None:
@@ -62,19 +73,20 @@ class Work:
         self._scratch = out / ".onnxcam" / "tmp"
         self._names = by_name(self.explainer.labels or ())
         self._lock = threading.Lock()
+        self.notes: dict[str, None] = {}
         remote.forget()  # what another job in this thread had opened
 
     def group(self, items: Sequence[Item]) -> list[Row]:
-        """Explain pictures, write their files, and give one row for each, in order.
+        """Explain pictures, write their files, and give one row for each, in order; of those that are done, nothing.
 
         Raises:
-            GradientError, RuntimeUnavailableError: no picture of this job can be explained.
+            GradientError, MissingPackageError, RuntimeUnavailableError: no picture of this job can be explained.
             OutputError: nothing can be written any more.
         """
         cases = [self._read(item) for item in items]
         for target in dict.fromkeys(c.item.target for c in cases):
             self._explain([c for c in cases if c.prepared and c.item.target == target], target)
-        return [self._finish(case) for case in cases]
+        return [self._finish(case) for case in cases if not case.item.done]
 
     def failed(self, item: Item, error: Exception) -> Row:
         """The row of a picture that is not even tried."""
@@ -108,7 +120,7 @@ class Work:
             for case, e in zip(cases, found, strict=True):
                 case.found = e
         except Exception as error:
-            if isinstance(error, _OF_THE_JOB) and target is None:
+            if isinstance(error, MissingPackageError) or (isinstance(error, _OF_THE_JOB) and target is None):
                 raise
             if len(cases) == 1:
                 cases[0].error = error
@@ -180,7 +192,7 @@ class Work:
             **{key: told[key] for key in ("target", "class_index", "label", "score", "probability", "top", "method")},
             "layer": " + ".join(m.layer for m in e.maps),
             "blank": e.is_blank,
-            "warnings": [*case.warnings, *(note for note in e.notes if note.startswith(OF_ONE_PICTURE))],
+            "warnings": [*case.warnings, *filter(of_one_picture, e.notes)],
             "files": files,
             "bytes": sizes,
         }
@@ -190,6 +202,7 @@ class Work:
         row["map"] = _grid(e)
         with self._lock:
             self.watch.see(e)
+            self.notes.update(dict.fromkeys(filter(of_the_job, e.notes)))
         return row
 
     def _correct(self, truth: str | None, e: Explanation) -> bool | None:

@@ -69,6 +69,10 @@ def main() -> None:
         _stop(str(error), debug)
     except KeyboardInterrupt:
         _stop("interrupted", debug, code=130)
+    except SystemExit as ended:
+        if _interrupted(ended):
+            _stop("interrupted", debug, code=130)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(CANNOT_START) from None
@@ -76,6 +80,13 @@ def main() -> None:
         _stop(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", debug)
     except Exception as error:
         _stop(f"unexpected {type(error).__name__}: {error}. Run with --debug and report it", debug)
+
+
+def _interrupted(ended: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: typer ends the process on that without a word."""
+    while ended is not None and not isinstance(ended, KeyboardInterrupt):
+        ended = ended.__cause__ or ended.__context__
+    return ended is not None
 
 
 def _mend_streams() -> None:

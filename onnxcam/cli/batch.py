@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +21,7 @@ _SOURCE = typer.Argument(
     help="A folder (searched through), a pattern in quotes, a list (.txt, .csv), - for paths on stdin, or an fsspec "
     "address such as s3://bucket/photos.",
 )
-_SAVE = typer.Option(help="What to keep: overlay, heatmap, panel, raw, box, json; several with commas.")
+_SAVE = typer.Option(help="What to keep: overlay, heatmap, panel, raw, box, json; several with commas, or given again.")
 _THEN = typer.Option(metavar="MODEL", help="A model behind the first, such as its decoder.")
 _SET = typer.Option("--set", metavar="NAME=VALUE", help="An option of the method: samples=50.")
 _STRAIGHT = typer.Option("--straight-through", help="Let gradients pass signs and roundings (binarised networks).")
@@ -28,8 +30,8 @@ _STRAIGHT = typer.Option("--straight-through", help="Let gradients pass signs an
 def command(
     model: Annotated[str, _MODEL],
     source: Annotated[str, _SOURCE],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The job's folder.")],
-    save: Annotated[str, _SAVE] = "overlay",
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FOLDER", help="The job's folder, on this machine.")],
+    save: Annotated[list[str] | None, _SAVE] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the job in that folder.")] = False,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Try again what failed; implies --resume.")
@@ -87,7 +89,7 @@ def command(
     if threads is not None:
         options["threads"] = threads
     job = run(
-        [model, *then] if then else model, source, out, target=target, save=save,
+        [model, *then] if then else model, source, out, target=target, save="overlay" if save is None else save,
         image_format=image_format, heatmap_format=heatmap_format, batch=batch, max_pixels=max_pixels,
         resume=resume or retry_errors, retry_errors=retry_errors, workers=workers, runner=runner,
         ray_address=ray_address, report=report, **options,
@@ -125,11 +127,15 @@ def _told(job: Job) -> int:
 
     explained, errors, flagged = (job.counts[name] for name in ("explained", "errors", "flagged"))
     if not job.complete:
-        say(f"stopped: {job.done} of {job.plan.count} pictures are done; the same command with --resume goes on")
+        say(_so_far(job, "stopped"))
         return 130
     said = f"{explained} explained, {errors} failed" + (f", {flagged} flagged" if flagged else "")
     say(f"{said}: {job.out / 'results.jsonl'}")
     return 0 if not errors else (2 if not explained else 1)
+
+
+def _so_far(job: Job, what: str) -> str:
+    return f"{what}: {job.done} of {job.plan.count} pictures are done; the same command with --resume goes on"
 
 
 @contextmanager
@@ -142,6 +148,10 @@ def _stoppable(job: Job) -> Iterator[None]:
 
     def stop(number: int, frame: Any) -> None:
         if asked:
+            with suppress(RuntimeError):
+                say(_so_far(job, "ended at once"))
+            if sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), b"\x1b[?25h")  # the cursor, which the bar hides
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         asked.append(number)

@@ -34,12 +34,13 @@ def guarded(command: Callable[[], None]) -> int:
     if child == 0:
         _end_with(parent)
         return _heeding(command)
+    asked: list[int] = []
     for number in heeded():
-        signal.signal(number, lambda number, frame: _forward(child, number))
+        signal.signal(number, lambda number, frame: _forward(child, number, asked))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed once more while this process ends, it would decide the code
-    return code if code >= 0 else _told(signal.Signals(-code))
+    return code if code >= 0 else _told(signal.Signals(-code), signal.SIGINT in asked)
 
 
 def _end_with(parent: int) -> None:
@@ -80,12 +81,16 @@ def _heeding(command: Callable[[], None]) -> int:
     return 0
 
 
-def _forward(child: int, number: int) -> None:
+def _forward(child: int, number: int, asked: list[int]) -> None:
+    asked.append(number)
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, number)
 
 
-def _told(ended_by: signal.Signals) -> int:
+def _told(ended_by: signal.Signals, interrupted: bool) -> int:
+    if ended_by.name in CRASHES and interrupted:  # libraries seldom expect it while they are imported
+        print(f"onnxcam: interrupted, within native code ({ended_by.name})", file=sys.stderr)
+        return 128 + signal.SIGINT
     if ended_by.name in CRASHES:
         print(
             f"onnxcam: native code crashed ({ended_by.name}), most likely ONNX Runtime on this model. Check the model "

@@ -42,6 +42,9 @@ def command(
     preprocess: Annotated[str, typer.Option(help="As for `onnxcam explain`.")] = "auto",
     labels: Annotated[Path | None, typer.Option(help="Class names: text, CSV or JSON.")] = None,
     engine: Annotated[str, typer.Option(help="auto, portable or training.")] = "auto",
+    given: Annotated[
+        list[str] | None, typer.Option("--input", metavar="NAME=VALUE", help="A further input of the model.")
+    ] = None,
     every: Annotated[int, typer.Option(help="Explain each so many-th frame; those between keep its map.")] = 1,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     fps: Annotated[float | None, _FPS] = None,
@@ -57,6 +60,7 @@ def command(
     2 cannot start; 130 Ctrl-C ended a file early. What was written until then is kept.
     """
     from onnxcam.cli.job import Look
+    from onnxcam.inputs import parse_inputs
     from onnxcam.video import check_output, open_source
 
     _check(out, serve, as_json, every, max_frames, fps)
@@ -67,8 +71,9 @@ def command(
     asked = heeding(once(signal.default_int_handler))  # whatever asks it to end, does as Ctrl-C
     with asked, closing(open_source(source)) as frames:
         explainer = _explainer(
-            model, preprocess, layer, method, engine=engine, labels=labels, providers=provider, threads=threads
-        )
+            model, preprocess, layer, method, engine=engine, labels=labels, providers=provider, threads=threads,
+            inputs=parse_inputs(given or []),
+        )  # fmt: skip
         from onnxcam.live import Live, Rounds
 
         live = Live(explainer, None if target == "top1" else target, every, look.style_of_overlay)
@@ -124,7 +129,7 @@ class _Run:
                 interrupted = True
             except BaseException:
                 if writer is not None and writer.kept:
-                    say(f"{writer.path} holds the {writer.frames} frames until then")
+                    say(f"{writer.path} holds the {_told(writer.frames)} until then")
                 raise
         return self._finished(writer, interrupted)
 
@@ -171,14 +176,14 @@ class _Run:
         from onnxcam.video import USUAL_FPS, Writer
 
         assert self.out is not None
-        rate = self.fps or self.source.fps
+        rate = self.source.fps if self.fps is None else self.fps
         if rate is None:
             say(f"{self.source.name} tells no frame rate: {USUAL_FPS:g} is taken, --fps sets another")
         return Writer(self.out, USUAL_FPS if rate is None else rate)
 
     def _finished(self, writer: Writer | None, interrupted: bool) -> int:
         if interrupted:
-            kept = f": {writer.path} holds {writer.frames} frames" if writer is not None and writer.kept else ""
+            kept = f": {writer.path} holds {_told(writer.frames)}" if writer is not None and writer.kept else ""
             say(f"ended by Ctrl-C{kept}")
         whole = not interrupted and (self.rounds.most is None or self.count < self.rounds.most)
         trouble = self.source.trouble if whole else ""
@@ -192,10 +197,14 @@ class _Run:
 
     def _print(self, writer: Writer | None) -> None:
         failed = f", {self.live.failed} could not be" if self.live.failed else ""
-        print(f"{plain(self.source.name)}: {self.count} frames, {self.live.explained} explained{failed}")
+        print(f"{plain(self.source.name)}: {_told(self.count)}, {self.live.explained} explained{failed}")
         if writer is not None and writer.kept:
             height, width = writer.size
-            print(f"{plain(str(writer.path))}: {writer.frames} frames of {width} x {height}, {writer.fps:g} a second")
+            print(f"{plain(str(writer.path))}: {_told(writer.frames)} of {width} x {height}, {writer.fps:g} a second")
+
+
+def _told(count: int) -> str:
+    return f"{count} frame{'s' * (count != 1)}"
 
 
 def _choices(live: Live) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OptionError
+from ..errors import MissingPackageError, OptionError
 from .probe import Probe
 
 Array = NDArray[Any]
@@ -70,7 +70,9 @@ def _factors(X: Array, rank: int, rng: np.random.Generator) -> tuple[Array, Arra
         from sklearn.decomposition import non_negative_factorization
         from sklearn.exceptions import ConvergenceWarning
     except ImportError as error:
-        raise OptionError("Deep Feature Factorization needs scikit-learn: pip install 'onnxcam[methods]'") from error
+        raise MissingPackageError(
+            "Deep Feature Factorization needs scikit-learn: pip install 'onnxcam[methods]'"
+        ) from error
     size = np.sqrt(X.mean() / rank)
     if size == 0:
         return np.zeros((X.shape[0], rank)), np.zeros((rank, X.shape[1]))

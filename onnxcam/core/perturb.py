@@ -15,7 +15,7 @@ import numpy as np
 from onnxcam.core.baselines import baseline
 from onnxcam.core.maps import resize_matrix
 from onnxcam.core.probe import Array, Probe, at_least, chunks, finite, scores
-from onnxcam.errors import OptionError
+from onnxcam.errors import MissingPackageError, OptionError
 
 Window = tuple[slice, slice]
 Fill = str | float | Array
@@ -274,5 +274,7 @@ def _optimiser() -> Callable[..., object]:
     try:
         from scipy.optimize import direct
     except ImportError as error:
-        raise OptionError(f"AISE needs SciPy ({error}): pip install 'onnxcam[methods]', or use method rise") from error
+        raise MissingPackageError(
+            f"AISE needs SciPy ({error}): pip install 'onnxcam[methods]', or use method rise"
+        ) from error
     return direct  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxcam.core.perturb import Fill, blend, filled, steady
 from onnxcam.core.probe import Array, Probe, at_least, finite, scores
-from onnxcam.errors import OptionError, UnknownNameError
+from onnxcam.errors import MissingPackageError, OptionError, UnknownNameError
 
 # ---- segments ----
 
@@ -94,7 +94,7 @@ def _skimage() -> Any:
     try:
         from skimage import segmentation
     except ImportError as error:
-        raise OptionError(
+        raise MissingPackageError(
             f"superpixels need scikit-image ({error}): pip install 'onnxcam[methods]', or segments='grid:7'"
         ) from error
     return segmentation
@@ -169,7 +169,7 @@ def lasso(rows: Array, y: Array, weights: Array, alpha: float) -> Array:
     try:
         from sklearn.linear_model import Lasso
     except ImportError as error:
-        raise OptionError(
+        raise MissingPackageError(
             f"the lasso needs scikit-learn ({error}): pip install 'onnxcam[methods]', or take fit='ridge'"
         ) from error
     return np.asarray(Lasso(alpha=alpha).fit(rows, y, sample_weight=weights).coef_)

@@ -65,7 +65,7 @@ class Show:
             self._server = _Server(self, port)
         except (OSError, OverflowError) as error:
             raise OptionError(
-                f"cannot serve at {HOST}:{port}: {reason(error)}. Give another port, 0 for any that is free"
+                f"cannot serve at {HOST}:{port}: {reason(error).rstrip('.')}. Give another port, 0 for any that is free"
             ) from error
         self.url = f"http://{HOST}:{self._server.server_port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)

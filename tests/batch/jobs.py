@@ -28,8 +28,9 @@ def plain(path: Path, colour: tuple[int, int, int] = GREY, height: int = 30, wid
     return path
 
 
-def explained(index: int, source: Path | str = "gone.png", **changes: Any) -> dict[str, Any]:
+def explained(index: int, source: Path | str | None = None, **changes: Any) -> dict[str, Any]:
     """The row of a picture of 30 x 40 pixels."""
+    source = f"gone {index}.png" if source is None else source
     data = Path(source).read_bytes() if Path(source).exists() else None
     row = {
         "index": index, "source": str(source), "name": f"photo {index}.png",

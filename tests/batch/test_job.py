@@ -187,9 +187,12 @@ def test_each_target_that_is_no_class_is_a_category_of_its_own(model, photos, tm
     assert len(names) == len(told["categories"]) == 3
     assert names[1] == "bee"
     assert sorted(number for number in names if number < 0) == [-2, -1]
-    wanted = {r["index"]: r["label"] or r["target"] for r in rows}
-    assert {a["image_id"]: names[a["category_id"]] for a in told["annotations"]} == wanted
-    assert len(wanted) == 5
+    first_of = {r["source"]: r["index"] for r in reversed(rows)}
+    assert {i["id"]: i["file_name"] for i in told["images"]} == {0: first, 3: last}  # each once
+    assert len(told["images"]) == 2
+    wanted = [(first_of[r["source"]], r["label"] or r["target"]) for r in rows for _ in r["boxes"]]
+    assert [(a["image_id"], names[a["category_id"]]) for a in told["annotations"]] == wanted
+    assert len(set(wanted)) == 5
 
 
 def test_the_table_has_a_line_for_each_row_and_starts_no_formula(model, tmp_path):
@@ -201,17 +204,18 @@ def test_the_table_has_a_line_for_each_row_and_starts_no_formula(model, tmp_path
         patch.chdir(tmp_path)
         rows = list(job(model, names, tmp_path / "out"))
     with (tmp_path / "out" / "results.csv").open(encoding="utf-8", newline="") as file:
+        assert file.read(1) == "\ufeff"  # by which Excel knows the encoding
         table = list(csv.DictReader(file))
     shown = ["-a.png", "=cmd.png", "b\nc.png", "bad.png", "d,e.png", "\\udcff.png"]
     assert [t["source"] for t in table] == [f"{tmp_path}/{name}" for name in shown]
     quote = ["'", "'", "", "", ""]
     made = [f"{q}{n}.overlay.jpg" for q, n in zip(quote, (s for s in shown if s != "bad.png"), strict=True)]
-    assert [t["overlay"] for t in table if t["overlay"]] == made
+    assert [t["files"] for t in table if t["files"]] == made
     for told, row in zip(table, rows, strict=True):
         assert told["index"] == str(row["index"])
         assert told["label"] == (row.get("label") or "")
-        assert told["error"] == row.get("error", "")
-        assert told["overlay"].strip("'") == row.get("files", {}).get("overlay", "").replace("\udcff", "\\udcff")
+        assert (told["error"], told["kind"]) == (row.get("error", ""), row.get("kind", ""))
+        assert told["files"].strip("'") == row.get("files", {}).get("overlay", "").replace("\udcff", "\\udcff")
 
 
 def test_truth_is_that_of_the_folder_or_the_table_and_is_held_against_the_top_class(model, photos, tmp_path):
@@ -330,6 +334,10 @@ def test_threads_that_ask_at_once_build_a_program_once(model, photos, tmp_path, 
         ({"threshold": 0}, "threshold=0"),
         ({"blend": 2}, "blend"),
         ({"batch": 0}, "batch=0"),
+        ({"batch": 2.5}, "batch=2.5: give a whole number above 0"),
+        ({"workers": "a"}, "workers='a': give a whole number"),
+        ({"save": ""}, "save='': give one or more of overlay, heatmap"),
+        ({"save": []}, r"save=\[\]: give one or more"),
         ({"workers": 0}, "workers=0"),
         ({"max_pixels": 0}, "max_pixels=0"),
         ({"ray_address": "auto"}, "belongs to the runner 'ray'"),
@@ -339,3 +347,21 @@ def test_settings_that_do_not_fit_leave_nothing_behind(model, photos, tmp_path, 
     with pytest.raises((OptionError, UnknownNameError), match=words):
         job(model, photos, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/out", Path("s3://bucket/out"), "memory://out", "file:///out", "", " "])
+def test_results_stay_on_this_machine(model, photos, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OptionError, match=r"results cannot go to the address|give a folder for the results"):
+        job(model, photos, out)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_several_files_of_a_picture_are_in_one_cell(model, photos, tmp_path):
+    job(model, photos, tmp_path / "out", save=["json", "overlay,heatmap"]).finish()
+    with (tmp_path / "out" / "results.csv").open(encoding="utf-8-sig", newline="") as file:
+        told = next(csv.DictReader(file))
+    name = next(row["name"] for row in saved(tmp_path / "out") if "error" not in row)
+    kinds = ("overlay.jpg", "heatmap.png", "explanation.json")
+    assert told["files"] == "; ".join(f"{name}.{kind}" for kind in kinds)

@@ -15,7 +15,7 @@ from builders import classifier, write
 from running import job, left, rows
 
 import onnxcam.batch
-from onnxcam.batch.manifest import Manifest
+from onnxcam.batch.manifest import Manifest, read_rows
 from onnxcam.errors import GradientError, ImageError, ModelError, OptionError, OutputError
 
 # ---- Stopped and resumed ----
@@ -115,7 +115,7 @@ def test_what_was_lost_is_made_again(model, photos, tmp_path, whole):
     (out / ".onnxcam" / "tmp").mkdir()
     (out / ".onnxcam" / "tmp" / ".0123.part").write_bytes(b"x" * 1000)
     again = {r["index"] for r in job(model, photos, out, resume=True)}
-    assert again == {0, 1, 8, 9, 10}
+    assert again == {0, 8, 10}
     assert left(out) == whole
 
 
@@ -196,11 +196,56 @@ def test_errors_are_tried_again_where_asked(model, photos, tmp_path, whole):
     assert job(model, photos, out, resume=True).finish()["errors"] == 1
     (photos / "a" / "04.png").write_bytes(good)
     again = job(model, photos, out, resume=True, retry_errors=True)
-    assert [r["index"] for r in again] == [2, 3]  # its group
+    assert [r["index"] for r in again] == [2]
     assert again.counts["errors"] == 0
     mended = left(out)
     assert [{**r, "warnings": []} for r in mended["results.jsonl"]] == whole["results.jsonl"]
     assert rows(out)[2]["warnings"] == ["the file has changed since the job was planned"]
+
+
+@pytest.mark.parametrize("how", ["gone", "unreadable", "killed", "stopped"])
+def test_trying_again_takes_nothing_away(model, photos, tmp_path, whole, how):
+    """Whatever happens to it: good rows and files stay, and failed ones stay failed until they have new rows."""
+    out, bad = tmp_path / "out", [photos / "a" / "04.png", photos / "b" / "07.png"]
+    good = [path.read_bytes() for path in bad]
+    for path in bad:
+        path.write_bytes(b"")
+    job(model, photos, out).finish()
+    before = left(out)
+    if how == "gone":
+        photos.rename(tmp_path / "away")
+        with pytest.raises(ImageError, match=r"are gone.*9 of 11 pictures are done"):
+            job(model, photos, out, resume=True, retry_errors=True).finish()
+        (tmp_path / "away").rename(photos)
+    elif how == "unreadable":
+        for path in sorted(photos.glob("*/*")):
+            path.write_bytes(b"")
+        assert job(model, photos, out, resume=True, retry_errors=True).finish()["errors"] == 2
+    else:
+        for path, data in zip(bad, good, strict=True):
+            path.write_bytes(data)
+        work = job(model, photos, out, resume=True, retry_errors=True, workers=1)
+        assert work.done == 9
+        steps = iter(work)
+        assert next(steps)["index"] == 2
+        work.stop() if how == "stopped" else steps.close()
+        assert list(steps) == []
+        assert not json.loads((out / "run.json").read_text())["complete"]
+        assert len(rows(out)) == 12
+        assert len(list(read_rows(out / "results.jsonl"))) == 11
+    assert {name: data for name, data in left(out).items() if name.startswith(("a/", "b/"))}.items() >= {
+        name: data for name, data in before.items() if name.startswith(("a/", "b/"))
+    }.items()
+    again = job(model, photos, out, resume=True)
+    assert again.finish() == {
+        "explained": 9 + (how in ("killed", "stopped")),
+        "errors": 2 - (how in ("killed", "stopped")),
+        "flagged": again.counts["flagged"],
+    }
+    assert [r["index"] for r in rows(out)] == list(range(11))
+    mended = {r["index"]: r for r in left(out)["results.jsonl"]}
+    for row in before["results.jsonl"]:
+        assert "error" in row or mended[row["index"]] == row
 
 
 def test_what_fails_now_leaves_no_file_of_a_run_that_was_killed(model, photos, tmp_path):

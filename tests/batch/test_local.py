@@ -119,3 +119,13 @@ def test_a_loop_that_is_left_waits_for_what_is_begun_and_takes_back_the_rest():
     found.close()
     assert sorted(begun) == sorted(ended)
     assert len(begun) <= 5
+
+
+def test_opencv_works_in_the_thread_that_asks_and_is_left_as_it_was():
+    import cv2
+
+    before, seen = cv2.getNumThreads(), []
+    groups = [[k] for k in range(3)]
+    list(local.run(lambda group: seen.append(cv2.getNumThreads()) or [{"index": group[0]}], groups, 2, lambda: False))
+    assert seen[1:] == [1, 1]
+    assert cv2.getNumThreads() == before

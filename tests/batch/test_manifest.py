@@ -49,7 +49,7 @@ def test_what_is_written_is_read(path):
 
 
 def test_without_a_manifest_nothing_is_done(path, plan):
-    assert recover(path, plan) == (bytearray(3), {"explained": 0, "errors": 0, "flagged": 0})
+    assert recover(path, plan) == (bytearray(8), {"explained": 0, "errors": 0, "flagged": 0})
     assert not path.exists()
 
 
@@ -57,7 +57,7 @@ def test_finished_groups_are_kept_and_counted(path, plan, tmp_path):
     rows = [row(0, tmp_path), row(1, tmp_path, blank=True), failed(2), row(6, tmp_path, warnings=["w"]), failed(7)]
     path.write_bytes(lines(*rows))
     before = os.stat(path)
-    assert recover(path, plan) == (bytearray([1, 0, 1]), {"explained": 3, "errors": 2, "flagged": 2})
+    assert recover(path, plan) == (b"\1\1\1\0\0\0\1\1", {"explained": 3, "errors": 2, "flagged": 2})
     assert list(read_rows(path)) == rows
     assert os.stat(path).st_ino == before.st_ino  # not written again: it may be long
 
@@ -66,26 +66,40 @@ def test_finished_groups_are_kept_and_counted(path, plan, tmp_path):
 def test_a_torn_end_is_cut_off_wherever_it_is_torn(path, plan, tmp_path, cut):
     rows = [row(k, tmp_path) for k in range(6)]
     path.write_bytes(lines(*rows)[:-cut])
-    assert recover(path, plan) == (bytearray([1, 0, 0]), {"explained": 3, "errors": 0, "flagged": 0})
-    assert path.read_bytes() == lines(*rows[:3])
+    whole = next(k for k in range(7) if len(lines(*rows)) - cut < len(lines(*rows[: k + 1])))
+    assert recover(path, plan) == (
+        bytearray(k < whole for k in range(8)),
+        {"explained": whole, "errors": 0, "flagged": 0},
+    )
+    assert path.read_bytes() == lines(*rows[:whole])
     with Manifest(path) as manifest:
-        manifest.append(rows[3:])
+        manifest.append(rows[whole:])
     assert path.read_bytes() == lines(*rows)
 
 
-def test_part_of_a_group_is_not_done(path, plan, tmp_path):
+def test_of_part_of_a_group_the_rest_is_to_do(path, plan, tmp_path):
     rows = [row(k, tmp_path) for k in (0, 1, 3, 4, 5, 6)]
     path.write_bytes(lines(*rows))
-    assert recover(path, plan)[0] == bytearray([0, 1, 0])
-    assert [r["index"] for r in read_rows(path)] == [3, 4, 5]
+    assert recover(path, plan)[0] == b"\1\1\0\1\1\1\1\0"
+    assert list(read_rows(path)) == rows
     assert os.listdir(plan.scratch) == []
 
 
-def test_a_line_that_is_there_twice_counts_once(path, plan, tmp_path):
-    rows = [row(k, tmp_path) for k in range(3)]
-    path.write_bytes(lines(*rows, *rows, rows[1]))
-    assert recover(path, plan) == (bytearray([1, 0, 0]), {"explained": 3, "errors": 0, "flagged": 0})
-    assert path.read_bytes() == lines(*rows)
+def test_of_several_lines_the_last_one_counts(path, plan, tmp_path):
+    """As those of pictures that are tried again; unless its files are gone."""
+    old, new = [failed(k) for k in range(8)], [row(k, tmp_path) for k in range(6)]
+    path.write_bytes(lines(*old, *new[:3], new[1], *new[3:]))
+    (tmp_path / "3.overlay.jpg").unlink()
+    kept = [*old[6:], new[0], new[2], new[1], *new[3:]]
+    assert list(read_rows(path)) == kept
+    assert recover(path, plan) == (b"\1" * 8, {"explained": 5, "errors": 3, "flagged": 0})
+    assert path.read_bytes() == lines(old[3], *old[6:], new[0], new[2], new[1], *new[4:])
+    path.write_bytes(lines(*old, new[0]))
+    in_order(path, plan)
+    assert path.read_bytes() == lines(new[0], *old[1:])
+    path.write_bytes(lines(*old, new_last := row(7, tmp_path)))  # whose last lines come in order as they are
+    in_order(path, plan)
+    assert path.read_bytes() == lines(*old[:7], new_last)
 
 
 NO_ROWS = [b"\0" * 600 + b"\n", b"\0" * 600, b"[]\n", b'{"index": "0"}\n', b"\xff\xfe\n", b"{}\n", b'{"index": 99}\n',
@@ -97,26 +111,28 @@ def test_lines_that_are_none_are_taken_out(path, plan, tmp_path, damage):
     one, two = [row(k, tmp_path) for k in range(3)], [row(k, tmp_path) for k in range(3, 6)]
     path.write_bytes(lines(*one) + damage + lines(*two))
     done, counts = recover(path, plan)
-    assert done == bytearray([1, damage.endswith(b"\n"), 0])  # what has no end takes the next line with it
-    assert path.read_bytes() == lines(*one, *(two if done[1] else ()))
+    next_to_it = damage.endswith(b"\n")  # what has no end takes the next line with it
+    assert done == bytearray([1, 1, 1, next_to_it, 1, 1, 0, 0])
+    assert path.read_bytes() == lines(*one, *two[not next_to_it :])
     assert counts["explained"] == len(list(read_rows(path)))
 
 
-def test_a_group_with_a_missing_or_short_file_is_not_done(path, plan, tmp_path):
+def test_a_picture_with_a_missing_or_short_file_is_not_done(path, plan, tmp_path):
     rows = [row(k, tmp_path) for k in range(8)]
     path.write_bytes(lines(*rows))
     (tmp_path / "1.overlay.jpg").unlink()
     (tmp_path / "7.overlay.jpg").write_bytes(b"xxxx")
-    assert recover(path, plan)[0] == bytearray([0, 1, 0])
-    assert [r["index"] for r in read_rows(path)] == [3, 4, 5]
+    assert recover(path, plan)[0] == b"\1\0\1\1\1\1\1\0"
+    assert [r["index"] for r in read_rows(path)] == [0, 2, 3, 4, 5, 6]
 
 
-def test_groups_with_errors_are_tried_again_where_asked(path, plan, tmp_path):
+def test_pictures_that_failed_are_tried_again_where_asked(path, plan, tmp_path):
     rows = [row(0, tmp_path), failed(1), row(2, tmp_path), *(row(k, tmp_path) for k in (3, 4, 5)), failed(6), failed(7)]
     path.write_bytes(lines(*rows))
-    assert recover(path, plan)[0] == bytearray([1, 1, 1])
-    assert recover(path, plan, retry_errors=True) == (bytearray([0, 1, 0]), {"explained": 3, "errors": 0, "flagged": 0})
-    assert [r["index"] for r in read_rows(path)] == [3, 4, 5]
+    assert recover(path, plan)[0] == b"\1" * 8
+    told = {"explained": 5, "errors": 0, "flagged": 0}
+    assert recover(path, plan, retry_errors=True) == (b"\1\0\1\1\1\1\0\0", told)
+    assert list(read_rows(path)) == rows  # until there are new ones
 
 
 def test_lines_are_brought_into_order(path, plan):

@@ -177,9 +177,9 @@ def test_the_order_is_the_same_however_the_entries_come(tmp_path):
 
 def test_groups_are_neighbours_and_those_that_are_done_are_passed_over(tmp_path):
     plan = planned(tmp_path, [f"p/{k}.jpg" for k in range(8)], "p")
-    assert (plan.count, plan.groups) == (8, 3)
-    pending = [[item.index for item in group] for group in plan.pending(bytearray([0, 1, 0]))]
-    assert pending == [[0, 1, 2], [6, 7]]
+    assert plan.count == 8
+    pending = [[(item.index, item.done) for item in group] for group in plan.pending(b"\0\0\0\1\1\1\0\1")]
+    assert pending == [[(0, False), (1, False), (2, False)], [(6, False), (7, True)]]
 
 
 def test_a_plan_that_was_kept_is_read_again(tmp_path):

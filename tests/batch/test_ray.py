@@ -139,7 +139,7 @@ def test_groups_are_dealt_out_in_ranges_of_what_is_left(tmp_path):
 def prepared(model: Path, tmp_path: Path, **options: Any) -> tuple[Job, runner._Todo]:
     """A job that is planned, and its groups in their file."""
     one = job(model, pictures(tmp_path / "photos", 8), tmp_path / "out", **options)
-    return one, runner._Todo(one.out, one.plan.pending(bytes(one.plan.groups)))
+    return one, runner._Todo(one.out, one.plan.pending(bytes(one.plan.count)))
 
 
 def worker(one: Job, work: runner._Todo, version: str = onnxcam.__version__) -> runner.Worker:
@@ -159,7 +159,7 @@ def scratch(out: Path) -> list[str]:
 def test_an_actor_answers_with_the_rows_of_each_group(model, tmp_path):
     one, work = prepared(model, tmp_path)
     told = answers(worker(one, work), work)
-    expected = [Work(one.settings, one.out).group(g) for g in one.plan.pending(bytes(4))]
+    expected = [Work(one.settings, one.out).group(g) for g in one.plan.pending(bytes(one.plan.count))]
     assert [a["number"] for a in told] == [0, 1, 2, 3]
     assert [untimed(a["rows"]) for a in told] == [untimed(rows) for rows in expected]
     assert [a["dead"] for a in told] == [0, 0, 0, 0]
@@ -205,7 +205,7 @@ def test_what_a_machine_must_have(model, tmp_path):
 def test_paths_are_those_of_the_folder_in_which_the_job_was_started(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one = job("model.onnx", Path(pictures(tmp_path / "photos", 6).name), Path("out"))
-    work = runner._Todo(one.out, one.plan.pending(bytes(3)))
+    work = runner._Todo(one.out, one.plan.pending(bytes(one.plan.count)))
     there = worker(one, work)
     monkeypatch.chdir("/")
     there._out = work.out

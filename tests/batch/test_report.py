@@ -91,6 +91,36 @@ def test_the_summary_counts_what_the_rows_say(tmp_path):
     assert "ImageError 2, OutputError 1" in page.words
 
 
+def test_a_picture_of_several_targets_is_one_picture(tmp_path):
+    """One that is wrong and explained four times, and one that is right; scores of two kinds have no mean."""
+    of = {"source": "one.png", "truth": "dog", "correct": False}
+    rows = [
+        explained(0, **of, score=1.0),
+        explained(1, **of, score=3.0, target="margin of cat over dog"),
+        dog(2, **of, score=1.0, top=[{"class_index": 0, "label": "cat"}]),
+        dog(3, **of, score=4.0, top=[{"class_index": 0, "label": "cat"}], warnings=["dark"]),
+        failed(4, source="one.png"),
+        dog(5, truth="dog", correct=True, score=1.0),
+    ]
+    page = only(job(tmp_path, rows))
+    assert page.stats["Images"] == ["2", "6 targets"]
+    assert page.stats["Explained"] == ["5", "83.3\xa0%"]
+    assert page.stats["Accuracy"] == ["50.0\xa0%", "1 of 2 known"]
+    heads, first, second = page.tables["Classes"]
+    names = ("Class", "Images", "Right", "Accuracy", "Mean score")
+    assert [first[heads.index(name)] for name in names] == ["dog", "2", "1 of 2", "50.0\xa0%", "2"]
+    assert [second[heads.index(name)] for name in names] == ["cat", "1", "0 of 1", "0.0\xa0%", "–"]
+    assert page.tables["True classes"][1:] == [["dog", "2", "1", "50.0\xa0%", "cat 1"]]
+    assert page.tables["Flags"] == [["What", "Targets"], ["dark", "1"]]
+
+
+@pytest.mark.parametrize(
+    ("truth", "words"), [(None, "no true class is known"), ("set 1", "no true label is a class of the model")]
+)
+def test_without_known_classes_there_is_no_accuracy(tmp_path, truth, words):
+    assert only(job(tmp_path, [explained(0, truth=truth)])).stats["Accuracy"] == ["–", words]
+
+
 def test_the_settings_of_the_job_are_told(tmp_path):
     page = only(job(tmp_path, [explained(0), dog(1, target="logit of dog", layer="layer3")]))
     assert page.settings["Model"] == "/models/net.onnx"
@@ -98,7 +128,9 @@ def test_the_settings_of_the_job_are_told(tmp_path):
     assert page.settings["Configuration"] == "cd" * 32
     assert page.settings["Method"] == "gradcam"
     assert page.settings["Layer"] == "layer4, layer3"
-    assert page.settings["Target"] == "logit of cat, logit of dog"
+    assert page.settings["Target"] == "the predicted class"
+    others = [explained(0), explained(1, target="logit of dog", class_index=1, label="dog")]  # a list's own targets
+    assert only(job(tmp_path / "2", others)).settings["Target"] == "logit of cat, logit of dog"
     assert page.settings["Preprocessing"] == "name unit"
     assert page.settings["Provider"] == "CPUExecutionProvider"
     assert page.settings["Versions"] == "onnxcam 0.1.0"

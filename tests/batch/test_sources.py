@@ -425,15 +425,46 @@ def rows(text: str | bytes, name: str = "t.csv") -> list[tuple[str, str | None, 
     ("a.jpg,dog,281", [("a.jpg", "dog", "281")]),
     ("\ufeffTarget, Path ,x,label\r\n281,a.jpg,9,dog\r\n,b.jpg", [("a.jpg", "dog", "281"), ("b.jpg", None, None)]),
     ("path,target\na.jpg,281", [("a.jpg", None, "281")]),
-    ("label,truth,source\nseen,dog,a.jpg", [("a.jpg", "dog", None)]),
+    ("seen,truth,source\nlabel,dog,a.jpg", [("a.jpg", "dog", None)]),
     ("filename;class\na,b.jpg;dog", [("a,b.jpg", "dog", None)]),
     ("file\tclass\na b.jpg\tdog", [("a b.jpg", "dog", None)]),
     ('image,label\n"a\n""b"",.jpg","<b>,"\nc.jpg', [('a\n"b",.jpg', "<b>,", None), ("c.jpg", None, None)]),
-    (b"\xff.jpg,\xfe", [("\udcff.jpg", "\udcfe", None)]),
+    (",PATH,label\n0,a.jpg,dog", [("a.jpg", "dog", None)]),
+    ("dogs,dog\na,cat", [("dogs/1.jpg", "dog", None), ("dogs/2.jpg", "dog", None), ("a", "cat", None)]),
+    ("s3/a,dog", [("s3/a", "dog", None)]),
     ("path,label\nä.jpg,ö".encode("utf-16"), [("ä.jpg", "ö", None)]),
 ])  # fmt: skip
 def test_a_table_tells_paths_truths_and_targets(at_home, text, wanted):
-    assert rows(text) == wanted
+    assert sorted(rows(text)) == sorted(wanted)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("img,cls\na.jpg,dog", r"no header that is known, and 'img' is no file: .* path, file, filename, image or source; "
+     "truth, label or class; target"),
+    ("label,target\ndog,1", "'label' is no file"),
+    ("0,here.png,dog", "'0' is no file"),
+    ("name;class", "'name' is no file"),
+    ("path,tagret\nhere.png,1", r"header of 't\.csv' has 'tagret': is that target\?"),
+    ("labels,image\ndog,here.png", r"'labels': is that truth, label or class\?"),
+    ("path,path\nhere.png,a.jpg", "'path' and 'path', which say the same"),
+    ("path,label,class\nhere.png,1,2", "'label' and 'class', which say the same"),
+    ("path,label\nhere.png,Labrador, black", r"line 2 of 't\.csv' has 3 cells for 2 columns: .* quotes"),
+    ("here.png,dog,1,,x", "line 1 of 't.csv' has 5 cells for 3 columns"),
+    ("path,label\nhere.png,K\xe4fer".encode("latin-1"), r"line 2 of 't\.csv' is not in UTF-8: save"),
+    ("path\nK\xe4fer.jpg".encode("latin-1"), r"line 2 of 't\.csv' is not in UTF-8"),
+])  # fmt: skip
+def test_a_table_that_is_not_understood_says_why(at_home, text, words):
+    with pytest.raises(OptionError, match=words):
+        rows(text)
+
+
+def test_names_that_are_no_text_are_names_where_they_are_there(at_home):
+    make(at_home, "\udcff.jpg")
+    assert rows(b"path,label\n\xff.jpg,dog") == [("\udcff.jpg", "dog", None)]
+    Path("l.txt").write_bytes(b"\xfe.jpg\n\xff.jpg")
+    assert found("l.txt") == ["\udcfe.jpg", "\udcff.jpg"]
+    with pytest.raises(ImageError, match=r"no such file: its name is not in UTF-8; if a list named it, save that in"):
+        read("\udcfe.jpg")
 
 
 def test_tabs_separate_what_may_hold_commas(at_home):

@@ -66,6 +66,9 @@ def test_what_cannot_start_is_2_and_one_message(fails, model, photos, tmp_path):
     assert "no pictures in" in fails("batch", model, tmp_path / "nothing*.png", "-o", out)
     assert "did you mean 'gradcam'" in fails("batch", model, photos, "-o", out, "--method", "gradcm")
     assert "unknown result to save 'maps'" in fails("batch", model, photos, "-o", out, "--save", "maps")
+    assert "save=['']: give one or more of overlay" in fails("batch", model, photos, "-o", out, "--save", "")
+    assert "give a folder for the results" in fails("batch", model, photos, "-o", "")
+    assert "address 's3://bucket/out'" in fails("batch", model, photos, "-o", "s3://bucket/out")
     assert "choose another" in fails("batch", model, photos, "-o", model)
     assert not out.exists()
 
@@ -119,7 +122,8 @@ def test_options_reach_the_job(run, model, photos, tmp_path):
             "--layer",
             "relu1",
         ),
-        *("--labels", labels, "--save", "overlay, heatmap,box", "--format", "png", "--heatmap-format", "npy"),
+        *("--labels", labels, "--save", "overlay, heatmap", "--format", "png", "--heatmap-format", "npy"),
+        *("--save", "box"),
         *("--threshold", "0.3", "--colormap", "turbo", "--blend", "0.2", "--max-pixels", "100000", "--batch", "2"),
         *("--preprocess", "unit", "--threads", "1", "--workers", "2", "--normalize", "minmax"),
     )
@@ -225,8 +229,9 @@ def test_a_job_that_is_asked_twice_ends_at_once(run, model, photos, tmp_path):
     assert "once more ends at once" in process.stderr.readline()
     time.sleep(0.6)  # sooner, it would be the same request
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    _, err = process.communicate(timeout=20)
     assert process.returncode == 130
+    assert err == "onnxcam: ended at once: 2 of 6 pictures are done; the same command with --resume goes on\n"
     assert len(rows(tmp_path / "out")) == 2
     assert run("batch", model, photos, "-o", tmp_path / "out", *FEW, "--resume").code == 0
     assert [r["index"] for r in rows(tmp_path / "out")] == list(range(6))

@@ -55,6 +55,16 @@ def test_an_interrupt_reaches_the_command():
     assert process.returncode == 130
 
 
+def test_a_crash_on_an_interrupt_is_the_interrupt():
+    process = start("signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGSEGV)); time.sleep(30)")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert (process.returncode, err) == (130, "onnxcam: interrupted, within native code (SIGSEGV)\n")
+
+
 EARLY = """
 import os, signal, time
 fork = os.fork
@@ -67,6 +77,43 @@ def test_an_interrupt_before_the_fork_is_over_shows_no_traceback(monkeypatch):
     process = start("time.sleep(30)")
     out, err = process.communicate(timeout=10)
     assert (process.returncode, out, err) == (130, "", "onnxcam: interrupted\n")
+
+
+IMPORTING = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from onnxcam.__main__ import run
+sys.exit(run())
+"""
+
+
+def test_an_interrupt_while_the_command_is_imported_shows_no_traceback():
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, "methods"], capture_output=True, text=True, preexec_fn=_heed_interrupts
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "onnxcam: interrupted\n")
+
+
+COMMAND = """
+import os, signal, sys
+from onnxcam import cli
+def interrupted(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+{where} = interrupted
+sys.argv = ["onnxcam", "methods"]
+sys.exit(cli.run())
+"""
+
+
+@pytest.mark.parametrize("where", ["cli.listing.table", "cli.app.__class__.__call__"])
+def test_an_interrupt_within_a_command_is_told(where):
+    code = COMMAND.format(where=where)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=_heed_interrupts)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "onnxcam: interrupted\n")
 
 
 @pytest.mark.parametrize("where", ["", "guard._killed_by_linux = lambda: False"])

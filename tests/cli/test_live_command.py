@@ -67,6 +67,23 @@ def test_a_part_of_it_at_another_rate(run, clip, tmp_path):
     assert facts(tmp_path / "out.webm")[:2] == (4, 5.0)
 
 
+def test_one_frame_is_one(run, clip, tmp_path):
+    out = tmp_path / "out.avi"
+    done = run("live", MODEL, clip, "-o", out, "--max-frames", "1")
+    assert [line.partition(": ")[2].partition(" ")[0::2] for line in done.out.splitlines()] == [
+        ("1", "frame, 1 explained"), ("1", f"frame of 112 x {facts(out)[2][0]}, 12.5 a second"),
+    ]  # fmt: skip
+
+
+def test_a_question_goes_with_every_frame(run, clip):
+    done = run(
+        "live", "zoo:shapes-vqa", clip, "--json", "--max-frames", "1", "--input", "question=is there a red circle"
+    )
+    want = Explainer("zoo:shapes-vqa", inputs={"question": "is there a red circle"}).explain(scenes(13)[0])
+    assert (done.code, done.json[0]["label"]) == (0, want.label)
+    assert done.json[0]["score"] == pytest.approx(want.score, rel=1e-4)
+
+
 def test_options_reach_explainer_and_drawing(run, clip, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join("abcdefg"))
@@ -111,7 +128,8 @@ def test_what_cannot_start_is_told_before_the_model_is_opened(fails, clip, tmp_p
     ]:
         assert text in fails("live", tmp_path / "no-model.onnx", *arguments)
     assert "unknown class 'dog'" in fails("live", MODEL, clip, "-o", tmp_path / "out.mp4", "--target", "dog")
-    assert "a video has more than 0" in fails("live", MODEL, clip, "-o", tmp_path / "out.mp4", "--fps", "2000")
+    for rate in ("2000", "0"):
+        assert "a video has more than 0" in fails("live", MODEL, clip, "-o", tmp_path / "out.mp4", "--fps", rate)
     assert sorted(os.listdir(tmp_path)) == ["empty.avi", "scenes.avi"]
 
 

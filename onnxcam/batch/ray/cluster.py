@@ -64,7 +64,8 @@ def connected(address: str | None, settings: Settings, workers: int | None) -> I
             ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise OptionError(
-                f"no Ray at {where!r}: {first_line(error)}. Start one with 'ray start --head', or give no address"
+                f"no Ray at {where!r}: {first_line(error).rstrip('.')}. Start one with 'ray start --head', or give no "
+                "address"
             ) from error
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:

@@ -58,6 +58,8 @@ class Worker:
         deaths = path.stat().st_size if path.exists() else 0
         if len(items) == 1 and deaths and "-" in mark:
             dead.append(items[0].index)
+            if items[0].done:
+                return []
             return [self._open().failed(items[0], ImageError(_deadly(items[0], _DEATHS + deaths)))]
         if deaths >= _DEATHS:
             return [row for item in items for row in self._rows([item], f"{mark}-{item.index}", dead)]

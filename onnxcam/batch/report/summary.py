@@ -47,19 +47,27 @@ def percent(share: float | None) -> str:
 def _stats(run: Mapping[str, Any], f: Figures) -> str:
     planned, failed = int((run.get("counts") or {}).get("planned") or f.rows), sum(f.errors.values())
     cells = [
-        ("Images", f"{f.rows:,}", "" if planned == f.rows else f"of {planned:,} planned"),
+        ("Images", f"{f.all.pictures:,}", _of_planned(f, planned)),
         ("Explained", f"{f.whole.count:,}", percent(f.whole.count / f.rows if f.rows else None)),
         ("Errors", f"{failed:,}", percent(failed / f.rows if f.rows else None)),
         ("Flagged", f"{f.whole.flagged:,}", f"{f.blank:,} blank map{'s' * (f.blank > 1)}" if f.blank else ""),
-        ("Accuracy", percent(f.whole.accuracy), _of_known(f.whole)),
+        ("Accuracy", percent(f.whole.accuracy), _of_known(f)),
         ("Rate", *_rate(run)),
     ]
     told = "".join(f"<div><dt>{a}</dt><dd>{b}<small>{c}</small></dd></div>" for a, b, c in cells)
     return f'<dl class="stats">{told}</dl>'
 
 
-def _of_known(group: Group | Truth) -> str:
-    return f"{group.right:,} of {group.known:,} known" if group.known else "no true class is known"
+def _of_planned(f: Figures, planned: int) -> str:
+    """Where a table asks for several targets of a picture, there are more rows than pictures."""
+    rows = "" if f.rows == f.all.pictures else f"{f.rows:,} targets"
+    return " ".join(filter(None, [rows, "" if planned == f.rows else f"of {planned:,} planned"]))
+
+
+def _of_known(f: Figures) -> str:
+    if f.whole.known:
+        return f"{f.whole.right:,} of {f.whole.known:,} known"
+    return "no true label is a class of the model" if f.truths else "no true class is known"
 
 
 def _rate(run: Mapping[str, Any]) -> tuple[str, str]:
@@ -92,14 +100,18 @@ def _settings(run: Mapping[str, Any], f: Figures) -> list[tuple[str, str]]:
         ("Source", str(run.get("source") or "")),
         ("Method", _several(f.words["method"])),
         ("Layer", _several(f.words["layer"])),
-        ("Target", str(chosen.get("target") or "") or _several(f.words["target"])),
-        ("Preprocessing", _words(chosen.get("preprocess"))),
+        ("Target", str(chosen.get("target") or "") or _explained(f)),
+        ("Preprocessing", "; ".join(filter(None, [_words(chosen.get("preprocess")), run.get("preprocess_reason")]))),
         ("Provider", _words(run.get("providers"))),
         ("Versions", _words(run.get("versions"))),
         ("Configuration", str(run.get("configuration_hash") or "")),
         ("Started", str(next((s.get("started") for s in run.get("sessions") or []), "") or "")),
         ("Mean time", steps and f"{steps} per image"),
     ]
+
+
+def _explained(f: Figures) -> str:
+    return "the predicted class" if f.predicted and f.whole.count else _several(f.words["target"])
 
 
 def _several(words: Sequence[str]) -> str:
@@ -143,7 +155,8 @@ def _figure(group: Group) -> str:
     mean = group.mean_map
     if mean is None:
         return ""
-    text = f"Mean map of {group.count:,} images; peak {float(np.max(mean)):.2f}"
+    what = "images" if group.count == group.pictures else "maps"
+    text = f"Mean map of {group.count:,} {what}; peak {float(np.max(mean)):.2f}"
     image = f'<img alt="" src="{_colours(mean, 2 * _SIDE)}">'
     return f'<figure class="map">{image}<figcaption>{text}</figcaption></figure>'
 
@@ -185,7 +198,8 @@ def _flags(f: Figures) -> str:
     if not told:
         return ""
     rows = (f'<td class="text">{markup(what)}</td>{_n(f"{n:,}")}' for what, n in told.most_common(MOST_CLASSES))
-    return _table("Flags", ("What", "#Images"), rows, _more("flags", len(told), MOST_CLASSES))
+    what = "#Images" if f.rows == f.all.pictures else "#Targets"
+    return _table("Flags", ("What", what), rows, _more("flags", len(told), MOST_CLASSES))
 
 
 def _classes(f: Figures) -> str:
@@ -204,10 +218,10 @@ def _class(index: int | None, name: str, g: Group, heads: Sequence[str]) -> str:
     image = "" if mean is None else f'<img alt="" src="{_colours(mean, _SIDE)}">'
     cells = {
         "#Index": number(index),
-        "#Images": f"{g.count:,}",
+        "#Images": f"{g.pictures:,}",
         "#Right": f"{g.right:,} of {g.known:,}",
         "#Accuracy": percent(g.accuracy),
-        "#Mean score": number(g.score.value),
+        "#Mean score": number(g.mean_score),
         "#Mean probability": number(g.probability.value),
         "#Peak": "&ndash;" if mean is None else f"{float(mean.max()):.2f}",
         "#Flagged": f"{g.flagged:,}",
@@ -219,7 +233,7 @@ def _class(index: int | None, name: str, g: Group, heads: Sequence[str]) -> str:
 def _truths(f: Figures) -> str:
     if not f.truths:
         return ""
-    found = sorted(f.truths.items(), key=lambda pair: (-pair[1].count, pair[0]))
+    found = sorted(f.truths.items(), key=lambda pair: (-pair[1].pictures, pair[0]))
     rows = (_truth(name, truth) for name, truth in found[:MOST_CLASSES])
     heads = ("True class", "#Images", "#Right", "#Accuracy", "Taken for")
     return _table("True classes", heads, rows, _more("true classes", len(found), MOST_CLASSES))
@@ -227,5 +241,5 @@ def _truths(f: Figures) -> str:
 
 def _truth(name: str, t: Truth) -> str:
     taken = ", ".join(f"{markup(other)} {count:,}" for other, count in t.taken_for.most_common(3))
-    cells = f"{t.count:,}", f"{t.right:,}" if t.known else "no class of the model", percent(t.accuracy)
+    cells = f"{t.pictures:,}", f"{t.right:,}" if t.known else "no class of the model", percent(t.accuracy)
     return f'<th scope="row">{markup(name)}</th>{_n(*cells)}<td class="text">{taken or "&ndash;"}</td>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,12 @@ def class_of(row: Mapping[str, Any]) -> str:
     return str(row.get("label") or ("" if index is None else f"class {index}"))
 
 
+def kind_of(row: Mapping[str, Any]) -> str:
+    """Of what kind the score is: the words of the target before its class, such as "logit" or "margin"."""
+    words = str(row.get("target"))
+    return re.split(r" of | to ", words)[0] + " less others" * (" x the mean of " in words)
+
+
 def top_of(row: Mapping[str, Any]) -> str:
     """What to call the predicted class."""
     top = row.get("top") or ()
@@ -66,19 +73,51 @@ class Mean:
 
 
 @dataclass
-class Group:
+class Judged:
+    """Pictures, each counted once: rows of one picture, of several targets, are neighbours.
+
+    Attributes:
+        pictures: how many.
+        known, right: those whose true class is known; of them with the right top class.
+    """
+
+    pictures: int = 0
+    known: int = 0
+    right: int = 0
+    _last: str | None = None
+    _judged: str | None = None
+
+    def see(self, row: Mapping[str, Any]) -> bool:
+        """Count the picture of a row in; whether its prediction was judged just now, for the first time."""
+        source, state = str(row.get("source")), state_of(row)
+        self.pictures += source != self._last
+        self._last = source
+        if state not in ("right", "wrong") or source == self._judged:
+            return False
+        self._judged = source
+        self.known += 1
+        self.right += state == "right"
+        return True
+
+    @property
+    def accuracy(self) -> float | None:
+        """Right of known; None where nothing is known."""
+        return self.right / self.known if self.known else None
+
+
+@dataclass
+class Group(Judged):
     """Explained pictures with something in common.
 
     Attributes:
-        count, flagged: pictures; of them with a blank map or a warning.
-        known, right: pictures whose true class is known; of them with the right top class.
+        count, flagged: explanations; of them with a blank map or a warning.
+        kinds: of scores: "logit", "margin" and so on.
         score, probability: their means.
     """
 
     count: int = 0
     flagged: int = 0
-    known: int = 0
-    right: int = 0
+    kinds: set[str] = field(default_factory=set)
     score: Mean = field(default_factory=Mean)
     probability: Mean = field(default_factory=Mean)
     _map: NDArray[np.int64] = field(default_factory=lambda: np.zeros((GRID, GRID), np.int64))
@@ -88,8 +127,8 @@ class Group:
         """Count a row in."""
         self.count += 1
         self.flagged += is_flagged(row)
-        self.known += state_of(row) != "unknown"
-        self.right += state_of(row) == "right"
+        self.see(row)
+        self.kinds.add(kind_of(row))
         self.score.add(row.get("score"))
         self.probability.add(row.get("probability"))
         if (grid := grid_of(row)) is not None:
@@ -97,9 +136,9 @@ class Group:
             self._maps += 1
 
     @property
-    def accuracy(self) -> float | None:
-        """Right of known; None where nothing is known."""
-        return self.right / self.known if self.known else None
+    def mean_score(self) -> float | None:
+        """None of scores of several kinds, too: logits and margins have no common mean."""
+        return self.score.value if len(self.kinds) == 1 else None
 
     @property
     def mean_map(self) -> Map | None:
@@ -108,26 +147,15 @@ class Group:
 
 
 @dataclass
-class Truth:
+class Truth(Judged):
     """Explained pictures of one true class, and what they were taken for."""
 
-    count: int = 0
-    known: int = 0
-    right: int = 0
     taken_for: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count a row in."""
-        self.count += 1
-        self.known += state_of(row) != "unknown"
-        self.right += state_of(row) == "right"
-        if state_of(row) == "wrong":
+        if self.see(row) and state_of(row) == "wrong":
             self.taken_for[top_of(row)] += 1
-
-    @property
-    def accuracy(self) -> float | None:
-        """Right of known; None where the label is no class of the model."""
-        return self.right / self.known if self.known else None
 
 
 class Spread:
@@ -157,11 +185,13 @@ class Figures:
 
     Attributes:
         rows: how many there are.
+        all: pictures, those that failed included.
         whole: all explained pictures.
         classes: by explained class, (index, name).
         truths: by the true class's name.
         errors: by kind.
         quoted: of the first errors: name of the picture, kind, message.
+        predicted: of every picture its top class is explained.
         blank: maps that are zero everywhere.
         warnings: by their words.
         words: the different methods, layers and targets, the first few.
@@ -169,11 +199,13 @@ class Figures:
     """
 
     rows: int = 0
+    all: Judged = field(default_factory=Judged)
     whole: Group = field(default_factory=Group)
     classes: dict[tuple[int | None, str], Group] = field(default_factory=dict)
     truths: dict[str, Truth] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     quoted: list[tuple[str, str, str]] = field(default_factory=list)
+    predicted: bool = True
     blank: int = 0
     warnings: Counter[str] = field(default_factory=Counter)
     words: dict[str, list[str]] = field(default_factory=lambda: {"method": [], "layer": [], "target": []})
@@ -182,6 +214,7 @@ class Figures:
     def add(self, row: Mapping[str, Any]) -> None:
         """Count a row in."""
         self.rows += 1
+        self.all.see(row)
         for step, seconds in (row.get("timings") or {}).items():
             self.seconds.setdefault(step, Mean()).add(seconds)
         if "error" in row:
@@ -200,6 +233,7 @@ class Figures:
         truth = row.get("truth")
         if truth is not None and (truth in self.truths or len(self.truths) < _MOST_NAMES):
             self.truths.setdefault(truth, Truth()).add(row)
+        self.predicted &= [row.get("class_index")] == [one.get("class_index") for one in (row.get("top") or ())[:1]]
         self.blank += bool(row.get("blank"))
         for warning in row.get("warnings") or ():
             if warning in self.warnings or len(self.warnings) < _MOST_NAMES:
