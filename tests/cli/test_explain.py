@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import builders
@@ -16,7 +17,7 @@ from builders import NODES, classifier, png, value, weights, write
 from onnx import helper
 from transformers import ViT
 
-from onnxcam import Explainer, Explanation, explanation
+from onnxcam import Explainer, Explanation, explanation, files
 from onnxcam.methods import METHODS
 
 FILES = ["picture.gradcam.json", "picture.gradcam.npz", "picture.gradcam.png"]
@@ -350,15 +351,17 @@ def test_the_limit_of_pixels_can_be_set(run, model, picture, tmp_path):
 @pytest.mark.parametrize("left", [0, 1, 2])
 def test_a_disk_that_fills_up_leaves_no_half_files(run, model, picture, tmp_path, monkeypatch, left):
     """The first ``left`` files fit; of the next, half is written."""
-    real, count = Path.write_bytes, iter(range(9))
+    real, count = files.whole, iter(range(9))
 
-    def write_bytes(path, data):
-        if next(count) < left:
-            return real(path, data)
-        real(path, data[: len(data) // 2])
-        raise OSError(28, "No space left on device")
+    @contextmanager
+    def whole(path, scratch=None, **more):
+        with real(path, scratch, **more) as file:
+            yield file
+            if next(count) >= left:
+                file.truncate(file.tell() // 2)
+                raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    monkeypatch.setattr(files, "whole", whole)
     done = run("explain", model, picture, "-o", tmp_path / "out", "--preprocess", "raw")
     assert done.code == 2
     assert "No space left on device" in done.err
