@@ -158,6 +158,7 @@ MAY_IMPORT = {
         "onnxcam.methods",
         "onnxcam.model",
         "onnxcam.opening",
+        "onnxcam.pages",
         "onnxcam.photos",
         "onnxcam.quiet",
         "onnxcam.record",
@@ -165,7 +166,9 @@ MAY_IMPORT = {
         "onnxcam.targets",
     ),
     "onnxcam.download": ("onnxcam.errors", "onnxcam.files"),
+    "onnxcam.pages": ("onnxcam.image",),
     "onnxcam.compare": (
+        "onnxcam.pages",
         "onnxcam.files",
         "onnxcam.core",
         "onnxcam.errors",

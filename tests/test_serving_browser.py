@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
+import browsers
 import numpy as np
 import pytest
+from browsers import EVIL, chromium
 
 from onnxcam.errors import OptionError
 from onnxcam.serving import Show
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed: make test-browser")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="Chromium or its driver is not installed: apt-get install chromium chromium-driver"
-)
-EVIL = "<script>document.title = 'taken'</script>"
+pytestmark = browsers.installed
 
 
 @pytest.fixture(scope="module")
 def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with chromium() as driver:
+        yield driver
 
 
 @contextmanager

@@ -18,10 +18,11 @@ from onnxcam.batch import local, sources
 from onnxcam.batch.beforehand import check
 from onnxcam.batch.lock import Lock
 from onnxcam.batch.manifest import Manifest, Row, add, in_order, no_counts, read_rows, recover
-from onnxcam.batch.paths import Paths, Source, check_apart, gone, named
+from onnxcam.batch.paths import TMP, Paths, Source, check_apart, gone, named
 from onnxcam.batch.plan import OWN, Item, Plan, make_plan, read_plan
 from onnxcam.batch.results import write_coco, write_table
 from onnxcam.batch.settings import Running, Settings
+from onnxcam.batch.walk import JOB
 from onnxcam.batch.work import Work
 from onnxcam.errors import ImageError, OnnxcamError, OptionError, OutputError
 from onnxcam.explanation import make_folder
@@ -64,7 +65,7 @@ class Job:
         self.notices = [text for text in (self._assumed, unfit) if text]
         _refuse_foreign(out)
         self._mine = not out.exists()  # then it goes again where the job cannot start, if nothing else is in it
-        self._inner = make_folder(make_folder(out) / ".onnxcam")
+        self._inner = make_folder(make_folder(out) / JOB)
         self._lock = Lock(self._inner / "lock")
         self._new = not (self._inner / "plan.json").exists()
         try:
@@ -273,7 +274,7 @@ class Job:
         """A job that could not start leaves nothing behind, and everything that is not its own."""
         if not self._new:
             return
-        shutil.rmtree(self._inner / "tmp", ignore_errors=True)
+        shutil.rmtree(self._inner / TMP, ignore_errors=True)
         inside = [self._inner / name for name in ("plan.json", "plan.jsonl", "lock")]
         for path in (*inside, self._rows, self.out / "run.json"):
             with suppress(OSError):
@@ -290,7 +291,7 @@ def _words(told: Mapping[str, Any]) -> str:
 def _refuse_foreign(out: Path) -> None:
     """What another program, or a job whose plan is gone, left there is not written over."""
     there = [name for name in OWN if os.path.lexists(out / name)]
-    if there and not (out / ".onnxcam" / "plan.json").exists():
+    if there and not (out / JOB / "plan.json").exists():
         raise OptionError(
             f"{str(out / there[0])!r} is there already, but no plan of a job beside it: choose another folder"
         )

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from onnxcam.batch.remote import is_address
+from onnxcam.batch.walk import JOB
 from onnxcam.errors import OptionError
 
 Source = str | Path | Iterable[str | Path]
+TMP = "tmp"
+"""In what a job keeps for itself: files that are not whole yet."""
+
+
+def scratch(out: Path) -> Path:
+    """Where a job's files lie until they are whole: on the file system of its folder."""
+    return out / JOB / TMP
 
 
 def named(source: Source) -> str | Paths:

@@ -15,7 +15,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from onnxcam.batch.paths import Paths, located
+from onnxcam.batch.paths import TMP, Paths, located
 from onnxcam.batch.remote import is_address, parts_of
 from onnxcam.batch.settings import differences, digest
 from onnxcam.batch.sources import Entry
@@ -78,7 +78,7 @@ class Plan:
     @property
     def scratch(self) -> Path:
         """Where files lie until they are whole."""
-        return self.folder / "tmp"
+        return self.folder / TMP
 
     @property
     def hash(self) -> str:
@@ -145,7 +145,7 @@ def make_plan(folder: Path, entries: Iterable[Entry], source: str | Paths, confi
         OptionError: two truths for one picture and target.
         OutputError: the folder cannot be written.
     """
-    scratch = folder / "tmp"
+    scratch = folder / TMP
     try:
         scratch.mkdir(exist_ok=True)
         with closing(sqlite3.connect("")) as found:  # a temporary file: sorted, without repeats, of any length

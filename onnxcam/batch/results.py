@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcam.batch.manifest import Row, read_rows
+from onnxcam.batch.paths import scratch
 from onnxcam.batch.settings import Saving
 from onnxcam.core.overlay import DIVERGING, colorize, diverging, panel
 from onnxcam.explanation import Explanation, packed
@@ -130,7 +131,7 @@ def write_table(out: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    write_whole(out / "results.csv", _table(out), _scratch(out))
+    write_whole(out / "results.csv", _table(out), scratch(out))
 
 
 def _table(out: Path) -> Iterator[bytes]:
@@ -165,7 +166,7 @@ def write_coco(out: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    write_whole(out / "boxes.json", map(str.encode, _coco(out)), _scratch(out))
+    write_whole(out / "boxes.json", map(str.encode, _coco(out)), scratch(out))
 
 
 def _coco(out: Path) -> Iterator[str]:
@@ -213,7 +214,3 @@ class _Categories:
 
 def _explained(out: Path) -> Iterator[Row]:
     return (row for row in read_rows(out / "results.jsonl") if "error" not in row)
-
-
-def _scratch(out: Path) -> Path:
-    return out / ".onnxcam" / "tmp"

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from onnxcam.batch import remote, sources
 from onnxcam.batch.manifest import GRID, Row
+from onnxcam.batch.paths import scratch
 from onnxcam.batch.plan import Item
 from onnxcam.batch.results import files_of, suffixes
 from onnxcam.batch.settings import Settings
@@ -70,7 +71,7 @@ class Work:
     def __init__(self, settings: Settings, out: Path, explainer: Explainer | None = None) -> None:
         self.settings, self.out = settings, out
         self.explainer = explainer or settings.explainer()
-        self._scratch = out / ".onnxcam" / "tmp"
+        self._scratch = scratch(out)
         self._names = by_name(self.explainer.labels or ())
         self._lock = threading.Lock()
         self.notes: dict[str, None] = {}

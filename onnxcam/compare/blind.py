@@ -6,9 +6,7 @@ explanations of two models that predict the same class, and say which model seem
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import html
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +22,7 @@ from onnxcam.compare.page import PAGE, SCRIPT, STYLE
 from onnxcam.compare.pictures import overlays
 from onnxcam.errors import OptionError
 from onnxcam.files import write_whole
+from onnxcam.pages import embedded, policy
 
 MOST = 100  # pictures of a page: more than anybody looks at
 _VERSION = 1  # of key and votes
@@ -70,18 +69,7 @@ def _item(comparison: Comparison, pair: Pair, left: bool) -> dict[str, str]:
 
 def _page(data: Mapping[str, Any]) -> str:
     """Self-contained: its own style and script alone may run, and nothing is fetched or sent."""
-    policy = (
-        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src '{_hash(STYLE)}'; script-src '{_hash(SCRIPT)}'"
-    )
-    text = json.dumps(data)
-    for sign in "<>&":  # none of them can end the block that the data stands in
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return PAGE.format(policy=html.escape(policy, quote=True), style=STYLE, script=SCRIPT, data=text)
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return PAGE.format(policy=policy(STYLE, SCRIPT), style=STYLE, script=SCRIPT, data=embedded(data))
 
 
 @dataclass(frozen=True)

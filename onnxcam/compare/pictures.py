@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxcam import pages
 from onnxcam.core.maps import resize_pixels
 from onnxcam.core.overlay import overlay, panel
 from onnxcam.explanation import Explanation
@@ -37,11 +38,7 @@ def side_by_side(a: Explanation, b: Explanation) -> Pixels:
 
 def data_uri(picture: Pixels) -> str:
     """A tile as text, for a page of its own: a JPEG, for photos a quarter of a PNG."""
-    from base64 import b64encode
-
-    from onnxcam.image import encode_image
-
-    return "data:image/jpeg;base64," + b64encode(encode_image(tile(picture), ".jpg")).decode()
+    return pages.data_uri(tile(picture))
 
 
 def overlays(a: Explanation, b: Explanation) -> tuple[Any, Any, Any]:

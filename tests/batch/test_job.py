@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from builders import classifier, png, write
+from running import rows as saved
 
 import onnxcam.batch
 from onnxcam import Explainer
@@ -23,11 +24,6 @@ from onnxcam.programs import Programs
 
 LABELS = ["ant", "bee", "cat", "dog"]
 OPTIONS = {"labels": LABELS, "preprocess": "unit"}
-
-
-@pytest.fixture
-def model(tmp_path) -> Path:
-    return write(tmp_path / "model.onnx", classifier())
 
 
 @pytest.fixture
@@ -42,10 +38,6 @@ def photos(tmp_path) -> Path:
 
 def job(model: Path, source, out: Path, **options) -> Job:
     return onnxcam.batch.run(model, source, out, **{**OPTIONS, "workers": 2, **options})
-
-
-def saved(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
 
 
 def test_each_picture_is_one_row_in_the_order_of_the_plan(model, photos, tmp_path):

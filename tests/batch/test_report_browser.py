@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import browsers
 import numpy as np
 import pytest
+from browsers import EVIL, chromium, webdriver
 from jobs import explained, failed, grid, job, plain
 
 import onnxcam.batch.report as report
 from onnxcam.batch.report import write_report
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed: make test-browser")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="Chromium or its driver is not installed: apt-get install chromium chromium-driver"
-)
-EVIL = "<script>document.title = 'taken'</script>"
+pytestmark = browsers.installed
 IMAGE = '"><img src=x onerror="document.title = \'taken\'">'
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with chromium("--window-size=1200,900") as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")

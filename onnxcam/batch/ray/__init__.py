@@ -21,6 +21,7 @@ from typing import Any
 from onnxcam import __version__, errors
 from onnxcam.batch import sources
 from onnxcam.batch.manifest import Row
+from onnxcam.batch.paths import scratch
 from onnxcam.batch.plan import Item
 from onnxcam.batch.ray.cluster import check, connected, first_line, share
 from onnxcam.batch.ray.worker import Answer, Worker
@@ -73,7 +74,7 @@ class _Todo:
 
     def __init__(self, out: Path, groups: Iterable[list[Item]]) -> None:
         self.out = Path(os.path.abspath(out))
-        self.path = self.out / ".onnxcam" / "tmp" / f"ray-{secrets.token_hex(6)}.jsonl"
+        self.path = scratch(self.out) / f"ray-{secrets.token_hex(6)}.jsonl"
         self._places = array("q")
         try:
             with self.path.open("wb") as file:

@@ -16,6 +16,7 @@ from onnxcam import __version__, errors
 from onnxcam.batch.manifest import Row
 from onnxcam.batch.plan import Item, read_plan
 from onnxcam.batch.settings import Settings
+from onnxcam.batch.walk import JOB
 from onnxcam.batch.work import Work
 from onnxcam.errors import ImageError, OptionError, OutputError
 
@@ -82,7 +83,7 @@ class Worker:
     def _compare(self, work: Work) -> None:
         if self._version != __version__:
             raise OptionError(f"onnxcam {__version__} is installed there, not {self._version}: install the same")
-        plan = read_plan(self._out / ".onnxcam")
+        plan = read_plan(self._out / JOB)
         there, here = plan.configuration if plan else {}, self._settings.configuration(work.explainer)
         if other := [key for key in {**there, **here} if there.get(key) != here.get(key)]:
             raise OptionError(

@@ -15,6 +15,7 @@ from typing import Any
 
 from onnxcam.batch.local import cores
 from onnxcam.batch.manifest import read_rows
+from onnxcam.batch.paths import scratch
 from onnxcam.batch.report.cards import Painter
 from onnxcam.batch.report.page import foot, gallery, head, pages
 from onnxcam.batch.report.summary import note_on, summary
@@ -89,7 +90,7 @@ def _read_run(out: Path) -> Mapping[str, Any]:
 
 def _scratch(out: Path) -> Path | None:
     """Where a job keeps what is not finished, and sweeps it away."""
-    folder = out / ".onnxcam" / "tmp"
+    folder = scratch(out)
     return folder if folder.is_dir() else None
 
 

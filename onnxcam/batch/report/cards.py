@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ from onnxcam.batch.report.tally import class_of, grid_of, state_of
 from onnxcam.core.maps import resize, resize_pixels
 from onnxcam.core.overlay import COLORMAPS, colorize, overlay
 from onnxcam.errors import ImageError, OnnxcamError
-from onnxcam.image import MAX_PIXELS, decode_image, encode_image
+from onnxcam.image import MAX_PIXELS, decode_image
+from onnxcam.pages import data_uri
 
 Pixels = NDArray[np.uint8]
 SIDE = 224  # of a thumbnail, at most
@@ -113,12 +113,6 @@ def enlarged(grid: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[
     return np.asarray(np.clip(resize(np, grid.astype(np.float32), size), 0, 1), np.float32)
 
 
-def data_uri(picture: Pixels, suffix: str = ".jpg", quality: int = _QUALITY) -> str:
-    """A picture as text."""
-    kind = {".jpg": "jpeg"}.get(suffix, suffix[1:])
-    return f"data:image/{kind};base64," + b64encode(encode_image(picture, suffix, quality)).decode()
-
-
 def address(name: str) -> str:
     """A file beside the page, as a relative link; whatever bytes are in its name."""
     return "./" + quote(os.fsencode(name))
@@ -174,7 +168,7 @@ _MARKS = {"right": "&#10003;", "wrong": "&#10007;"}  # not by colour alone
 
 
 def _image(kind: str, picture: Pixels | None) -> str:
-    return "" if picture is None else f'<img class="{kind}" alt="" src="{data_uri(picture)}">'
+    return "" if picture is None else f'<img class="{kind}" alt="" src="{data_uri(picture, quality=_QUALITY)}">'
 
 
 def _card(row: Mapping[str, Any], picture: Pixels | None, painted: Pixels | None) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
-import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxcam.batch.report.frame import FOOT, GALLERY, HEAD, SCRIPT, STYLE
+from onnxcam.pages import embedded, policy
 
 _SEEN = frozenset("\u200c\u200d")  # joiners, without which some scripts and emoji fall apart
 _UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")  # controls, direction marks, surrogates, line separators
@@ -40,18 +38,11 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def head(run: Mapping[str, Any], names: Sequence[str], at: int) -> str:
-    """The page up to its content: title, policy, style, and links between the pages.
-
-    Its own style and script alone may run, and nothing is fetched or sent.
-    """
-    policy = (
-        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src '{_hash(STYLE)}'; script-src '{_hash(SCRIPT)}'"
-    )
+    """The page up to its content: title, policy, style, and links between the pages."""
     model = markup(model_name(run))
     of = f", page {at + 1} of {len(names)}" if len(names) > 1 else ""
     return HEAD.format(
-        policy=html.escape(policy, quote=True),
+        policy=policy(STYLE, SCRIPT),
         style=STYLE,
         title=f"{model}: explanation report{of}",
         model=model,
@@ -94,11 +85,4 @@ def gallery(names: Sequence[str], cards: int, note: str) -> str:
 
 def foot(links: str, facts: Sequence[Mapping[str, Any]]) -> str:
     """The end of the gallery and of the page, with the facts of its cards."""
-    text = json.dumps(facts, allow_nan=False)
-    for sign in "<>&":  # none of them can end the block that the data stands in
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return FOOT.format(pages=links, data=text, script=SCRIPT)
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return FOOT.format(pages=links, data=embedded(facts), script=SCRIPT)

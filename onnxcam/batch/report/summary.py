@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxcam.batch.report.cards import data_uri, enlarged
+from onnxcam.batch.report.cards import enlarged
 from onnxcam.batch.report.page import markup, number
 from onnxcam.batch.report.tally import MOST_ERRORS, Figures, Group, Map, Shown, Truth
 from onnxcam.core.overlay import colorize
+from onnxcam.pages import data_uri
 
 MOST_CLASSES = 1000  # rows of a table
 _SIDE = 96  # of a mean map, in pixels
