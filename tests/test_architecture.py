@@ -16,6 +16,8 @@ from builders import classifier, write
 
 import onnxcam
 
+pytestmark = pytest.mark.anyruntime
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:

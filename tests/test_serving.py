@@ -14,6 +14,8 @@ from onnxcam.errors import OptionError, UnknownNameError
 from onnxcam.image import decode_image
 from onnxcam.serving import Show
 
+pytestmark = pytest.mark.anyruntime
+
 CHOICES = [("0", "<script>alert(1)</script>"), ("1", "dog")]
 
 

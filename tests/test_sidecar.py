@@ -19,6 +19,8 @@ from onnxcam.image import PRESETS, Preprocess
 from onnxcam.model import load_model
 from onnxcam.sidecar import read_sidecar, sidecar_path, write_sidecar
 
+pytestmark = pytest.mark.anyruntime
+
 NASTY = (
     'say "cat"', "back\\slash", "two\nlines", "tab\there", "C:\\new\\table", "naïve 猫 😀", "#no comment", "]", "'", "",
     "  spaces  ", "\x7f\x00\x1b", "\\u0041", '"""', "x = 1", "carriage\r\nreturn", "\ufeffmark", "\u2028",

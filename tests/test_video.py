@@ -20,6 +20,8 @@ from onnxcam.serving import Show
 from onnxcam.video import ENCODERS, Writer, check_output, open_source
 from onnxcam.video import source as source_module
 
+pytestmark = pytest.mark.anyruntime
+
 
 def ramps(count: int, height: int = 48, width: int = 64):
     """Smooth pictures, told apart by their red level, which every codec keeps."""

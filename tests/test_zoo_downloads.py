@@ -22,6 +22,8 @@ from onnxcam.conventions import known
 from onnxcam.errors import ModelError, OutputError, UnknownNameError
 from onnxcam.image import InputSpec
 
+pytestmark = pytest.mark.anyruntime
+
 
 def left(cache: Path) -> list[str]:
     return sorted(p.name for p in cache.iterdir())

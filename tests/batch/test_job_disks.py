@@ -18,6 +18,8 @@ from onnxcam import files
 from onnxcam.batch import manifest as manifests
 from onnxcam.errors import ImageError, OutputError
 
+pytestmark = pytest.mark.anyruntime
+
 
 def parts(out: Path) -> list[str]:
     """What is left of files that were not finished."""

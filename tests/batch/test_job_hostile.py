@@ -23,6 +23,8 @@ from onnxcam import Explainer
 from onnxcam.errors import ImageError
 from onnxcam.image import read_image
 
+pytestmark = pytest.mark.anyruntime
+
 NAMES = ["a b.png", "-rf.png", "a\nb.png", "\rb.png", "\x1b[31mred.png", "<script>alert(1)<\\script>.png",
          "'\"`$(x).png", "\udcff\udc80.png", "\u202egnp.png", "{name}%s.png", "%2e%2e.png", "x.png.overlay.jpg",
          "results.jsonl.png", "n" * 251 + ".png", "\u00e4" * 125 + ".png", "*?[a].png", "\u732b.png", "nul.png",

@@ -22,6 +22,8 @@ from onnxcam.batch.settings import Saving, Settings
 from onnxcam.errors import ImageError, OptionError, OutputError
 from onnxcam.model import load_model
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.fixture
 def beside(tmp_path) -> Path:

@@ -18,6 +18,8 @@ import onnxcam.batch
 from onnxcam.batch.manifest import Manifest, read_rows
 from onnxcam.errors import GradientError, ImageError, ModelError, OptionError, OutputError
 
+pytestmark = pytest.mark.anyruntime
+
 # ---- Stopped and resumed ----
 
 

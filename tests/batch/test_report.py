@@ -23,6 +23,8 @@ from onnxcam.batch.report.tally import Spread, gather
 from onnxcam.errors import ImageError, OptionError, OutputError
 from onnxcam.image import encode_image, read_image
 
+pytestmark = pytest.mark.anyruntime
+
 LEFT, RIGHT = np.zeros((16, 16), np.uint8), np.zeros((16, 16), np.uint8)
 LEFT[:, :8], RIGHT[:, 8:] = 255, 255
 EVIL = [

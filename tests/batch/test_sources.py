@@ -17,6 +17,8 @@ from onnxcam.batch import lists
 from onnxcam.batch.sources import Entry, entries, read, stamp_of
 from onnxcam.errors import ImageError, OptionError
 
+pytestmark = pytest.mark.anyruntime
+
 
 def make(root: Path, *names: str) -> Path:
     for name in names:

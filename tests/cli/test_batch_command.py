@@ -18,6 +18,8 @@ from builders import png
 from onnxcam.cli import batch as command
 from onnxcam.cli import progress
 
+pytestmark = pytest.mark.anyruntime
+
 FEW = ("--preprocess", "unit", "--workers", "1", "--batch", "1")
 
 

@@ -13,6 +13,8 @@ from onnxcam.methods import METHODS
 from onnxcam.papers import PAPERS
 from onnxcam.zoo import samples
 
+pytestmark = pytest.mark.anyruntime
+
 ZOO = "zoo:shapes-cnn"
 SCENE = samples("shapes-cnn")[4]
 

@@ -21,6 +21,8 @@ from videos import FPS, decoded, facts, scenes, video
 from onnxcam import Explainer
 from onnxcam.video import Frame
 
+pytestmark = pytest.mark.anyruntime
+
 MODEL = "zoo:shapes-cnn"
 
 

@@ -16,6 +16,8 @@ from builders import classifier, png, write
 
 from onnxcam import __version__, cli
 
+pytestmark = pytest.mark.anyruntime
+
 COMMANDS = ("explain", "inspect", "methods", "zoo")
 START = [sys.executable, "-c", "import sys; sys.argv[0] = 'onnxcam'; from onnxcam.cli import main; main()"]
 

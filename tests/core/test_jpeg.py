@@ -14,6 +14,8 @@ from onnxcam.core.jpeg import DamagedError, looks_filled, walk, with_more
 from onnxcam.errors import ImageError
 from onnxcam.image import decode_image
 
+pytestmark = pytest.mark.anyruntime
+
 RST, PROG, SUB = cv2.IMWRITE_JPEG_RST_INTERVAL, cv2.IMWRITE_JPEG_PROGRESSIVE, cv2.IMWRITE_JPEG_SAMPLING_FACTOR
 KINDS = {
     "plain": [],
