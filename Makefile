@@ -11,7 +11,7 @@ EXTRA ?= $(shell $(PYTHON) -c "import platform as p, sys; \
 STAMPS := .stamps
 PYTEST := python -m pytest -n 2
 
-.PHONY: demo test conformance lint test-training test-cpu test-browser test-ray package pictures clean
+.PHONY: demo test conformance runtimes lint test-training test-cpu test-browser test-web test-examples test-ray package pictures clean
 
 demo: $(STAMPS)/run
 	@echo "ONNX Runtime: onnxcam[$(EXTRA)]"
@@ -35,6 +35,16 @@ test-cpu: $(STAMPS)/cpu
 test-browser: $(STAMPS)/browser
 	$(VENV_BROWSER)/bin/python -m pytest -rs tests/batch/test_report_browser.py tests/test_serving_browser.py
 
+# The page of `onnxcam web`, in Node.js and in Chromium with a camera that is none: apt-get install chromium
+# chromium-driver nodejs npm.
+test-web: $(STAMPS)/browser
+	$(VENV_BROWSER)/bin/python -m pytest -rs tests/export/test_web.py tests/export/test_web_pixels.py \
+		tests/export/test_web_service.py tests/export/test_web_browser.py
+
+# The programs of examples/, also those that install something: pip and npm need a network.
+test-examples: $(STAMPS)/cpu
+	ONNXCAM_EXAMPLES=1 $(VENV_CPU)/bin/python -m pytest -rs tests/export/test_examples.py
+
 # Jobs on two machines, as far as Ray can tell.
 test-ray: $(STAMPS)/ray
 	$(VENV_RAY)/bin/python -m pytest -rs tests/batch/test_ray.py
@@ -46,6 +56,36 @@ conformance: $(STAMPS)/dev $(STAMPS)/cpu
 	$(VENV)/bin/python -W ignore -m benchmarks.conformance_report judge --engine training -o build/training.json
 	$(VENV_CPU)/bin/python -W ignore -m benchmarks.conformance_report write build/portable.json build/training.json \
 		-o docs/operators.md
+
+# docs/runtimes.md: exported models on every runtime that pip and npm give. MODELS and PHOTO add models to the zoo's.
+RUNTIMES := build/runtimes
+RUNTIMES_PIP := openvino tract mnn ncnn litert onnxruntime-oldest
+PACKAGES_openvino := openvino
+PACKAGES_tract := tract numpy
+PACKAGES_mnn := MNN numpy
+PACKAGES_ncnn := ncnn pnnx numpy
+PACKAGES_litert := onnx2tf ai-edge-litert tensorflow-cpu tf_keras onnxsim onnx_graphsurgeon sng4onnx psutil onnxruntime
+PACKAGES_onnxruntime-oldest := onnxruntime==1.14.1 "numpy<2"
+$(RUNTIMES)/venv/onnxruntime-oldest: PYTHON := python3.10
+SLOW_ONES := --only=[.](model|gradcam)$$
+SHAPES := model_zoo/shapes-cnn.onnx model_zoo/shapes-vit.onnx \
+	$(filter-out %-external.onnx %-weak.onnx,$(wildcard model_zoo/shapes-net-*.onnx))
+
+$(RUNTIMES)/venv/%:
+	$(PYTHON) -m venv $@
+	$@/bin/pip install -q $(PACKAGES_$*)
+
+runtimes: $(STAMPS)/dev $(STAMPS)/cpu $(RUNTIMES_PIP:%=$(RUNTIMES)/venv/%)
+	npm install --silent --prefix $(RUNTIMES) onnxruntime-web
+	$(VENV_CPU)/bin/python -W ignore -m benchmarks.runtimes make $(RUNTIMES) $(SHAPES) $(MODELS) $(PHOTO:%=--photo %)
+	for r in $(RUNTIMES_PIP); do $(VENV_CPU)/bin/python -m benchmarks.runtimes run $(RUNTIMES) $$r \
+		--python $(abspath $(RUNTIMES))/venv/$$r/bin/python \
+		$$(case $$r in ncnn|litert) echo '$(SLOW_ONES)';; esac) || exit 1; done
+	for r in web-node chromium; do $(VENV_CPU)/bin/python -m benchmarks.runtimes run $(RUNTIMES) $$r \
+		--modules $(RUNTIMES)/node_modules || exit 1; done
+	for r in opencv reference; do $(VENV_CPU)/bin/python -m benchmarks.runtimes run $(RUNTIMES) $$r || exit 1; done
+	$(VENV_CPU)/bin/python -m benchmarks.runtimes run $(RUNTIMES) onnxruntime-training --python $(VENV)/bin/python
+	$(VENV_CPU)/bin/python -m benchmarks.runtimes write $(RUNTIMES) -o docs/runtimes.md
 
 # The wheel on its own, away from the checkout: it must carry the zoo.
 package:

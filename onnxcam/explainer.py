@@ -7,7 +7,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,9 @@ from onnxcam.programs import Plan, Programs, repeated
 from onnxcam.record import Recorder, Shaping, provenance
 from onnxcam.runtime import Array, Session
 from onnxcam.targets import Box, Region, Target, as_target, split_output
+
+if TYPE_CHECKING:
+    from onnxcam.export import Exported, Form
 
 TargetLike = int | str | Target | None
 
@@ -311,6 +314,16 @@ class Explainer:
             for k, t in enumerate(each)
         ]
         return np.stack([e.heatmap[None] if e.attribution is None else e.attribution for e in found])
+
+    # Exporting
+
+    def export(
+        self, path: str | Path, target: TargetLike = None, form: Form | None = None, force: bool = False
+    ) -> Exported:
+        """Write the model with its maps as further outputs: see :func:`onnxcam.export.export`."""
+        from onnxcam.export import export
+
+        return export([self], path, target, form, force)
 
     # Checks
 

@@ -1,11 +1,12 @@
-"""Files, whole: written at once or not at all, and known by their hash."""
+"""Files, whole: written at once or not at all, alone or together, and known by their hash."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -59,6 +60,44 @@ def write_whole(
         advice = "" if scratch else ". Give another folder or name"  # a job's own files have their places
         raise OutputError(f"cannot write {str(path)!r}: {reason(error)}{advice}") from error
     return path
+
+
+@contextmanager
+def together(*paths: Path) -> Iterator[Path]:
+    """A folder to write files in, which all appear in their places once the context ends without an exception.
+
+    Where one cannot be put in its place, those before it are taken away again, and what was there comes back.
+
+    Args:
+        paths: The files, of one folder; they are written under their names in the folder that is given.
+
+    Raises:
+        OSError: They cannot be written there.
+    """
+    with tempfile.TemporaryDirectory(prefix=".onnxcam-", dir=paths[-1].parent) as name:
+        folder = Path(name)
+        yield folder
+        if len(paths) == 1:
+            os.replace(folder / paths[0].name, paths[0])
+        else:
+            _exchange(folder, paths)
+
+
+def _exchange(folder: Path, paths: Sequence[Path]) -> None:
+    """Put new files in the place of old ones; in between, there is none rather than one of each."""
+    former = Path(tempfile.mkdtemp(dir=folder))
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in (
+            *((path, former / path.name) for path in reversed(paths) if path.exists()),
+            *((folder / path.name, path) for path in paths),
+        ):
+            os.replace(source, target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            os.replace(target, source)
+        raise
 
 
 def sha256_of(path: Path) -> str:

@@ -17,6 +17,7 @@ from onnxcam.model import Model, dims_of
 
 Array = npt.NDArray[Any]
 Given = npt.ArrayLike | str
+_CLASS = "onnxcam/class"  # the inputs of an exported model that say what its own maps explain
 _PAD = "<pad>"  # fills up a text where the model takes a fixed number of words
 
 
@@ -45,6 +46,8 @@ def given_inputs(model: Model, given: Mapping[str, Given], whole: bool = True) -
     text = ", ".join(f"{v.name} {v.dtype} {v.shape}" for v in wanted.values()) or "none"
     if unknown := [n for n in given if n not in wanted]:
         raise OptionError(f"{model.label} has no further input {unknown[0]!r}; its inputs beside the picture: {text}")
+    if whole:  # an exported model's maps may be of any class where they are not looked at
+        given = {**{n: -1 for n in wanted if n.startswith(_CLASS)}, **given}
     if whole and (missing := [n for n in wanted if n not in given]):
         raise OptionError(
             f"{model.label} takes more than a picture: {text}. Give {', '.join(missing)}: inputs={{name: array}}, or "

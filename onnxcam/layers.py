@@ -38,12 +38,13 @@ class TargetLayer:
     reason: str
     pooled: str = ""
 
-    def fold(self, a: Array) -> Array:
-        """The layer's own form -> (N, C, h, w)."""
+    def fold(self, a: Any, xp: Any = np) -> Any:
+        """The layer's own form -> (N, C, h, w), of arrays or in a graph."""
         if isinstance(self.layout, Tokens):
             grid = self.layout
-            return np.moveaxis(a[:, grid.index], 2, 1).reshape(len(a), a.shape[2], grid.height, grid.width)
-        return np.moveaxis(a, 3, 1) if self.layout == "NHWC" else a
+            patches = xp.permute_dims(xp.take(a, np.asarray(grid.index), axis=1), (0, 2, 1))
+            return xp.reshape(patches, (-1, a.shape[2], grid.height, grid.width))
+        return xp.permute_dims(a, (0, 3, 1, 2)) if self.layout == "NHWC" else a
 
     def unfold(self, a: Array, like: Array) -> Array:
         """(B, C, h, w) -> the layer's own form; class and register tokens come from ``like`` (1, T, D)."""

@@ -10,8 +10,8 @@ import hashlib
 import json
 import logging
 import math
-import os
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxcam import branches, integrity, lowering
-from onnxcam.errors import ModelError, OutputError
+from onnxcam.errors import ModelError, OutputError, reason
+from onnxcam.files import together
 from onnxcam.integrity import first_line
 from onnxcam.outputs import named_scores, reveal_scores
 from onnxcam.shapes import Integers, infer_shapes
@@ -140,22 +141,54 @@ class Model:
         """Bytes of all weights."""
         return sum(v.const_value.nbytes for v in self.graph.initializers.values() if v.const_value is not None)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the model, whole or not at all; above 2 GB the weights go to ``NAME.data`` beside it.
+    def save(self, path: str | Path, external_data: bool | None = None) -> Path:
+        """Write the model, whole or not at all.
+
+        Args:
+            path: the file.
+            external_data: put the weights into ``NAME.data`` beside it; None: where one file cannot hold them.
 
         Raises:
             OutputError: the file cannot be written there, or the model itself is read from it.
         """
-        target = Path(path)
-        weights = target.with_name(f"{target.name}.data") if self.nbytes() > _PROTO_LIMIT - 2**26 else None
-        for file in (target, weights):
-            if file is not None and file.exists() and any(file.samefile(own) for own in self._own_files()):
+        target, apart = Path(path), self.exceeds_one_file if external_data is None else external_data
+        data = [place_of_weights(target)] if apart else []
+        with self.writing(*data, target) as folder:
+            self.write(folder / target.name, apart)
+        return target
+
+    @property
+    def exceeds_one_file(self) -> bool:
+        """Whether the weights are more than the 2 GB that an ``.onnx`` file can hold."""
+        return self.nbytes() > _PROTO_LIMIT - 2**26
+
+    @contextmanager
+    def writing(self, *files: Path) -> Iterator[Path]:
+        """A folder to write files in, which appear in their places together once the context ends, or not at all.
+
+        Raises:
+            OutputError: they cannot be written there, or the model itself is read from one of them.
+        """
+        for file in files:
+            if file.exists() and any(file.samefile(own) for own in self._own_files()):
                 raise OutputError(f"{file} is the model's own file, which is never written to; choose another name")
         try:
-            _save(self.clone().ir_model, target, weights)
+            with together(*files) as folder:
+                yield folder
         except OSError as error:
-            raise OutputError(f"cannot write {target}: {error.strerror or error}; choose another folder") from error
-        return target
+            raise OutputError(f"cannot write {files[-1]}: {reason(error)}; choose another folder") from error
+
+    def write(self, file: Path, external_data: bool) -> None:
+        """Serialise into a new file, with the weights inside or in ``NAME.data`` beside it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        model = self.clone().ir_model
+        if not external_data:
+            _hold_all(model.graph)
+            ir.external_data.load_to_model(model)
+        ir.save(model, file, external_data=place_of_weights(file).name if external_data else None)
 
     def _own_files(self) -> set[Path]:
         """The files that it was read from and whose weights it still reads."""
@@ -164,15 +197,17 @@ class Model:
         return {f for f in files if f.exists()}
 
 
-def _save(model: ir.Model, target: Path, weights: Path | None) -> None:
-    if weights is None:
-        ir.external_data.load_to_model(model)
-    with tempfile.TemporaryDirectory(prefix=".onnxcam-", dir=target.parent) as folder:
-        partial = Path(folder) / target.name
-        ir.save(model, partial, external_data=weights.name if weights else None)
-        if weights is not None:
-            os.replace(partial.with_name(weights.name), weights)
-        os.replace(partial, target)
+def place_of_weights(file: Path) -> Path:
+    """Where the weights of a model file lie when they are beside it."""
+    return file.with_name(f"{file.name}.data")
+
+
+def _hold_all(graph: ir.Graph) -> None:
+    """Read weights of other files; onnx_ir closes each file behind them, which fails while a session looks into it."""
+    for value in graph.initializers.values():
+        held = value.const_value
+        if isinstance(held, ir.ExternalTensor):
+            value.const_value = ir.Tensor(held.numpy().copy(), dtype=held.dtype, name=held.name)
 
 
 def load_model(path: str | Path | bytes) -> Model:

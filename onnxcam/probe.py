@@ -89,7 +89,7 @@ class ModelProbe:
     def activations(self, x: Array) -> Array:
         """(B, C, H, W) -> (B, K, h, w): the target layer."""
         layer = self._its_layer()
-        return layer.fold(self._images(x, Plan(read=(layer.value,)))[f"A/{layer.value}"]).astype(np.float32)
+        return np.asarray(layer.fold(self._images(x, Plan(read=(layer.value,)))[f"A/{layer.value}"]), np.float32)
 
     def layer(self, x: Array) -> tuple[Array, Array]:
         """(B, C, H, W) -> activations and the gradient of the score there."""

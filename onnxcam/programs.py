@@ -208,14 +208,14 @@ class Programs:
         head = target.write(scene)
         named = head.answers
         if plan.wrt or plan.relu:
-            go = self._backward(edited, writer, head.score, scene.read)
+            go = self.walk(edited, writer, head.score, scene.read)
         if plan.wrt:
             walk = go([edited.values[n] for n in plan.wrt])
             gradients = dict(zip(plan.wrt, walk.gradients, strict=True))
             named |= {f"G/{n}": g.small for n, g in gradients.items()}
-            named |= {f"H/{n}": _curvature(edited, writer, gradients[n], n) for n in plan.curved}
+            named |= {f"H/{n}": curvature(edited, writer, gradients[n], n) for n in plan.curved}
         if plan.relu is not None:
-            walk = go([self._pixels(edited)], relu=plan.relu)
+            walk = go([self.pixels(edited)], relu=plan.relu)
             named["pixels"] = walk.gradients[0]
         named |= {f"A/{n}": writer.tensor(edited.values[n]) for n in plan.read}
         return named | self._attention(edited, writer, target, plan), walk
@@ -235,7 +235,7 @@ class Programs:
         if plan.attention == "gradients":
             for k, (of, at) in enumerate(write_block_scores(edited, writer, found, self.logits.name)):
                 scene = Scene(writer, of, self.logits)
-                go = self._backward(edited, writer, target.write(scene).score, scene.read)
+                go = self.walk(edited, writer, target.write(scene).score, scene.read)
                 named[f"D/{k}"] = go([at]).gradients[0]
         return named
 
@@ -251,9 +251,7 @@ class Programs:
             raise OptionError(f"the attention of {self.model.label} cannot be read: {found}")
         return found
 
-    def _backward(
-        self, edited: Model, writer: Writer, score: Tensor, roots: Sequence[ir.Value]
-    ) -> Callable[..., Backward]:
+    def walk(self, edited: Model, writer: Writer, score: Tensor, roots: Sequence[ir.Value]) -> Callable[..., Backward]:
         """The walk from a score on: the head by standard operators, and from the one value that it reads by the engine.
 
         A score that reads several values is one walk, by standard operators throughout.
@@ -268,7 +266,8 @@ class Programs:
         seed = backward(edited, writer, score.value, ones, roots, engine="portable").gradients[0]
         return partial(backward, edited, writer, roots[0], seed, engine=self.engine, straight_through=through)
 
-    def _pixels(self, edited: Model) -> ir.Value:
+    def pixels(self, edited: Model) -> ir.Value:
+        """The value that pixel methods differentiate at, in a copy of the model."""
         image = edited.values[PIXELS] if PIXELS in edited.values else edited.values[self.model.image_input.name]
         return first_float(image)
 
@@ -283,7 +282,7 @@ class Programs:
         return {**outputs, "own": self.logits.output} if self.logits.rounded else outputs
 
 
-def _curvature(edited: Model, writer: Writer, gradient: Tensor, name: str) -> Tensor:
+def curvature(edited: Model, writer: Writer, gradient: Tensor, name: str) -> Tensor:
     """The Hessian of the score at a value, times that value: the gradient of ``sum(G * A)`` with A held."""
     value = edited.values[name]
     held, slope = writer.tensor(value), gradient.value

@@ -129,6 +129,7 @@ def _zeros(value: ir.Value) -> Array:
 def _serialise(model: Model, runtime: Any) -> tuple[bytes, dict[str, Any]]:
     """The graph without its larger weights, and those weights."""
     stripped = model.clone()
+    _leave_out_unread(stripped.graph)
     weights = {}
     for name, value in stripped.graph.initializers.items():
         tensor = value.const_value
@@ -143,6 +144,13 @@ def _serialise(model: Model, runtime: Any) -> tuple[bytes, dict[str, Any]]:
             "in-memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
         )
     return ir.to_proto(stripped.ir_model).SerializeToString(), weights
+
+
+def _leave_out_unread(graph: ir.Graph) -> None:
+    """ONNX Runtime drops these before it looks for those that it was handed, and fails when one is not there."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
 
 
 def _known_providers(runtime: Any, providers: Sequence[str] | None) -> list[str]:

@@ -154,6 +154,18 @@ def test_large_weights_are_not_written_into_the_graph(tmp_path):
     assert not isinstance(opened.graph.initializers["w2"].const_value, ir.ExternalTensor)
 
 
+def test_weights_that_nothing_reads_are_left_out(tmp_path):
+    """Newer runtimes refuse to be handed a weight that they have dropped."""
+    nodes = [helper.make_node("Mul", ["image", "used"], ["z"])]
+    held = {n: np.full((40, 40), v, np.float32) for n, v in (("used", 2), ("unread", 3), ("shown", 4))}
+    ends = [value("image", [1, 3, 40, 40])], [value("z", None), value("shown", [40, 40])]
+    opened = load_model(write(tmp_path / "model.onnx", builders.model(nodes, *ends, held)))
+    z, shown = runtime.Session(opened).run({"image": np.ones((1, 3, 40, 40), np.float32)})
+    assert set(z.ravel()) == {2.0}
+    assert set(shown.ravel()) == {4.0}
+    assert "unread" in opened.graph.initializers
+
+
 def test_an_unknown_provider_lists_those_there_are(tmp_path):
     opened = load_model(write(tmp_path / "model.onnx", classifier()))
     with pytest.raises(OptionError, match=r"'NoSuchProvider'.*CPUExecutionProvider"):

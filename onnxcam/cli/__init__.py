@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxcam import __version__
-from onnxcam.cli import batch, compare, doctor, explain, inspect, listing, live, zoo
+from onnxcam.cli import batch, compare, doctor, explain, export, inspect, listing, live, web, zoo
 from onnxcam.cli.guard import guarded
 from onnxcam.cli.listing import say
 from onnxcam.errors import OnnxcamError
@@ -28,9 +28,11 @@ app.command("batch")(batch.command)
 app.command("compare")(compare.command)
 app.command("doctor")(doctor.command)
 app.command("explain")(explain.command)
+app.command("export")(export.command)
 app.command("inspect")(inspect.command)
 app.command("live")(live.command)
 app.command("methods")(listing.methods)
+app.command("web")(web.command)
 app.add_typer(zoo.app, name="zoo")
 
 

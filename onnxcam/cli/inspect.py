@@ -58,6 +58,7 @@ def _write_sidecar(model: Model) -> Path:
 
 def describe(model: Model, output: str | None = None) -> dict[str, Any]:
     """Everything that the graph tells, as JSON values."""
+    from onnxcam.export.provenance import provenance
     from onnxcam.graph.activations import activation_sites
     from onnxcam.graph.inspect import find_logits, target_layers
     from onnxcam.graph.paths import first_float, float_path
@@ -90,6 +91,7 @@ def describe(model: Model, output: str | None = None) -> dict[str, Any]:
         "methods": possible(given_by(model, logits)),
         "preprocess": {**preset.to_dict(), "reason": reason},
         "labels": None if labels is None else len(labels),
+        "export": provenance(model.meta),
         "metadata": model.meta,
     }
 
@@ -125,6 +127,7 @@ def _show(facts: dict[str, Any]) -> None:
     size = f"{image['height'] or 'any'}x{image['width'] or 'any'}"
     rows = [
         ("file", f"{facts['model']} (opset {facts['opset']}, {facts['producer'] or 'producer unknown'})"),
+        *_export_rows(facts["export"]),
         ("input", f"{image['name']}: {image['dtype']} {image['layout']}, {image['channels']} channels, {size}, batch "
                   f"{image['batch'] or 'any'}; {image['reason']}"),
         ("outputs", ", ".join(f"{o['name']} {o['dtype']} {_dims(o['shape'])}" for o in facts["outputs"])),
@@ -147,6 +150,32 @@ def _show(facts: dict[str, Any]) -> None:
         table(("#", "target layer, best first", "made by", "shape", "layout"), best)
     if len(facts["layers"]) > _SHOWN:
         print(f"... {len(facts['layers'])} in all; --json lists them with their reasons")
+
+
+def _export_rows(told: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What an exported model is, and of what."""
+    if told is None or "damaged" in told:
+        return [("exported", f"an explainable model whose record is damaged ({told['damaged']})")] if told else []
+    maps, settled = told["maps"], told["classes"] or {}
+    source, classes = told["source"], ", ".join(f"{n} is {c}" for n, c in settled.items())
+    more = [("maps", f"... {len(maps)} in all; --json lists them")] if len(maps) > _SHOWN else []
+    return [
+        ("exported", f"by onnxcam {told['onnxcam']} from {source['name'] or 'a model'} (sha256 {source['sha256']})"),
+        ("explains", f"{told['target']}{f'; settled: {classes}' if classes else ''}"),
+        *((n, f"{' at '.join(filter(None, [m['method'], m['layer']]))}; normalize {m['normalize']}")
+          for n, m in list(maps.items())[:_SHOWN]),
+        *more,
+        *_picture_row(told["picture"]),
+    ]  # fmt: skip
+
+
+def _picture_row(told: dict[str, Any] | None) -> list[tuple[str, str]]:
+    from onnxcam.image import Preprocess
+
+    if told is None:
+        return []
+    size = "any size" if told["size"] == "any" else "x".join(map(str, told["size"]))
+    return [("takes", f"an RGB picture, {size}; inside: {Preprocess.from_dict(told['preprocess']).name}")]
 
 
 def _methods_line(names: Sequence[str]) -> str:

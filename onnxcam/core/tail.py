@@ -9,9 +9,6 @@ import numpy as np
 from . import maps
 from .probe import Array, Probe, chunks, finite
 
-# 3 x 3 binomial, sum 1.
-_GAUSSIAN = np.outer((1, 2, 1), (1, 2, 1)).astype(np.float32) / 16
-
 
 def ablationcam(probe: Probe) -> Array:
     """Ablation-CAM: L = sum_k w_k A_k, w_k = (y - y_k) / |y|, y_k the score when channel k is 0 everywhere.
@@ -75,21 +72,21 @@ def reciprocam(probe: Probe, *, gaussian: bool = False) -> Array:
     """
     A = probe.activations(probe.x)
     h, w = A.shape[-2:]
-    kernel = _GAUSSIAN if gaussian else np.ones((1, 1), np.float32)
+    down, across = bands(h, gaussian), bands(w, gaussian)
 
     def left(part: slice) -> Array:
-        spots = [_spot(kernel, divmod(p, w), (h, w)) for p in range(part.start, part.stop)]
-        return np.asarray(A * np.stack(spots)[:, None])
+        rows, columns = np.divmod(np.arange(part.start, part.stop), w)
+        return np.asarray(A * (down[rows, None, :, None] * across[columns, None, None]))
 
     return np.asarray(maps.normalize(np, _behind(probe, h * w, left).reshape(h, w), "minmax"), np.float32)
 
 
-def _spot(kernel: Array, at: tuple[int, int], size: tuple[int, int]) -> Array:
-    """``kernel`` centred at one position of an empty map; what lies beyond the edge is cut off."""
-    margin = len(kernel) // 2
-    mask = np.zeros((size[0] + 2 * margin, size[1] + 2 * margin), np.float32)
-    mask[at[0] : at[0] + len(kernel), at[1] : at[1] + len(kernel)] = kernel
-    return mask[margin : margin + size[0], margin : margin + size[1]]
+def bands(n: int, gaussian: bool) -> Array:
+    """(n, n) float32: in row i the weights of an axis around i; what lies beyond the edge is cut off."""
+    if not gaussian:
+        return np.eye(n, dtype=np.float32)
+    sides = np.eye(n, k=1, dtype=np.float32) + np.eye(n, k=-1, dtype=np.float32)
+    return np.asarray(np.eye(n, dtype=np.float32) / 2 + sides / 4)  # (1, 2, 1) / 4 along each axis: 3 x 3, sum 1
 
 
 def _behind(probe: Probe, total: int, features: Callable[[slice], Array]) -> Array:

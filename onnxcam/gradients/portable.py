@@ -15,10 +15,11 @@ from onnxcam.gradients.dead_ends import disconnected
 from onnxcam.gradients.expansion import Expansion, StandIn, Step
 from onnxcam.gradients.refusals import DO_NOT_FIT, Refusal, refusal_error
 from onnxcam.gradients.relu import POLICIES, Policy
-from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, working_type
+from onnxcam.gradients.rules import Cotangents, Node, Rule, UnsupportedError, working_type
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.paths import FLOATS, reads
 from onnxcam.graph.symbolic import Tensor
+from onnxcam.model import dims_of
 
 
 def element_type(value: ir.Value) -> ir.DataType:
@@ -97,7 +98,7 @@ class _Walk:
             return
         try:
             _check_ranks(node, wanted)
-            self.distribute(node, rule.function(view, *dys), wanted, rule.broadcasts)
+            self.distribute(node, rule.function(view, *dys), wanted, rule)
         except DO_NOT_FIT as error:
             self.refused.append(Refusal(node, str(error)))
             self.pass_zeros(node)
@@ -109,14 +110,16 @@ class _Walk:
                 zeros = xp.zeros_like(self.writer.tensor(value), working_type(value.dtype))
                 self.cotangents.setdefault(id(value), []).append(zeros)
 
-    def distribute(self, node: ir.Node, dxs: Cotangents, wanted: frozenset[int], broadcasts: bool) -> None:
+    def distribute(self, node: ir.Node, dxs: Cotangents, wanted: frozenset[int], rule: Rule) -> None:
         given = dict(enumerate(dxs if isinstance(dxs, tuple) else (dxs,)))
         for index in sorted(wanted):
             value, dx = node.inputs[index], given.get(index)
             assert value is not None
             if dx is None:
                 raise UnsupportedError(f"input {index} ({value.name}) depends on the image")
-            dx = unbroadcast(dx, self.writer.tensor(value)) if broadcasts else dx
+            if rule.broadcasts:
+                others = [v for i, v in enumerate(node.inputs) if i != index and v is not None]
+                dx = unbroadcast(dx, self.writer.tensor(value), others if rule.aligned else None)
             self.cotangents.setdefault(id(value), []).append(dx)
 
     def total(self, value: ir.Value) -> Tensor | None:
@@ -134,8 +137,9 @@ def _check_ranks(node: ir.Node, wanted: frozenset[int]) -> None:
             raise UnsupportedError(f"the rank of {value.name} is unknown; export the model with shape information")
 
 
-def unbroadcast(dx: Tensor, like: Tensor) -> Tensor:
-    """Sum ``dx`` over the axes along which ``like`` was broadcast, to the shape of ``like``."""
+def unbroadcast(dx: Tensor, like: Tensor, others: Sequence[ir.Value] | None = None) -> Tensor:
+    """Sum ``dx`` over the axes along which ``like`` was broadcast, to the shape of ``like``; ``others`` are the inputs
+    that it was broadcast against, if that is all that happened to it."""
     extra = dx.rank - like.rank
     if extra > 0:
         dx = xp.sum(dx, tuple(range(extra)))
@@ -145,9 +149,23 @@ def unbroadcast(dx: Tensor, like: Tensor) -> Tensor:
     axes = [i for i, (d, want) in pairs if want == 1 and d != 1]
     if axes:
         dx = xp.sum(dx, axes, keepdims=True)
-    if any(not isinstance(want, int) and (want is None or d != want) for _, (d, want) in pairs):
+    free = [i for i, (d, want) in pairs if not isinstance(want, int) and (want is None or d != want)]
+    if any(others is None or _may_stretch(like, axis, others) for axis in free):
         return _unbroadcast_at_run_time(dx, like)
     return dx
+
+
+def _may_stretch(like: Tensor, axis: int, others: Sequence[ir.Value]) -> bool:
+    """Whether one of the others may be longer along a free axis: it has the axis, and not as 1 or by the same name."""
+    assert like.shape is not None
+    back, want = like.rank - axis, like.shape[axis]
+    for other in others:
+        if other.shape is None:
+            return True
+        length = dims_of(other)[-back] if back <= len(other.shape) else 1
+        if length != 1 and (length is None or length != want):
+            return True
+    return False
 
 
 def _unbroadcast_at_run_time(dx: Tensor, like: Tensor) -> Tensor:

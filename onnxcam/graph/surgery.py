@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -114,7 +116,10 @@ def _reshape_mixes(node: ir.Node, batch: int) -> bool:
     shape = held.const_value.numpy()
     if node.attributes.get_int("allowzero", 0) and 0 in shape:  # an empty axis, no copy
         return True
-    return source.shape is None or source.shape[0] != batch or int(shape[0]) not in (0, batch, -1)
+    if source.shape is None or source.shape[0] != batch or int(shape[0]) not in (0, batch, -1):
+        return True
+    found = node.outputs[0].shape  # -1 may hold more than the batch
+    return int(shape[0]) == -1 and found is not None and found[0] != batch
 
 
 def _touches_batch(node: ir.Node) -> bool:
@@ -126,14 +131,22 @@ def _touches_batch(node: ir.Node) -> bool:
     return node.attributes.get_int("axis", 0) == 0
 
 
-def _free_reshape(graph: ir.Graph, node: ir.Node) -> None:
-    held = _target_shape(node)
-    if held is None or held.const_value is None or node.inputs[0] is None or node.inputs[0].const_value is not None:
-        return
+def batch_free_shape(node: ir.Node) -> npt.NDArray[np.int64] | None:
+    """The shape of a Reshape that names the batch, with 0 (a copy) there; None of all others."""
+    held, source = _target_shape(node), node.inputs[0] if node.inputs else None
+    if held is None or held.const_value is None or source is None or source.const_value is not None:
+        return None
     shape = held.const_value.numpy().copy()
     if shape[0] in (0, -1):
-        return
+        return None
     shape[0] = 0
+    return shape
+
+
+def _free_reshape(graph: ir.Graph, node: ir.Node) -> None:
+    held, shape = _target_shape(node), batch_free_shape(node)
+    if held is None or shape is None:
+        return
     node.attributes.pop("allowzero", None)  # the new 0 copies
     value = ir.Value(name=f"{held.name}/batch/{node.name}", const_value=ir.tensor(shape))
     value.shape, value.type = ir.Shape(shape.shape), ir.TensorType(ir.DataType.INT64)

@@ -74,7 +74,18 @@ def _axes(x: Tensor, axis: Axis) -> Tensor | None:
 
 def _reduce(op_type: str, x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
     nothing = axis is not None and not isinstance(axis, int) and len(axis) == 0
+    if op_type != "ReduceSum" and _is_flat(x, axis):
+        x = x.small  # the node stays: channels-last converters (onnx2tf) tell by it which axes are the picture's
     return x if nothing else x.writer.op(op_type, x, _axes(x, axis), keepdims=int(keepdims))
+
+
+def _is_flat(x: Tensor, axis: Axis) -> bool:
+    """Whether ``x`` is a pending broadcast along these axes alone: mean, maximum and minimum are its operand's."""
+    small, like = x.small.shape, x.shape
+    if x.small is x or axis is None or small is None or like is None or len(small) != len(like):
+        return False
+    over = {a % len(like) for a in np.atleast_1d(axis)}
+    return builtins.all(d == 1 if k in over else d is not None and d == like[k] for k, d in enumerate(small))
 
 
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -167,6 +178,15 @@ def slice_axis(x: Tensor, axis: int, start: int, stop: int, step: int = 1) -> Te
     """``x[start:stop:step]`` along one axis."""
     bounds = [x.writer.constant(np.asarray([v], dtype=np.int64)) for v in (start, stop, axis, step)]
     return x.writer.op("Slice", x, *bounds)
+
+
+def take(x: Tensor, indices: npt.ArrayLike, axis: int) -> Tensor:
+    """Entries along one axis, in the order of ``indices``; neighbours are a slice."""
+    places = np.asarray(indices, dtype=np.int64)
+    if len(places) and np.array_equal(places, np.arange(places[0], places[0] + len(places))):
+        known = x.shape[axis] if x.shape is not None else None
+        return x if len(places) == known else slice_axis(x, axis, int(places[0]), int(places[-1]) + 1)
+    return x.writer.op("Gather", x, x.writer.constant(places), axis=axis)
 
 
 def flip(x: Tensor, axis: int | Sequence[int]) -> Tensor:

@@ -32,6 +32,11 @@ class Writer:
     Args:
         graph: the graph to write into; existing nodes are left as they are.
         opset: version of the default domain, for type inference and folding.
+
+    Attributes:
+        one_hots: of rows (N, C) that are 1 at one place and else 0, these places (N,), by the rows' value. Who writes
+            such rows notes them; rules for products read entries there, rather than multiply by zeros. A place beyond
+            the end means a row of zeros.
     """
 
     def __init__(self, graph: ir.Graph, opset: int) -> None:
@@ -39,31 +44,12 @@ class Writer:
         self.opset = opset
         self._written: dict[Any, tuple[Tensor, ...]] = {}
         self._constants: dict[Any, Tensor] = {}
-        self._dequantised: dict[ir.Value, Tensor] = {}
+        self.one_hots: dict[ir.Value, Tensor] = {}
         self._count = max((_number(v.name) for v in _values(graph)), default=0)
 
     def tensor(self, value: ir.Value) -> Tensor:
         """The expression that stands for ``value``."""
         return Tensor(value, self)
-
-    def weight(self, value: ir.Value) -> Tensor:
-        """The expression for ``value``; a constant that the model stores quantised is read as floats.
-
-        A second reader of its DequantizeLinear would have runtimes dequantise it twice in every run.
-        """
-        node = value.producer()
-        held = [v.const_value for v in node.inputs if v is not None] if node is not None else []
-        if node is None or node.op_type != "DequantizeLinear" or any(t is None or t.nbytes > _FOLD_BELOW for t in held):
-            return self.tensor(value)
-        if value not in self._dequantised:
-            names = [f"i{k}" for k in range(len(held))]
-            attributes = {a.name: a.value for a in node.attributes.values()}
-            proto = onnx.helper.make_node("DequantizeLinear", names, ["y"], **attributes)
-            feeds = {n: t.numpy() for n, t in zip(names, held, strict=True) if t is not None}
-            # The reference evaluator has the operator from opset 19 on; what it computes did not change.
-            found = ReferenceEvaluator(proto, opsets={"": max(self.opset, 19)}).run(None, feeds)
-            self._dequantised[value] = self.constant(cast("list[Array]", found)[0], value.dtype)
-        return self._dequantised[value]
 
     def constant(self, array: npt.ArrayLike, dtype: ir.DataType | None = None) -> Tensor:
         """A constant; it becomes an initializer when a node first reads it."""
@@ -313,12 +299,12 @@ class Tensor:
         for pending, full in ((a, b), (b, a)):
             if pending._small is None or full._small is not None:
                 continue
-            if full.shape == ():  # a number: the result is as pending as its operand
-                small = pending._small._binary(op_type, full, swap=full is a)
-                return Tensor.pending(small, cast("Tensor", pending._like))
             if same_shape(pending, full):
                 a, b = (pending._small, b) if pending is a else (a, pending._small)
                 break
+            if _fits_in(full, pending):  # a number, or one row for all: the result is as pending as its operand
+                small = pending._small._binary(op_type, full, swap=full is a)
+                return small if same_shape(small, pending) else Tensor.pending(small, cast("Tensor", pending._like))
         if op_type == "Mul" and (_is_one(a, b) or _is_one(b, a)):
             return b if _is_one(a, b) else a
         return self.writer.op(op_type, a, b)
@@ -425,6 +411,13 @@ def matmul(x: Tensor | Array, y: Tensor | Array) -> Tensor:
 def same_shape(x: Tensor, like: Tensor) -> bool:
     """Whether two shapes are known to be equal."""
     return x.shape is not None and None not in x.shape and x.shape == like.shape
+
+
+def _fits_in(x: Tensor, like: Tensor) -> bool:
+    """Whether ``x`` is known to broadcast to the shape of ``like``: each of its axes is 1, or as long as that."""
+    if x.shape is None or like.shape is None or len(x.shape) > len(like.shape):
+        return False
+    return all(d == 1 or (d is not None and d == e) for d, e in zip(x.shape[::-1], like.shape[::-1], strict=False))
 
 
 def _is_one(x: Tensor, other: Tensor) -> bool:

@@ -242,7 +242,7 @@ class ClassTarget(Target):
         z = self.rows(scene)
         given = [scene.input(n, ir.DataType.INT64) for n in _inputs(len(self.classes))]
         best = xp.argmax(z, axis=1)
-        indices = [xp.where(g < 0, best, g) for g in given]
+        indices = [_resolved(g, best) for g in given]
         picks = [one_hot(z, index) for index in indices]
         return Head(self.score(scene, z, picks), indices[0], z)
 
@@ -250,6 +250,13 @@ class ClassTarget(Target):
         """The class indices."""
         names = [f"{PREFIX}{n}" for n in _inputs(len(self.classes))]
         return {n: np.full(count, c, dtype=np.int64) for n, c in zip(names, self.classes, strict=True)}
+
+
+def _resolved(given: Tensor, best: Tensor) -> Tensor:
+    """The class, arg-max for -1; what is settled while writing is not asked again when the model runs."""
+    if given.const is None:
+        return xp.where(given < 0, best, given)
+    return best if np.all(given.const < 0) else given
 
 
 class ValueTarget(Target):
@@ -301,7 +308,10 @@ def one_hot(scores: Tensor, index: Tensor, axis: int = 1) -> Tensor:
     """1 at ``index`` along an axis of ``scores``, else 0: (N,) -> (N, length), (N, k) -> (N, k, length)."""
     zero, one = (scores.writer.constant(np.asarray(v, dtype=np.int64)) for v in (0, 1))
     places = scores.writer.op("Range", zero, xp.squeeze(xp.dim(scores, axis), 0), one)
-    return xp.astype(places == xp.expand_dims(index, index.rank), scores.dtype)
+    found = xp.astype(places == xp.expand_dims(index, index.rank), scores.dtype)
+    if index.rank == 1 and axis == scores.rank - 1 == 1:
+        scores.writer.one_hots[found.value] = index
+    return found
 
 
 def pick(scores: Tensor, one_hot: Tensor) -> Tensor:

@@ -102,6 +102,8 @@ POOLS = [
     ("SAME_LOWER", (1, 2, 6, 7), {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
     ("SAME_UPPER, overlapping", (1, 2, 5, 6), {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"}),
     ("VALID", (1, 2, 6, 7), {"kernel_shape": [2, 3], "strides": [2, 2], "auto_pad": "VALID"}),
+    ("the whole map", (2, 3, 4, 5), {"kernel_shape": [4, 5], "strides": [2, 2]}),
+    ("the whole map, padded", (2, 3, 3, 4), {"kernel_shape": [4, 5], "pads": [1, 0, 0, 1]}),
 ]
 DILATED = ("dilations", (1, 2, 7, 8), {"kernel_shape": [2, 3], "dilations": [2, 2], "pads": [1, 1, 1, 1]})
 for what, x, attributes in [*POOLS, DILATED]:

@@ -22,6 +22,7 @@ import onnx_ir as ir
 from onnxcam.gradients.relu import Policy
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor, Writer
+from onnxcam.graph.weights import entries, weight
 
 T = TypeVar("T")
 Cotangents = Tensor | tuple[Tensor | None, ...] | None
@@ -35,10 +36,12 @@ class Rule:
     Attributes:
         function: the rule.
         broadcasts: the operator broadcasts its inputs, so a cotangent may have to be summed down to its input.
+        aligned: it broadcasts all of them against each other, as arithmetic does.
     """
 
     function: Function
     broadcasts: bool = False
+    aligned: bool = True
 
 
 class UnsupportedError(Exception):
@@ -64,7 +67,7 @@ class Node:
     def input(self, index: int) -> Tensor | None:
         """Input ``index``; None where it is left out."""
         value = self.raw.inputs[index] if index < len(self.raw.inputs) else None
-        return None if value is None else _widened(self.writer.weight(value))
+        return None if value is None else _widened(weight(self.writer, value))
 
     @property
     def x(self) -> Tensor:
@@ -89,6 +92,12 @@ class Node:
     def output(self, index: int) -> Tensor:
         """Output ``index``."""
         return _widened(self.writer.tensor(self.raw.outputs[index]))
+
+    def entries(self, index: int, places: Tensor, axis: int) -> Tensor:
+        """The entries ``places`` of the matrix that is input ``index``, along one axis."""
+        value = self.raw.inputs[index]
+        assert value is not None
+        return _widened(entries(self.writer, value, places, axis))
 
     def attr(self, name: str, default: T) -> T:
         """An attribute, of the type of its default."""
@@ -143,13 +152,17 @@ NO_GRADIENT: set[str] = set()
 
 
 def vjp(
-    *op_types: str, domain: str = "", broadcasts: bool = False, straight_through: bool = False
+    *op_types: str,
+    domain: str = "",
+    broadcasts: bool = False,
+    aligned: bool = True,
+    straight_through: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a rule for operators."""
 
     def register(function: Function) -> Function:
         for op_type in op_types:
-            (STRAIGHT_THROUGH if straight_through else RULES)[domain, op_type] = Rule(function, broadcasts)
+            (STRAIGHT_THROUGH if straight_through else RULES)[domain, op_type] = Rule(function, broadcasts, aligned)
         return function
 
     return register

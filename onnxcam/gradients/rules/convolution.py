@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ import numpy as np
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
+from onnxcam.graph.weights import is_settled
 from onnxcam.model import Dim
+
+_COPIED_BELOW = 2**13  # bytes of a weight; a larger one is turned by nodes, which cost the file less
 
 
 @dataclass(frozen=True)
@@ -85,22 +89,36 @@ def spread_out(dy: Tensor, w: Tensor, win: Window, group: int, like: Tensor) -> 
     """The adjoint of a convolution: each output pixel spreads its cotangent over the pixels of ``like`` it read."""
     flat = all(s == 1 for s in win.strides)
     fits = all(isinstance(p, int) and p <= r for p, r in zip((*win.before, *win.after), win.reach * 2, strict=True))
-    if flat and fits and w.const is not None:
+    head = dy.shape is not None and all(d == 1 for d in dy.shape[2:])  # as quick, and needs no copy of the weight
+    known = all(isinstance(d, int) for d in w.shape or (None,)) and is_settled(w)
+    if flat and fits and known and not head:
         return _by_flipped_conv(dy, w, win, group)
     return _by_transposed_conv(dy, w, win, group, like)
 
 
 def _by_flipped_conv(dy: Tensor, w: Tensor, win: Window, group: int) -> Tensor:
     """At stride 1 the adjoint is a convolution with the flipped weight: as fast as the forward one."""
-    assert w.const is not None
-    outs, ins, *kernel = w.const.shape
-    blocks = w.const.reshape(group, outs // group, ins, *kernel).swapaxes(1, 2)
-    spatial = tuple(range(3, 3 + len(kernel)))
-    flipped = np.ascontiguousarray(np.flip(blocks, spatial)).reshape(group * ins, outs // group, *kernel)
+    weight = _flipped(w, group)
     begin = [r - int(p) for r, p in zip(win.reach, win.before, strict=True)]  # type: ignore[arg-type]
     end = [r - int(p) for r, p in zip(win.reach, win.after, strict=True)]  # type: ignore[arg-type]
-    weight = dy.writer.constant(flipped)
     return dy.writer.op("Conv", dy, weight, pads=begin + end, dilations=list(win.dilations), group=group)
+
+
+def _flipped(w: Tensor, group: int) -> Tensor:
+    """The weight of the adjoint; of a large one runtimes compute it when they load the file, which holds it once."""
+    outs, ins, *kernel = (int(d) for d in w.shape or ())  # type: ignore[arg-type]
+    write, vector, rank = partial(w.writer.op, fold=_is_small(w)), w.writer.constant, len(kernel)
+    lead = 2 if group == 1 else 3  # axes before the kernel's; those of groups are apart for the exchange
+    blocks = w if group == 1 else write("Reshape", w, vector([group, outs // group, ins, *kernel]))
+    turned = write("Transpose", blocks, perm=[*range(lead - 2), lead - 1, lead - 2, *range(lead, lead + rank)])
+    if axes := [lead + a for a, d in enumerate(kernel) if d > 1]:
+        last, before_first, back = (vector([v] * len(axes)) for v in (-1, -(2**31), -1))
+        turned = write("Slice", turned, last, before_first, vector(axes), back)
+    return turned if group == 1 else write("Reshape", turned, vector([group * ins, outs // group, *kernel]))
+
+
+def _is_small(w: Tensor) -> bool:
+    return w.const is not None and w.const.nbytes < _COPIED_BELOW
 
 
 def _by_transposed_conv(dy: Tensor, w: Tensor, win: Window, group: int, like: Tensor) -> Tensor:

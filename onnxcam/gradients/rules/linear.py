@@ -6,6 +6,7 @@ import string
 from collections.abc import Sequence
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.graph import symbolic as xp
@@ -14,7 +15,7 @@ from onnxcam.graph.symbolic import Tensor, same_shape
 _LARGEST_MINORS = 16  # rows of a matrix whose minors are held, rows ** 4 elements
 
 
-@vjp("Gemm", broadcasts=True)  # Y = alpha A' B' + beta C, where ' may transpose
+@vjp("Gemm", broadcasts=True, aligned=False)  # Y = alpha A' B' + beta C, where ' may transpose
 def gemm(node: Node, dy: Tensor) -> Cotangents:
     a, b = node.xs[:2]
     ta, tb, alpha = node.attr("transA", 0), node.attr("transB", 0), node.attr("alpha", 1.0)
@@ -22,20 +23,39 @@ def gemm(node: Node, dy: Tensor) -> Cotangents:
     da = db = None
     if 0 in node.wanted:  # dA' = dY B'^T
         da = (
-            product("Gemm", b, dy, transA=tb, transB=1, alpha=alpha)
+            product("Gemm", b, dy, transA=tb, transB=1, alpha=alpha, shape=a.shape)
             if ta
-            else product("Gemm", dy, b, transB=1 - tb, alpha=alpha)
+            else _entries_at_ones(node, dy, 1 - tb, a, alpha)
+            or product("Gemm", dy, b, transB=1 - tb, alpha=alpha, shape=a.shape)
         )
     if 1 in node.wanted:  # dB' = A'^T dY
         db = (
-            product("Gemm", dy, a, transA=1, transB=ta, alpha=alpha)
+            product("Gemm", dy, a, transA=1, transB=ta, alpha=alpha, shape=b.shape)
             if tb
-            else product("Gemm", a, dy, transA=1 - ta, alpha=alpha)
+            else product("Gemm", a, dy, transA=1 - ta, alpha=alpha, shape=b.shape)
         )
     return da, db, dy * node.attr("beta", 1.0) if 2 in node.wanted else None
 
 
-@vjp("MatMul", broadcasts=True)  # dA = dY B^T, dB = A^T dY; vectors become matrices first
+def _entries_at_ones(node: Node, dy: Tensor, axis: int, a: Tensor, alpha: float = 1.0) -> Tensor | None:
+    """dY B^T of a dY that is 1 at one place of each row, else 0: entries of B, which is read nowhere else.
+
+    0 for a place beyond the end, where all of dY is 0; ONNX leaves it open what Gather gives there.
+    """
+    index = node.writer.one_hots.get(dy.small.value)
+    if index is None or dy.rank != 2:
+        return None
+    known, count = index.const is not None, xp.dim(dy, 1)
+    found = node.entries(1, index if known else xp.minimum(index, count - 1), axis)
+    found = (xp.permute_dims(found, [1, 0]) if axis else found) * alpha
+    if known:  # of a class that is settled, one row for all samples
+        return xp.expand_like(found, a)
+    found = found * xp.expand_dims(xp.astype(index < count, found.dtype), 1)
+    found.value.shape = ir.Shape(a.shape or ())
+    return found
+
+
+@vjp("MatMul", broadcasts=True, aligned=False)  # dA = dY B^T, dB = A^T dY; vectors become matrices first
 def matmul(node: Node, dy: Tensor) -> Cotangents:
     a, b = node.xs
     if a.rank == 1:
@@ -44,22 +64,23 @@ def matmul(node: Node, dy: Tensor) -> Cotangents:
         dy = xp.expand_dims(dy, -1)
     a2 = xp.expand_dims(a, 0) if a.rank == 1 else a
     b2 = xp.expand_dims(b, 1) if b.rank == 1 else b
-    da = _times_transposed(dy, b2) if 0 in node.wanted else None
+    plain = b.rank == a.rank == 2 and 0 in node.wanted
+    rows = _entries_at_ones(node, dy, 1, a) if plain else None
+    da = rows or (_times_transposed(dy, b2, a2) if 0 in node.wanted else None)
     db = _swap(a2) @ dy if 1 in node.wanted else None
     return _without_axis(da, a, 0), _without_axis(db, b, -1)
 
 
-def _times_transposed(dy: Tensor, b: Tensor) -> Tensor:
-    """dY B^T; by a matrix Gemm reads the weight as it lies, so that no transposed copy is stored."""
+def _times_transposed(dy: Tensor, b: Tensor, a: Tensor) -> Tensor:
+    """dY B^T; by a matrix Gemm reads the weight as it lies, so that no transposed copy is stored, and A has not been
+    broadcast: the result has its shape."""
     if b.rank != 2 or dy.rank < 2:
         return dy @ _swap(b)
     if dy.rank == 2:
-        return dy.writer.op("Gemm", dy, b, transB=1)
-    assert dy.shape is not None
-    assert b.shape is not None
+        return dy.writer.op("Gemm", dy, b, transB=1, shape=a.shape)
     rows = dy.writer.op("Gemm", xp.reshape(dy, xp.concat([dy.writer.constant([-1]), xp.dim(dy, -1)])), b, transB=1)
-    lengths = [*(xp.dim(dy, a) for a in range(dy.rank - 1)), xp.dim(b, 0)]
-    return xp.reshape(rows, xp.concat(lengths), [*dy.shape[:-1], b.shape[0]])
+    lengths = [*(xp.dim(dy, axis) for axis in range(dy.rank - 1)), xp.dim(b, 0)]
+    return xp.reshape(rows, xp.concat(lengths), a.shape)
 
 
 def _swap(x: Tensor) -> Tensor:
@@ -71,7 +92,8 @@ def _without_axis(dx: Tensor | None, vector: Tensor, axis: int) -> Tensor | None
     return dx if dx is None or vector.rank > 1 else xp.squeeze(dx, -2 if axis == 0 else -1)
 
 
-@vjp("Einsum", broadcasts=True)  # the product of the cotangent and the other operands, summed to this one's letters
+# The product of the cotangent and the other operands, summed to this one's letters.
+@vjp("Einsum", broadcasts=True, aligned=False)
 def einsum(node: Node, dy: Tensor) -> Cotangents:
     terms, result = _letters(node.attr("equation", ""), [x.rank for x in node.xs])
     terms, units = _without_diagonals(terms, node.xs)

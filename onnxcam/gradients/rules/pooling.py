@@ -62,7 +62,17 @@ def _inverse_power(node: Node) -> Tensor:
 @vjp("AveragePool")  # each window spreads its cotangent evenly over the pixels that it counted
 def average_pool(node: Node, dy: Tensor) -> Cotangents:
     win = window(node, node.attr("kernel_shape", list[int]()))
+    if _is_global(node.x, dy, win):
+        return xp.expand_like(dy / float(math.prod(win.kernel)), node.x)
     return _spread_windows(dy / _counted(node, win, dy), win, node.x)
+
+
+def _is_global(x: Tensor, dy: Tensor, win: Window) -> bool:
+    """Whether the one window is the whole map, as converters write a global pool."""
+    assert x.shape is not None
+    assert dy.shape is not None
+    plain = all(isinstance(p, int) and p == 0 for p in win.before + win.after) and set(win.dilations) == {1}
+    return plain and tuple(x.shape[2:]) == tuple(win.kernel) and all(d == 1 for d in dy.shape[2:])
 
 
 def _spread_windows(dy: Tensor, win: Window, x: Tensor) -> Tensor:

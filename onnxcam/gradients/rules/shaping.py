@@ -27,7 +27,7 @@ def transpose(node: Node, dy: Tensor) -> Cotangents:
     return xp.permute_dims(dy, np.argsort(perm).tolist())
 
 
-@vjp("Expand", broadcasts=True)
+@vjp("Expand", broadcasts=True, aligned=False)
 def expand(node: Node, dy: Tensor) -> Cotangents:
     return dy
 
