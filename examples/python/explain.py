@@ -52,7 +52,11 @@ def main(model, picture, heatmap, index=-1):
     )
     write_pfm(heatmap, maps[0])
     found = int(classes[0])
-    told = {"class_index": found, "label": names[found] if found < len(names) else None, "score": float(scores[0, found])}
+    told = {
+        "class_index": found,
+        "label": names[found] if found < len(names) else None,
+        "score": float(scores[0, found]),
+    }
     print(json.dumps(told))
 
 
