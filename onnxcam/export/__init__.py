@@ -240,9 +240,7 @@ def _chosen(explainer: Explainer, target: Any, form: Form) -> tuple[Target, dict
         )
     chosen = explainer.check_target(form.fixed_class if target is None else target)
     if form.fixed_class is not None and TOP1 in chosen.classes:
-        raise OptionError(
-            f"fixed_class={form.fixed_class!r} is the top class, whichever it is: say so by top1 (--top1)"
-        )
+        raise OptionError(f"fixed_class={form.fixed_class!r} is the top class, whichever it is: say top1 (--top1)")
     if chosen.looks:
         asked = "the default target of this model" if target is None else f"the target {target!r}"
         raise OptionError(
