@@ -215,8 +215,9 @@ def test_on_a_page_a_file_goes_round_and_a_class_can_be_chosen(run, clip, monkey
             until(lambda s: s["target"] == "logit:star")
         except BaseException as error:
             failures.append(error)
-        if not ended.is_set():
-            _thread.interrupt_main()  # Ctrl-C
+        while not ended.is_set():  # Ctrl-C; one that comes at a bad moment may be lost
+            _thread.interrupt_main()
+            ended.wait(5)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
