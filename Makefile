@@ -57,7 +57,7 @@ conformance: $(STAMPS)/dev $(STAMPS)/cpu
 	$(VENV_CPU)/bin/python -W ignore -m benchmarks.conformance_report write build/portable.json build/training.json \
 		-o docs/operators.md
 
-# docs/runtimes.md: exported models on every runtime that pip and npm give. MODELS and PHOTO add models to the zoo's.
+# docs/runtimes.md and .csv: exported models on every runtime that pip and npm give. MODELS and PHOTO add models to the zoo's.
 RUNTIMES := build/runtimes
 RUNTIMES_PIP := openvino tract mnn ncnn litert onnxruntime-oldest
 PACKAGES_openvino := openvino

@@ -1,4 +1,4 @@
-"""Exported models on every runtime at hand, against ONNX Runtime; writes docs/runtimes.md.
+"""Exported models on every runtime at hand, against ONNX Runtime; writes docs/runtimes.md and .csv.
 
     python -m benchmarks.runtimes make FOLDER MODEL...
     python -m benchmarks.runtimes run FOLDER RUNTIME [--python PYTHON | --modules NODE_MODULES] [--only PATTERN]
@@ -30,7 +30,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from benchmarks.runtimes_document import GIVEN, METHODS, PLAIN, Cell, document, green
+from benchmarks.runtimes_document import GIVEN, METHODS, PLAIN, Cell, document, figures, green, sheets
 from onnxcam import Explainer, load_model
 from onnxcam.errors import OnnxcamError
 from onnxcam.export import Form, explainable
@@ -210,7 +210,9 @@ def main() -> None:
     if given.command == "make":
         make(given.folder, given.models, given.photo)
     elif given.command == "write":
-        given.out.write_text(document(_listed(given.folder), given.folder))
+        found = sheets(_listed(given.folder), given.folder)
+        given.out.write_text(document(found))
+        given.out.with_suffix(".csv").write_text(figures(found))
     else:
         run(given.folder.resolve(), given.runtime, _command(given), given.only)
 

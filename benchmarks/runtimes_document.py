@@ -1,9 +1,12 @@
-"""docs/runtimes.md: what each runtime makes of the exported models, and why where it is not the reference's."""
+"""docs/runtimes.md and .csv: what each runtime makes of the exported models, and why it is not the reference's."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,16 +39,20 @@ INTRODUCTION = """# Where exported models run
 {models} models, each exported by `onnxcam export` with each of eight methods, run by every runtime that could be had,
 against ONNX Runtime 1.31 on the same picture. Written by `make runtimes`.
 
-CAM columns show the largest difference of the heatmap, which lies in [0, 1]: green up to 1e-3. Pixel methods show the
-correlation with the reference: green from 0.99. `model` is the file as it came, without any explanation: the largest
-difference of its own outputs, green up to 1e-3 of their size. `gradcam class` feeds class 1 by the input
-`onnxcam/class`; the other columns explain the top class (`--top1`). What is red is **bold**, with its reason below
-the table; "-" cannot be exported (Eigen-CAM at a layer of any size), an empty field was not run. `shapes-*` are the
-project's own models, in `model_zoo/`; the others are public ones of TensorFlow, PyTorch, CNTK, Caffe and Paddle.
+The table counts green models of those that were run. A CAM is green where the heatmap, which lies in [0, 1], differs by
+1e-3 at most; a pixel method where it correlates with the reference by 0.99 at least. `model` is the file as it came,
+without any explanation, green where its own outputs differ by 1e-3 of their size at most. `gradcam class` feeds class 1
+by the input `onnxcam/class`; the other columns explain the top class (`--top1`). Below stands, runtime by runtime, what
+is red and why. `shapes-*` are the project's own models, in `model_zoo/`; the others are public ones of TensorFlow,
+PyTorch, CNTK, Caffe and Paddle.
+
+[runtimes.csv](runtimes.csv) has the figure of every model: the largest difference, or the correlation. What is red has
+the number of its reason behind it; "-" cannot be exported (Eigen-CAM at a layer of any size), an empty field was not
+run.
 
 What an exported file does so that it runs in so many places:
 
-- Only operators of the default domain, of the model's own opset, and of opset 18 where it was older.
+- Only operators of the default domain, of the model's own opset, and of opset 18 where it was older (17 in float16).
 - Inputs and outputs have shapes, and nothing in between has: tract takes the noted name of a batch for a promise, and
   then cannot settle it (its `model` column). OpenCV wants the shape of every output.
 - What a dense layer multiplies is known not to be broadcast, so no axis is looked for in the run (`NonZero` feeding
@@ -204,47 +211,44 @@ REASONS = (
 )  # fmt: skip
 
 
-def document(cells: Sequence[Cell], folder: Path) -> str:
-    """The page, from FOLDER/RUNTIME.json of every runtime that was run."""
-    runtimes = {r: json.loads(f.read_text()) for r in TITLES if (f := folder / f"{r}.json").exists()}
-    parts = [_summary(cells, runtimes), *(_section(cells, r, found["cells"]) for r, found in runtimes.items())]
-    return INTRODUCTION.format(models=len({c.model for c in cells})) + "\n" + "\n\n".join(parts) + "\n"
+@dataclass(frozen=True)
+class Sheet:
+    """One runtime: models down, methods across.
+
+    Attributes:
+        runtime: its name.
+        version: what was run.
+        rows: per model the figure of every column; what is red has the number of its reason behind it.
+        reds: per reason the columns that are red by it, of each model.
+        counts: per column how many are green, and how many were run.
+    """
+
+    runtime: str
+    version: str
+    rows: dict[str, dict[str, str]]
+    reds: dict[str, dict[str, list[str]]]
+    counts: dict[str, tuple[int, int]]
 
 
-def _summary(cells: Sequence[Cell], runtimes: dict[str, Any]) -> str:
-    rows = []
-    for runtime, found in runtimes.items():
-        counts = [_count(cells, found["cells"], column) for column in COLUMNS]
-        rows.append([f"[{TITLES[runtime]}](#{_anchor(TITLES[runtime])})", found["version"], *counts])
-    return _table(["runtime", "versions", *COLUMNS], rows)
+def sheets(cells: Sequence[Cell], folder: Path) -> list[Sheet]:
+    """From FOLDER/RUNTIME.json of every runtime that was run."""
+    files = {runtime: folder / f"{runtime}.json" for runtime in TITLES}
+    return [_sheet(cells, runtime, json.loads(f.read_text())) for runtime, f in files.items() if f.exists()]
 
 
-def _anchor(title: str) -> str:
-    return re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+def _sheet(cells: Sequence[Cell], runtime: str, told: dict[str, Any]) -> Sheet:
+    found, reds = told["cells"], dict[str, dict[str, list[str]]]()
+    rows = {c.model: dict.fromkeys(COLUMNS, "-") for c in cells}
+    for cell in cells:
+        rows[cell.model][cell.column] = _shown(cell, runtime, found, reds)
+    ran = {
+        column: [found[c.name]["green"] for c in cells if c.column == column and c.name in found] for column in COLUMNS
+    }
+    counts = {column: (sum(greens), len(greens)) for column, greens in ran.items()}
+    return Sheet(runtime, told["version"], rows, reds, counts)
 
 
-def _count(cells: Sequence[Cell], found: dict[str, Any], column: str) -> str:
-    measured = [found[c.name] for c in cells if c.column == column and c.name in found]
-    return f"{sum(f['green'] for f in measured)}/{len(measured)}" if measured else ""
-
-
-def _section(cells: Sequence[Cell], runtime: str, found: dict[str, Any]) -> str:
-    """One runtime: models down, methods across, and the reasons of what is red."""
-    reasons: list[str] = []
-    models = list(dict.fromkeys(c.model for c in cells))
-    by_place = {(c.model, c.column): c for c in cells}
-    columns = [c for c in COLUMNS if any(by_place[m, c].name in found for m in models if (m, c) in by_place)]
-    rows = []
-    for model in models:
-        shown = [_shown(by_place.get((model, c)), runtime, found, reasons) for c in columns]
-        rows.append([model, *shown])
-    notes = "\n".join(f"{k}. {text}" for k, text in enumerate(reasons, 1))
-    return f"## {TITLES[runtime]}\n\n" + _table(["model", *columns], rows) + (f"\n\n{notes}" if notes else "")
-
-
-def _shown(cell: Cell | None, runtime: str, found: dict[str, Any], reasons: list[str]) -> str:
-    if cell is None:
-        return "-"
+def _shown(cell: Cell, runtime: str, found: dict[str, Any], reds: dict[str, dict[str, list[str]]]) -> str:
     told = found.get(cell.name)
     if told is None:
         return ""
@@ -252,9 +256,68 @@ def _shown(cell: Cell | None, runtime: str, found: dict[str, Any], reasons: list
     if told["green"]:
         return figure
     text = _reason(cell, runtime, told, found)
-    if text not in reasons:
-        reasons.append(text)
-    return f"**{figure}** ({reasons.index(text) + 1})"
+    reds.setdefault(text, {}).setdefault(cell.model, []).append(cell.column)
+    return f"{figure} ({list(reds).index(text) + 1})"
+
+
+def document(found: Sequence[Sheet]) -> str:
+    """The page: what is green, and every reason of what is not."""
+    models = len({model for sheet in found for model in sheet.rows})
+    rows = [
+        [f"[{TITLES[s.runtime]}](#{_anchor(TITLES[s.runtime])})", s.version, *map(_share, s.counts.values())]
+        for s in found
+    ]
+    parts = [_table(["runtime", "versions", *COLUMNS], rows), *map(_section, found)]
+    return INTRODUCTION.format(models=models) + "\n" + "\n\n".join(parts) + "\n"
+
+
+def figures(found: Sequence[Sheet]) -> str:
+    """The figure of every model on every runtime, as CSV."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["runtime", "file", *COLUMNS])
+    table.writerows([TITLES[s.runtime], model, *row.values()] for s in found for model, row in s.rows.items())
+    return text.getvalue()
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+
+
+def _share(count: tuple[int, int]) -> str:
+    return f"{count[0]}/{count[1]}" if count[1] else ""
+
+
+def _section(sheet: Sheet) -> str:
+    """The reasons of one runtime, and what is red by each."""
+    notes = [
+        f"{_wrapped(f'{k}. {text}')}\n{_where(reds, sheet)}" for k, (text, reds) in enumerate(sheet.reds.items(), 1)
+    ]
+    return f"## {TITLES[sheet.runtime]}\n\n" + ("\n".join(notes) or "All green.")
+
+
+def _where(reds: dict[str, list[str]], sheet: Sheet) -> str:
+    """Models, by the columns that are red there."""
+    ran = [column for column, (_, count) in sheet.counts.items() if count]
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for model, columns in reds.items():
+        alike.setdefault(tuple(columns), []).append(model)
+    lines = [
+        f"- {_named(columns, ran)}: {'every model' if len(models) == len(sheet.rows) else ', '.join(models)}"
+        for columns, models in alike.items()
+    ]
+    return "\n".join(_wrapped(line, "   ") for line in lines)
+
+
+def _wrapped(line: str, indent: str = "") -> str:
+    return textwrap.fill(line, 120, initial_indent=indent, subsequent_indent=f"{indent}   ", break_on_hyphens=False)
+
+
+def _named(columns: Sequence[str], ran: Sequence[str]) -> str:
+    missing = [c for c in ran if c not in columns]
+    if len(missing) < 3 < len(columns):
+        return f"all but {' and '.join(missing)}" if missing else "all"
+    return ", ".join(columns)
 
 
 def _figure(cell: Cell, told: dict[str, Any]) -> str:

@@ -63,13 +63,14 @@ def write_whole(
 
 
 @contextmanager
-def together(*paths: Path) -> Iterator[Path]:
+def together(*paths: Path, gone: Sequence[Path] = ()) -> Iterator[Path]:
     """A folder to write files in, which all appear in their places once the context ends without an exception.
 
     Where one cannot be put in its place, those before it are taken away again, and what was there comes back.
 
     Args:
         paths: The files, of one folder; they are written under their names in the folder that is given.
+        gone: Others of that folder, which vanish as these appear.
 
     Raises:
         OSError: They cannot be written there.
@@ -77,19 +78,19 @@ def together(*paths: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=".onnxcam-", dir=paths[-1].parent) as name:
         folder = Path(name)
         yield folder
-        if len(paths) == 1:
+        if len(paths) == 1 and not gone:
             os.replace(folder / paths[0].name, paths[0])
         else:
-            _exchange(folder, paths)
+            _exchange(folder, paths, gone)
 
 
-def _exchange(folder: Path, paths: Sequence[Path]) -> None:
+def _exchange(folder: Path, paths: Sequence[Path], gone: Sequence[Path]) -> None:
     """Put new files in the place of old ones; in between, there is none rather than one of each."""
     former = Path(tempfile.mkdtemp(dir=folder))
     done: list[tuple[Path, Path]] = []
     try:
         for source, target in (
-            *((path, former / path.name) for path in reversed(paths) if path.exists()),
+            *((path, former / path.name) for path in (*reversed(paths), *gone) if path.exists()),
             *((folder / path.name, path) for path in paths),
         ):
             os.replace(source, target)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -163,17 +163,21 @@ class Model:
         return self.nbytes() > _PROTO_LIMIT - 2**26
 
     @contextmanager
-    def writing(self, *files: Path) -> Iterator[Path]:
+    def writing(self, *files: Path, gone: Sequence[Path] = ()) -> Iterator[Path]:
         """A folder to write files in, which appear in their places together once the context ends, or not at all.
+
+        Args:
+            files: the files.
+            gone: others, which vanish as these appear.
 
         Raises:
             OutputError: they cannot be written there, or the model itself is read from one of them.
         """
-        for file in files:
+        for file in (*files, *gone):
             if file.exists() and any(file.samefile(own) for own in self._own_files()):
                 raise OutputError(f"{file} is the model's own file, which is never written to; choose another name")
         try:
-            with together(*files) as folder:
+            with together(*files, gone=gone) as folder:
                 yield folder
         except OSError as error:
             raise OutputError(f"cannot write {files[-1]}: {reason(error)}; choose another folder") from error

@@ -120,6 +120,24 @@ def external(proto: onnx.ModelProto, location: str, folder: Path | None = None) 
     return moved
 
 
+def session(given: Path | str | bytes, optimize: bool = True) -> Any:
+    """ONNX Runtime's, on the processor, silent, in one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    file = given if isinstance(given, bytes) else str(given)
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def answers(path: Path, **feeds: Any) -> dict[str, Any]:
+    """Every output of a model by its name; it must be fed all of its inputs, and nothing else."""
+    one = session(path)
+    return dict(zip([o.name for o in one.get_outputs()], one.run(None, feeds), strict=True))
+
+
 def png(path: Path, seed: int = 0, height: int = 20, width: int = 16, grey: bool = False) -> Path:
     """A noisy picture, written without any image library."""
     channels = 1 if grey else 3

@@ -175,8 +175,7 @@ def relu(xp: Any, cam: Array) -> Array:
 def _by_maximum(xp: Any, maps: Array) -> Array:
     positive = relu(xp, maps)
     top = xp.max(positive, axis=(-2, -1), keepdims=True)
-    empty = top <= _TINY
-    return xp.where(empty, 0.0, positive / xp.where(empty, 1.0, top))
+    return positive / xp.where(top <= _TINY, np.inf, top)
 
 
 def _by_range(xp: Any, maps: Array) -> Array:

@@ -14,7 +14,8 @@ from onnxcam.errors import GradientError, OptionError
 from onnxcam.explainer import Explainer
 from onnxcam.export.boxes import boxes
 from onnxcam.export.delivery import check_places, deliver, with_half_weights
-from onnxcam.export.opsets import at_opset
+from onnxcam.export.finish import finish
+from onnxcam.export.opsets import at_opset, at_own_opset
 from onnxcam.export.pictures import Frame, check, colours_of, overlaid, shown_in
 from onnxcam.export.provenance import MARK, provenance
 from onnxcam.export.writing import Exhibit, Shown, free
@@ -36,13 +37,13 @@ class Form:
         raw: give the signed map at feature size as ``cam``, too.
         boxes: give the box round the largest component above 15 % of each heatmap's maximum as ``boxes``, too.
         class_index: give the explained class, too.
-        size: (H, W) of the heatmaps; None: the model's input.
-        picture: ``"any"`` or (H, W): take an RGB picture (N, H, W, 3) uint8 in place of the image tensor; resizing and
-            normalisation are inside, and heatmaps lie on the picture.
+        size: (H, W) of the heatmaps, 65,535 a side and 179 megapixels at most; None: the model's input.
+        picture: ``"any"`` or (H, W), at most as large: take an RGB picture (N, H, W, 3) uint8 in place of the image
+            tensor; resizing and normalisation are inside, and heatmaps lie on the picture.
         overlay: give each heatmap over the picture as ``overlay``, too.
         colormap: of the overlay; None: jet, of signed maps diverging.
         blend: the share of the colours in the overlay.
-        opset: of the file; None: the source's, 18 at least.
+        opset: of the file; None: the source's, 18 at least (17 of an older one that computes in float16).
         fp16: store weights as float16; what is computed stays float32.
         external_data: weights in a second file, ``NAME.onnx.data``; needed above 2 GB.
         ort: the ORT format, too, ``NAME.ort``, and ``NAME.required_operators.config`` for a reduced build.
@@ -66,8 +67,6 @@ class Form:
     def __post_init__(self) -> None:
         if self.top1 and self.fixed_class is not None:
             raise OptionError(f"top1 and fixed_class={self.fixed_class!r} both say which class: give one of them")
-        if self.size is not None and min(self.size) < 1:
-            raise OptionError(f"size={self.size}: both must be at least 1")
         check(self.picture, self.overlay, self.colormap, self.blend, self.size)
 
 
@@ -79,11 +78,13 @@ class Exported:
         model: the model; :meth:`onnxcam.Model.save` writes it.
         record: what stands in its metadata: source, maps by output, target, preprocessing, labels' number, versions.
         files: what was written, the model last.
+        removed: files of an earlier export under the same name, which would not fit this one, and are gone.
     """
 
     model: Model
     record: dict[str, Any]
     files: tuple[Path, ...] = ()
+    removed: tuple[Path, ...] = ()
 
 
 def explainable(explainers: Sequence[Explainer], target: Any = None, form: Form | None = None) -> Exported:
@@ -101,8 +102,8 @@ def explainable(explainers: Sequence[Explainer], target: Any = None, form: Form 
         form: what is taken and given.
 
     Raises:
-        OptionError: a method of many runs, or given twice; explainers of several models or outputs, or of the training
-            engine; a target that looks at the image; an explainable model.
+        OptionError: a method of many runs; a method or a layer given twice; explainers of several models or outputs, or
+            of the training engine; a target that looks at the image; an explainable model.
         GradientError: no gradient.
     """
     _check_explainers(explainers)
@@ -118,8 +119,8 @@ def explainable(explainers: Sequence[Explainer], target: Any = None, form: Form 
         exhibit.give(index, free("class_index", exhibit.model))
     if frame is not None:
         frame.close()
-    exhibit.finish()
-    model = exhibit.model if form.opset is None else at_opset(exhibit.model, form.opset)
+    finish(exhibit.model, exhibit.writer)
+    model = at_own_opset(exhibit.model) if form.opset is None else at_opset(exhibit.model, form.opset)
     model = with_half_weights(model) if form.fp16 else model
     record = _record(first, given, chosen, settled, frame)
     return Exported(_marked(model, record, first), record)
@@ -169,15 +170,23 @@ def export(
 ) -> Exported:
     """Write :func:`explainable` to a file, and what else ``form`` asks for beside it: all, or nothing.
 
+    Args:
+        explainers: as there.
+        path: ``NAME.onnx``.
+        target: as there.
+        form: as there; it says which files are written.
+        force: replace what is there; what an earlier export wrote under this name and this one does not is removed.
+
     Raises:
-        OptionError: a file is there already, and ``force`` is not given; more than 2 GB for one file; and as
-            :func:`explainable`.
+        OptionError: a file is there already, or one of an earlier export, and ``force`` is not given; a folder is
+            there; more than 2 GB for one file; and as :func:`explainable`.
         OutputError: it cannot be written.
     """
     form, where = form or Form(), Path(path)
     check_places(where, form.external_data, form.ort, force)
     found = explainable(explainers, target, form)
-    return replace(found, files=tuple(deliver(found.model, where, form.external_data, form.ort)))
+    files, removed = deliver(found.model, where, form.external_data, form.ort)
+    return replace(found, files=tuple(files), removed=tuple(removed))
 
 
 def _check_explainers(explainers: Sequence[Explainer]) -> None:
@@ -187,6 +196,8 @@ def _check_explainers(explainers: Sequence[Explainer]) -> None:
     first = explainers[0]
     _refuse_exported(first.model)
     _refuse_twice([e.method.name for e in explainers])
+    for explainer in explainers:
+        _refuse_alike(explainer)
     for other in explainers[1:]:
         _refuse_apart(first, other)
     if any(e.programs.engine == "training" for e in explainers):
@@ -211,6 +222,16 @@ def _refuse_twice(methods: Sequence[str]) -> None:
     again = next((m for k, m in enumerate(methods) if m in methods[:k]), None)
     if again is not None:
         raise OptionError(f"{again} is given twice: give each method once, with all its layers")
+
+
+def _refuse_alike(explainer: Explainer) -> None:
+    """One map twice; where maps are joined, each may count as often as it is given."""
+    spelt: dict[str, str] = {}
+    for layer in () if explainer.shaping.fuse else explainer.layers:
+        if layer.value in spelt:
+            names = " and ".join(map(repr, dict.fromkeys([spelt[layer.value], layer.name])))
+            raise OptionError(f"layer {names} is given twice (it is the value {layer.value!r}): give each layer once")
+        spelt[layer.value] = layer.name
 
 
 def _refuse_apart(first: Explainer, other: Explainer) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxcam.errors import OptionError, OutputError
+from onnxcam.errors import OptionError, OutputError, reason
+from onnxcam.export.provenance import MARK
 from onnxcam.graph.symbolic import PREFIX
 from onnxcam.model import Model, place_of_weights
 from onnxcam.runtime import Array, load_runtime
@@ -82,27 +85,54 @@ def check_places(path: Path, external_data: bool, ort: bool, force: bool) -> Non
     """Refuse an export whose files have no place, before anything is done.
 
     Raises:
-        OptionError: it is a folder, or its name does not end in ``.onnx``, or some of the files are there, and
-            ``force`` is not given.
+        OptionError: its name does not end in ``.onnx``, or some of the files are folders, or are there, or files of an
+            earlier export are, and ``force`` is not given.
         OutputError: their folder is missing, or cannot be written to.
     """
+    try:
+        _check_name(path, ort)
+        _check_free(path, _places(path, external_data, ort), force)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {reason(error)}; choose another name") from error
+
+
+def _check_name(path: Path, ort: bool) -> None:
     if path.is_dir():
         raise OptionError(f"{str(path)!r} is a folder: give the name of a file, such as {str(path / 'model.onnx')!r}")
     if ort and path.suffix == ".ort":
         raise OptionError(f"{str(path)!r} is what ort writes beside the .onnx file: give the name of that one")
     if path.suffix != ".onnx":
-        raise OptionError(f"{str(path)!r} does not end in .onnx, by which programs know a model: add it")
+        raise OptionError(f"{str(path)!r} is no NAME.onnx, by which programs know a model: give such a name")
     if not path.parent.is_dir():
-        raise OutputError(f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}; make it first")
+        above = repr(str(path.parent))
+        why = (
+            f"{above} is no folder; choose one"
+            if path.parent.exists()
+            else f"there is no folder {above}; make it first"
+        )
+        raise OutputError(f"cannot write {str(path)!r}: {why}")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"cannot write {str(path)!r}: the folder is read-only; choose another one")
-    there = [str(file) for file in _places(path, external_data, ort) if os.path.lexists(file)]
+
+
+def _check_free(path: Path, places: Sequence[Path], force: bool) -> None:
+    if folder := next((str(file) for file in places if file.is_dir()), ""):
+        raise OptionError(f"{folder!r} is a folder, where a file of the export goes: give another name")
+    there = [str(file) for file in places if os.path.lexists(file)]
     if there and not force:
         raise OptionError(f"{', '.join(map(repr, there))} is there already: give another name, or force (--force)")
+    if (old := [str(file) for file in _leftovers(path, places)]) and not force:
+        raise OptionError(
+            f"{', '.join(map(repr, old))} is there, of an earlier export, and would not fit the new one: give another "
+            "name, or force (--force), which removes it"
+        )
 
 
-def deliver(model: Model, path: Path, external_data: bool, ort: bool) -> list[Path]:
+def deliver(model: Model, path: Path, external_data: bool, ort: bool) -> tuple[list[Path], list[Path]]:
     """Write all files of an export, or none.
+
+    What an earlier export wrote beside ``path`` and this one does not write is removed: it would be taken for the new
+    model's.
 
     Args:
         model: the exported model.
@@ -112,7 +142,7 @@ def deliver(model: Model, path: Path, external_data: bool, ort: bool) -> list[Pa
             operators from which such a runtime is built.
 
     Returns:
-        The files.
+        The files, the model last; and what was removed.
 
     Raises:
         OptionError: more than 2 GB where one file must hold them.
@@ -122,18 +152,41 @@ def deliver(model: Model, path: Path, external_data: bool, ort: bool) -> list[Pa
         size = f"the weights are {model.nbytes() / 2**30:.1f} GB, and an .onnx or .ort file holds at most 2 GB"
         raise OptionError(f"{size}: {'leave ort out, and ' if ort else ''}give external_data (--external-data)")
     places = _places(path, external_data, ort)
-    with model.writing(*places) as folder:
+    leftovers = _leftovers(path, places)
+    with model.writing(*places, gone=leftovers) as folder:
         model.write(folder / path.name, external_data)
         if ort:
             stored = any(name.startswith(_STORED) for name in model.graph.initializers)
             _write_ort(folder, [p.name for p in (path, *places[:2])], ["ConstantFolding"] if stored else [])
-    return places
+    return places, leftovers
 
 
 def _places(path: Path, external_data: bool, ort: bool) -> list[Path]:
     """The files that an export is, the model last."""
-    more = [path.with_suffix(".ort"), path.with_suffix(".required_operators.config")] if ort else []
-    return [*more, *([place_of_weights(path)] if external_data else []), path]
+    return [*(_mobile(path) if ort else ()), *([place_of_weights(path)] if external_data else []), path]
+
+
+def _mobile(path: Path) -> tuple[Path, Path]:
+    return path.with_suffix(".ort"), path.with_suffix(".required_operators.config")
+
+
+def _leftovers(path: Path, places: Sequence[Path]) -> list[Path]:
+    """What an earlier export wrote beside ``path``, known by its mark, and this one does not write."""
+    (ort, config), data = _mobile(path), place_of_weights(path)
+    own = [ort, config] if _holds(ort, MARK) else []
+    own += [data] if _holds(path, MARK, data.name) else []
+    return [file for file in own if file not in places and file.is_file()]
+
+
+def _holds(file: Path, *words: str) -> bool:
+    """Whether it is a file that can be read, and all of these stand in it."""
+    if not file.is_file():  # a pipe would be waited for
+        return False
+    try:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as held:
+            return all(held.find(word.encode()) >= 0 for word in words)
+    except (OSError, ValueError):  # it may not be read, or is empty
+        return False
 
 
 # ONNX Runtime's own list-maker, in a process of its own: it sets up logging and the import path to its own liking.

@@ -27,9 +27,10 @@ def projection(terms: Tensor, kind: str) -> Tensor:
         )
     _, channels, h, w = terms.shape or (None,) * 4
     if not (isinstance(h, int) and isinstance(w, int) and isinstance(channels, int)) or h * w > MOST_PIXELS:
+        what = " x ".join(str(n) if isinstance(n, int) else "any" for n in (channels, h, w))
         raise OptionError(
-            f"a projection of {h}x{w} pixels compares each with each: known sizes of up to {MOST_PIXELS} pixels are "
-            "exported; take a deeper target layer, or another method"
+            f"a projection of a layer of {what} (channels, height, width) compares each pixel with each: known sizes "
+            f"of up to {MOST_PIXELS} pixels are exported; take a deeper target layer, or another method"
         )
     points = xp.permute_dims(xp.reshape(terms, [0, channels, h * w]), [0, 2, 1])
     centred = points if kind == "svd" else points - xp.mean(points, axis=1, keepdims=True)

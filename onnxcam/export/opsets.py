@@ -19,6 +19,7 @@ _SAME = 1e-5
 _SAME_IN_HALVES = 1e-2  # a runtime rounds float16 wherever it lacks a kernel, which differs from opset to opset
 _HALVES = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _LARGE = 1024  # bytes
+_BEFORE_MAX = 17
 
 
 def at_opset(model: Model, opset: int) -> Model:
@@ -38,21 +39,64 @@ def at_opset(model: Model, opset: int) -> Model:
     return found
 
 
+def at_own_opset(model: Model) -> Model:
+    """The model as it is, at opset 18 or later; 17 where it computes in float16 and came from an older one.
+
+    From opset 18 on ONNX defines Relu by Max, which ONNX Runtime's processor runs in float16, slowly, where it runs an
+    older Relu in float32 together with the convolution.
+    """
+    if model.source_opset > _BEFORE_MAX or model.opset <= _BEFORE_MAX or not _held(model) & _HALVES:
+        return model
+    try:
+        return _lowered(model, _BEFORE_MAX)
+    except OptionError:  # a node needs more
+        return model
+
+
 def _lowered(model: Model, opset: int) -> Model:
-    """Operators whose definition is older than the opset keep it; only the number in the file changes."""
-    nodes = [n for n in model.graph.all_nodes() if n.domain == ""]
-    lowest, node = max(((_least(n, model.opset), n) for n in nodes), key=lambda pair: pair[0])
+    """Operators whose definition is older than the opset keep it; axes that came as an input become attributes."""
+    found = model.clone()
+    nodes = [n for n in found.graph.all_nodes() if n.domain == ""]
+    lowest, node = max(((_brought_down(n, model.opset, opset), n) for n in nodes), key=lambda pair: pair[0])
     if opset < lowest:
         raise OptionError(
             f"opset={opset}: {node.op_type} {node.name!r} needs opset {lowest}, the lowest that this export can have"
         )
-    found = model.clone()
+    _drop_unread(found.graph)
     imports = found.ir_model.opset_imports
     imports[""] = opset
     ids = [onnx.helper.make_opsetid(domain, version) for domain, version in imports.items()]
     needed = onnx.helper.find_min_ir_version_for(ids, ignore_unknown=True)
     found.ir_model.ir_version = min(found.ir_model.ir_version, max(needed, 4))
     return found
+
+
+def _brought_down(node: ir.Node, opset: int, wanted: int) -> int:
+    """The first opset that a node can be of, from ``wanted`` on; its axes are told as that one asks for them."""
+    least = _least(node, opset)
+    older = _before(onnx.defs.get_schema(node.op_type, least)) if least > wanted else None
+    axes = _known_axes(node) if older is not None and "axes" in older.attributes else None
+    if axes is None:
+        return least
+    node.resize_inputs(1)
+    node.attributes.pop("noop_with_empty_axes", None)
+    if axes:
+        node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+    return _least(node, least - 1)
+
+
+def _known_axes(node: ir.Node) -> list[int] | None:
+    """The axes that a constant second input tells, none for all of them; None where an attribute cannot tell that."""
+    value = node.inputs[1] if len(node.inputs) == 2 else None
+    held = value.const_value if value is not None and not value.is_graph_input() else None
+    if (value is not None and held is None) or node.attributes.get_int("noop_with_empty_axes"):
+        return None
+    return [] if held is None else [int(a) for a in held.numpy().ravel()]
+
+
+def _drop_unread(graph: ir.Graph) -> None:
+    for name in [n for n, v in graph.initializers.items() if not (v.uses() or v.is_graph_output())]:
+        del graph.initializers[name]
 
 
 def _least(node: ir.Node, opset: int) -> int:
@@ -132,8 +176,7 @@ def _is_apart(tensor: ir.TensorProtocol) -> bool:
 def _compare(before: Model, after: Model, opset: int) -> None:
     feeds = _feeds(before)
     names = [str(v.name) for v in before.outputs]
-    held = {v.const_value.dtype for v in before.graph.initializers.values() if v.const_value is not None}
-    near = _SAME_IN_HALVES if held & _HALVES else _SAME
+    near = _SAME_IN_HALVES if _held(before) & _HALVES else _SAME
     want, got = (Session(m, optimize=False).run(feeds, names) for m in (before, after))
     for name, a, b in zip(names, want, got, strict=True):
         if (apart := _distance(a, b)) > near:
@@ -141,6 +184,11 @@ def _compare(before: Model, after: Model, opset: int) -> None:
                 f"opset={opset}: {name} is {apart:.1e} away from what it is at opset {before.opset}, on a random "
                 f"input; the conversion is not right. Leave it at {before.opset}, or export the source at {opset}"
             )
+
+
+def _held(model: Model) -> set[ir.DataType]:
+    """The types of the weights."""
+    return {v.const_value.dtype for v in model.graph.initializers.values() if v.const_value is not None}
 
 
 def _distance(a: Array, b: Array) -> float:

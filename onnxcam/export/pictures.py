@@ -15,7 +15,7 @@ from onnxcam.export.placing import Axis, axes_of, rounded
 from onnxcam.export.writing import free
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
-from onnxcam.image import InputSpec, Preprocess
+from onnxcam.image import MAX_PIXELS, InputSpec, Preprocess
 from onnxcam.model import Dim, ImageInput, Model, dims_of
 
 PictureSize = str | tuple[int, int] | None
@@ -24,20 +24,27 @@ PictureSize = str | tuple[int, int] | None
 _Floats = npt.NDArray[np.float32]
 FLOAT, UINT8 = ir.DataType.FLOAT, ir.DataType.UINT8
 _SIDES = ("picture_height", "picture_width")
+_LONGEST = 65_535  # pixels of a side, as of a JPEG file
 _ANY = np.zeros((2, 2, 3), np.uint8)  # a picture, to see whether the preprocessing fits the model
 _LUMA = (19595, 38470, 7471)  # Rec. 601 of 65536, as Pillow's: sums of 24 bits, exact in float32
 
 
-def check(picture: PictureSize, overlay: bool, colormap: str | None, blend: float, size: object) -> None:
+def check(
+    picture: PictureSize, overlay: bool, colormap: str | None, blend: float, size: tuple[int, int] | None
+) -> None:
     """Refuse what makes no sense before anything is written.
 
     Raises:
-        OptionError: a size below 1, a blend outside of 0 to 1, settings of an overlay that is not asked for, or a size
-            of heatmaps that lie on a picture.
+        OptionError: a picture or heatmaps of no pixel, or of more than any picture file that is opened; a blend outside
+            of 0 to 1, settings of an overlay that is not asked for, or a size of heatmaps that lie on a picture.
         UnknownNameError: no such colour map.
     """
-    if picture != "any" if isinstance(picture, str) else picture is not None and min(picture) < 1:
-        raise OptionError(f"picture={picture!r}: it must be 'any', or height and width of at least 1")
+    if isinstance(picture, str) and picture != "any":
+        raise OptionError(f"picture={picture!r}: it must be 'any', or height and width, such as (480, 640)")
+    if picture is not None and not isinstance(picture, str):
+        _check_sides("picture", picture, "give the size of the pictures that come, or 'any'")
+    if size is not None:
+        _check_sides("size", size, "give a smaller one, or leave it out for the model's input")
     if size is not None and (picture or overlay):
         what = "a model that takes a picture gives heatmaps" if picture else "an overlay needs a heatmap"
         raise OptionError(f"size={size}: {what} of the picture's size; leave size out")
@@ -47,6 +54,24 @@ def check(picture: PictureSize, overlay: bool, colormap: str | None, blend: floa
         raise OptionError(f"blend={blend}: it must lie between 0 (only the picture) and 1 (only the heatmap)")
     if colormap not in (None, DIVERGING):
         colormap_table(str(colormap))
+
+
+def _check_sides(name: str, sides: tuple[int, int], advice: str) -> None:
+    height, width = sides
+    if min(sides) < 1:
+        raise OptionError(f"{name}={height}x{width}: height and width must be at least 1")
+    if max(sides) > _LONGEST or height * width > MAX_PIXELS:
+        raise OptionError(
+            f"{name}={height}x{width}: that is {height * width:,} pixels, and at most {MAX_PIXELS:,} are possible, "
+            f"{_LONGEST:,} a side; {advice}"
+        )
+
+
+def _check_fit(explainer: Explainer, option: str) -> None:
+    try:
+        explainer.prepare(_ANY)
+    except OptionError as error:
+        raise OptionError(f"{option}: {error}; or leave {option} out") from error
 
 
 # ---- the picture as the model's input ----
@@ -72,7 +97,7 @@ class Frame:
 
     def __init__(self, model: Model, writer: Writer, explainer: Explainer, size: str | tuple[int, int]) -> None:
         self._model, image, spec = model, model.image_input, explainer.spec
-        explainer.prepare(_ANY)
+        _check_fit(explainer, "picture")
         self.name = "image" if image.name == "image" else free("image", model)
         self._own = model.values[image.name]
         self._sides: tuple[Dim, Dim] = _SIDES if isinstance(size, str) else size
@@ -152,7 +177,7 @@ def shown_in(model: Model, writer: Writer, explainer: Explainer) -> Tensor:
     Raises:
         OptionError: preprocessing that does not fit the model.
     """
-    explainer.prepare(_ANY)
+    _check_fit(explainer, "overlay")
     image, preprocess = model.image_input, explainer.preprocess
     x = xp.astype(writer.tensor(model.values[image.name]), FLOAT)
     x = xp.permute_dims(x, [0, 2, 3, 1]) if image.layout == "NCHW" else x

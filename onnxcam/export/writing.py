@@ -15,8 +15,6 @@ from onnxcam.core import guided, maps, tail
 from onnxcam.errors import OptionError
 from onnxcam.explainer import Explainer
 from onnxcam.export.eigen import projection
-from onnxcam.export.portability import forget_between, part_transposed
-from onnxcam.export.slim import turn_twins
 from onnxcam.export.tail import Tail
 from onnxcam.gradients import Backward
 from onnxcam.graph import symbolic as xp
@@ -122,16 +120,6 @@ class Exhibit:
         value = self.model.graph.outputs[-1]
         if value.shape is not None and len(value.shape):
             value.shape = ir.Shape([self._scene.batch, *dims_of(value)[1:]])
-
-    def finish(self) -> None:
-        """Take out what nothing reads, and make the file fit for every runtime."""
-        self.writer.sweep()
-        read = self.model.graph.initializers
-        for name in [n for n, v in read.items() if not v.uses() and not v.is_graph_output() and not v.is_graph_input()]:
-            del read[name]
-        turn_twins(self.model, self.writer)
-        part_transposed(self.model, self.writer)
-        forget_between(self.model)
 
     def show(self, explainer: Explainer, target: Target) -> list[Shown]:
         """The maps of one explainer, of its own score of the same classes: one per layer, or one."""

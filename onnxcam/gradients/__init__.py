@@ -14,6 +14,7 @@ from onnxcam.gradients.dead_ends import listed, steps_on_the_way
 from onnxcam.gradients.expansion import expand, is_covered, stopping
 from onnxcam.gradients.refusals import doubtful_pools, refusal_error
 from onnxcam.gradients.relu import POLICIES, policy
+from onnxcam.gradients.rows import shortcut
 from onnxcam.gradients.rules import working_type
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.activations import activation_sites, is_rectifier
@@ -145,7 +146,8 @@ def backward(
         raise refusal_error(doubtful)
     path = float_path(of, wrt, stopping(straight_through), straight_through)
     chosen = "portable" if straight_through else engine if engine != "auto" else _choose(model, path)
-    expansion = expand(writer, path, wrt, straight_through) if chosen == "portable" else None
+    rows = shortcut(path, of, wrt) if relu == "plain" else None  # policies count and treat the model's own nodes
+    expansion = expand(writer, path, wrt, straight_through, rows) if chosen == "portable" else None
     nodes = path if expansion is None else expansion.sites
     sites = activation_sites(nodes)
     rectifiers = frozenset(id(n) for n in nodes if is_rectifier(n))

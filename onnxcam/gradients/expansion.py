@@ -16,6 +16,7 @@ from onnxcam.gradients.bodies.functions import has_function, write_function
 from onnxcam.gradients.bodies.inline import STRUCTURED
 from onnxcam.gradients.refusals import DO_NOT_FIT, Refusal
 from onnxcam.gradients.relu import POLICIES
+from onnxcam.gradients.rows import Copy, Shortcut
 from onnxcam.gradients.rules import NO_GRADIENT, RULES, STRAIGHT_THROUGH, Node, Rule, UnsupportedError
 from onnxcam.graph.paths import carries, reads
 from onnxcam.graph.symbolic import Tensor, Writer
@@ -81,13 +82,26 @@ class Expansion:
             self.steps.append(node)
             return
         pairs = [(v, t.value) for v, t in zip(node.outputs, written, strict=False) if t is not None]
+        self._stand_in(pairs, {id(v) for v in reads(node)}, own)
+
+    def _stand_in(self, pairs: Sequence[tuple[ir.Value, ir.Value]], read: set[int], own: bool) -> None:
+        """Add what was written for some values, from those that it read."""
         stops = stopping(self.straight_through)
-        for inner in _between([value for _, value in pairs], {id(v) for v in reads(node)}):
+        for inner in _between([value for _, value in pairs], read):
             if inner.op_type not in stops and any(id(v) in self.live for v in reads(inner)):
                 self.add(inner, own)
         for value, new in pairs:
             value.shape = new.shape if value.shape is None else value.shape
             self.steps.append(StandIn(value, new))
+
+    def pick(self, node: ir.Node, written: Tensor, read: set[int]) -> None:
+        """Add a node of the path that picks rows, which were written."""
+        self._stand_in([(node.outputs[0], written.value)], read, own=False)
+        self.live.add(id(node.outputs[0]))
+
+    def skip(self, node: ir.Node) -> None:
+        """Count a node of the path of which no step is needed."""
+        self.sites.extend([node] if self.rule(node) is not None else [])
 
     def _written(self, node: ir.Node) -> Sequence[Tensor | None]:
         wanted = frozenset(i for i, v in enumerate(node.inputs) if v is not None and id(v) in self.live)
@@ -102,12 +116,21 @@ class Expansion:
 
 
 def expand(
-    writer: Writer, path: Sequence[ir.Node], wrt: Sequence[ir.Value], straight_through: bool = False
+    writer: Writer,
+    path: Sequence[ir.Node],
+    wrt: Sequence[ir.Value],
+    straight_through: bool = False,
+    rows: Shortcut | None = None,
 ) -> Expansion:
-    """The steps that differentiate ``path``."""
-    expansion = Expansion(writer, {id(v) for v in wrt}, straight_through)
+    """The steps that differentiate ``path``; what is passed by ``rows`` is written for these alone."""
+    expansion, copy = Expansion(writer, {id(v) for v in wrt}, straight_through), Copy(writer, rows or Shortcut())
     for node in path:
-        expansion.add(node)
+        if copy.passes(node):
+            expansion.skip(node)
+        elif (written := copy.picked(node)) is not None:
+            expansion.pick(node, written, copy.held)
+        else:
+            expansion.add(node)
     return expansion
 
 

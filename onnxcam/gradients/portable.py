@@ -7,6 +7,7 @@ and Walther, "Evaluating Derivatives", 2nd edition, section 3.2.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -18,7 +19,7 @@ from onnxcam.gradients.relu import POLICIES, Policy
 from onnxcam.gradients.rules import Cotangents, Node, Rule, UnsupportedError, working_type
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.paths import FLOATS, reads
-from onnxcam.graph.symbolic import Tensor
+from onnxcam.graph.symbolic import PREFIX, Tensor
 from onnxcam.model import dims_of
 
 
@@ -126,9 +127,51 @@ class _Walk:
         parts = self.cotangents.get(id(value))
         if not parts:
             return None
+        if len(parts) > 1 and (whole := _side_by_side(parts)) is not None:
+            parts[:] = [whole]
         while len(parts) > 1:
             parts[:2] = [parts[0] + parts[1]]
         return parts[0]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A cotangent that is zero but for ``inner``, from ``start`` to ``stop`` of an axis."""
+
+    inner: Tensor
+    axis: int
+    start: int
+    stop: int
+    length: int
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor | None:
+    """The sum of cotangents that neither overlap nor leave out anything, as of queries, keys and values."""
+    pieces = [piece for t in parts if (piece := _piece(t)) is not None]
+    pieces.sort(key=lambda piece: piece.start)
+    if len(pieces) < len(parts) or len({piece.axis for piece in pieces}) > 1:
+        return None
+    bounds = [0, *(piece.stop for piece in pieces)]
+    if bounds[:-1] != [piece.start for piece in pieces] or bounds[-1] != pieces[0].length:
+        return None
+    return xp.concat([piece.inner for piece in pieces], pieces[0].axis)
+
+
+def _piece(part: Tensor) -> _Piece | None:
+    """What was padded with zeros along one axis."""
+    node = part.small.value.producer() if part.small is part else None
+    if node is None or node.op_type != "Pad" or len(node.inputs) != 2 or not (node.name or "").startswith(PREFIX):
+        return None
+    inner, amounts = (part.writer.tensor(v) for v in node.inputs if v is not None)
+    if amounts.const is None or part.shape is None:
+        return None
+    before, after = amounts.const[: part.rank], amounts.const[part.rank :]
+    axes = [a for a in range(part.rank) if before[a] or after[a]]
+    length = part.shape[axes[0]] if len(axes) == 1 else None
+    if not isinstance(length, int):
+        return None
+    axis = axes[0]
+    return _Piece(inner, axis, int(before[axis]), length - int(after[axis]), length)
 
 
 def _check_ranks(node: ir.Node, wanted: frozenset[int]) -> None:

@@ -8,9 +8,10 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from onnxcam.errors import ModelError, UnknownNameError
+from onnxcam.errors import ModelError, OptionError, UnknownNameError
 from onnxcam.graph.detector import Detector, class_convs, class_count, find_detector, find_suppression
 from onnxcam.graph.paths import FLOATS, PASSING, TO_NCHW, cuts, first_float, float_path, map_layouts, reads
+from onnxcam.graph.symbolic import PREFIX
 from onnxcam.graph.tokens import Grids, Tokens, find_grids, past_normalization
 from onnxcam.model import Dim, Layout, Model, dims_of
 
@@ -86,23 +87,45 @@ def find_logits(model: Model, output: str | None = None) -> Logits:
 
     Raises:
         UnknownNameError: no output of that name.
-        ModelError: no float output.
+        OptionError: that output holds no scores, and others may.
+        ModelError: no output does.
     """
     if output is None and (found := find_suppression(model)) is not None:
         return _suppressed(model, found)
-    floats = [v for v in model.outputs if v.dtype in FLOATS or v.dtype in (ir.DataType.UINT8, ir.DataType.INT8)]
+    scores = _scores(model)
     if output is not None:
-        floats = [v for v in floats if v.name == output]
-        if not floats:
-            raise UnknownNameError.of("output", output, [v.name or "" for v in model.outputs])
-    floats = [v for v in floats if dims_of(v)]
-    floats = [v for v in floats if not _is_chosen(v)] or floats
-    if not floats:
+        return _logits_of(model, _named(model, scores, output))
+    scores = [v for v in scores if not _is_chosen(v)] or scores
+    return max((_logits_of(model, v) for v in _without_coordinates(scores)), key=_plausibility)
+
+
+def _scores(model: Model) -> list[ir.Value]:
+    """The outputs that may be scores: arrays of floats, or of what they are quantised to; no map that was written."""
+    kinds = *FLOATS, ir.DataType.UINT8, ir.DataType.INT8
+    found = [v for v in model.outputs if v.dtype in kinds and (v.shape is None or dims_of(v))]
+    if not found:
         raise ModelError(
             f"{model.label}: no output holds scores of classes; its outputs are integers, single numbers or unknown "
             "types. Give a model whose scores come out as an array"
         )
-    return max((_logits_of(model, v) for v in _without_coordinates(floats)), key=_plausibility)
+    return [v for v in found if not _is_written(v)] or found
+
+
+def _is_written(value: ir.Value) -> bool:
+    """Made by a node of ours, as the maps of an exported model are."""
+    node = value.producer()
+    return node is not None and (node.name or "").startswith(PREFIX)
+
+
+def _named(model: Model, scores: Sequence[ir.Value], output: str) -> ir.Value:
+    by_name = {str(v.name): v for v in model.outputs}
+    if output not in by_name:
+        raise UnknownNameError.of("output", output, by_name)
+    if (found := by_name[output]) in scores:
+        return found
+    what = "it explains others" if _is_written(found) else f"{found.dtype} {found.shape}"
+    able = ", ".join(str(v.name) for v in scores)
+    raise OptionError(f"output {output!r} holds no scores ({what}); those that may: {able}")
 
 
 def _suppressed(model: Model, found: Detector) -> Logits:

@@ -7,6 +7,7 @@ The functions carry the names of NumPy's, so a formula written against a namespa
 from __future__ import annotations
 
 import builtins
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -89,13 +90,57 @@ def _is_flat(x: Tensor, axis: Axis) -> bool:
 
 
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Sum over axes."""
-    return _reduce("ReduceSum", x, axis, keepdims)
+    """Sum over axes; of maps (N, C, ...) times a number per channel, summed over the channels, a matrix product."""
+    scaled = _per_channel(x, "Mul") if axis in (1, (1,)) and not keepdims and x.small is x else None
+    return _reduce("ReduceSum", x, axis, keepdims) if scaled is None else _mixed(*scaled)
+
+
+def _per_channel(x: Tensor, op_type: str) -> tuple[Tensor, Tensor] | None:
+    """(N, C, 1, ...) and (N, C, ...), of which ``x`` was written as the product or the sum."""
+    node = x.value.producer()
+    if node is None or node.op_type != op_type or not (node.name or "").startswith(PREFIX):
+        return None
+    a, b = (x.writer.tensor(v) for v in node.inputs if v is not None)
+    return next(((each, maps) for each, maps in ((a, b), (b, a)) if _is_per_channel(each, maps, x)), None)
+
+
+def _is_per_channel(each: Tensor, maps: Tensor, x: Tensor) -> bool:
+    known, dims = each.shape or (), x.shape or ()
+    same = len(known) == len(dims) > 2 and known[1] == dims[1] is not None
+    return same and {*known[2:]} == {1} and maps.shape == dims
+
+
+def _mixed(each: Tensor, maps: Tensor) -> Tensor:
+    """sum_c each_c maps_c: maps are read once, as rows of pixels."""
+    dims = maps.shape or ()
+    rows = reshape(maps, [0, dims[1] if isinstance(dims[1], int) else 0, -1])
+    found = matmul(reshape(each, [0, 1, -1]), rows)
+    sizes = [dim(maps, a) for a in builtins.range(2, maps.rank)]
+    return reshape(found, concat([maps.writer.constant([-1]), *sizes]), [dims[0], *dims[2:]])
 
 
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Mean over axes."""
-    return _reduce("ReduceMean", x, axis, keepdims)
+    known = _known_mean(x) if keepdims and x.small is x and _is_picture(x, axis) else None
+    return known or _reduce("ReduceMean", x, axis, keepdims)
+
+
+def _is_picture(x: Tensor, axis: Axis) -> bool:
+    """Whether the axes are all of (N, C, ...) but the first two."""
+    return axis is not None and x.shape is not None and {*np.atleast_1d(axis)} == {*range(2, x.rank)} != set()
+
+
+def _known_mean(x: Tensor) -> Tensor | None:
+    """The mean over the picture of what is noted, also times or plus a number per channel."""
+    if (noted := x.writer.means.get(x.value)) is not None:
+        return noted()
+    for op_type, joined in (("Mul", operator.mul), ("Add", operator.add)):
+        if (found := _per_channel(x, op_type)) is not None and (inner := _known_mean(found[1])) is not None:
+            whole: Tensor = joined(inner, found[0])
+            return whole
+    from onnxcam.graph.means import mean_over_grid
+
+    return mean_over_grid(x)
 
 
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -130,7 +175,11 @@ def reshape(x: Tensor, shape: Sequence[int] | Tensor, dims: Sequence[Dim] | None
 
 def reshape_like(x: Tensor, like: Tensor) -> Tensor:
     """Reshape to the shape of ``like``."""
-    return x if same_shape(x, like) else reshape(x, shape_of(like), like.shape)
+    if same_shape(x, like):
+        return x
+    dims = [d if isinstance(d, int) else -1 for d in like.shape or (None, None)]
+    told = dims.count(-1) == 1 and 0 not in dims  # one free axis follows from the others
+    return reshape(x, dims if told else shape_of(like), like.shape)
 
 
 def broadcast_to(x: Tensor, shape: Sequence[int] | Tensor, dims: Sequence[Dim] | None = None) -> Tensor:
@@ -145,8 +194,13 @@ def expand_like(x: Tensor, like: Tensor) -> Tensor:
 
 
 def permute_dims(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """Transpose by a permutation."""
-    return x.writer.op("Transpose", x, perm=list(axes))
+    """Transpose by a permutation; what was transposed while writing is not transposed twice."""
+    node = x.value.producer()
+    if node is not None and node.op_type == "Transpose" and (node.name or "").startswith(PREFIX):
+        assert node.inputs[0] is not None
+        first = node.attributes.get_ints("perm", [])
+        x, axes = x.writer.tensor(node.inputs[0]), [first[a] for a in axes]
+    return x if list(axes) == [*range(len(axes))] else x.writer.op("Transpose", x, perm=list(axes))
 
 
 def expand_dims(x: Tensor, axis: int | Sequence[int]) -> Tensor:

@@ -37,6 +37,9 @@ class Writer:
         one_hots: of rows (N, C) that are 1 at one place and else 0, these places (N,), by the rows' value. Who writes
             such rows notes them; rules for products read entries there, rather than multiply by zeros. A place beyond
             the end means a row of zeros.
+        means: of maps (N, C, ...), what writes their means over the picture, (N, C, 1, ...), from less than the maps.
+            Who moves values about in a picture notes it; :func:`onnxcam.graph.symbolic.mean` reads it, and where
+            nothing else reads the map it is not computed at all.
     """
 
     def __init__(self, graph: ir.Graph, opset: int) -> None:
@@ -45,6 +48,7 @@ class Writer:
         self._written: dict[Any, tuple[Tensor, ...]] = {}
         self._constants: dict[Any, Tensor] = {}
         self.one_hots: dict[ir.Value, Tensor] = {}
+        self.means: dict[ir.Value, Callable[[], Tensor]] = {}
         self._count = max((_number(v.name) for v in _values(graph)), default=0)
 
     def tensor(self, value: ir.Value) -> Tensor:

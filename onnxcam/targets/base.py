@@ -59,6 +59,12 @@ class Scene:
             )
         return rows(self.tensor(), self.logits)
 
+    @cached_property
+    def ranking(self) -> Tensor:
+        """(N, C): numbers whose largest is that of :attr:`rows`, by fewer passes over a class per pixel."""
+        dense = self.logits.kind == "dense"
+        return _ranked(channels_first(self.tensor(), self.logits)) if dense else self.rows
+
     @property
     def batch(self) -> Dim:
         """The length of the batch axis."""
@@ -241,7 +247,8 @@ class ClassTarget(Target):
         """Write the score behind the logits."""
         z = self.rows(scene)
         given = [scene.input(n, ir.DataType.INT64) for n in _inputs(len(self.classes))]
-        best = xp.argmax(z, axis=1)
+        own = type(self).rows is not ClassTarget.rows
+        best = xp.argmax(z if own else scene.ranking, axis=1)
         indices = [_resolved(g, best) for g in given]
         picks = [one_hot(z, index) for index in indices]
         return Head(self.score(scene, z, picks), indices[0], z)
@@ -298,10 +305,30 @@ def _over_own_pixels(z: Tensor) -> Tensor:
     2020, https://arxiv.org/abs/2002.11434, equation 2, with the predicted region as the set of pixels.
     """
     pixels = tuple(range(2, z.rank))
-    won = xp.astype(z == xp.max(z, axis=1, keepdims=True), z.dtype)
-    count = xp.sum(won, axis=pixels)
-    own = xp.sum(z * won, axis=pixels) / xp.maximum(count, 1.0)
-    return xp.where(count > 0, own, xp.mean(z, axis=pixels))
+    _, won, share = _own_pixels(z)
+    none = xp.astype(share == 0, z.dtype)
+    own, whole = (xp.mean(m, pixels, keepdims=True) for m in (z * won, z))
+    return xp.squeeze((own + whole * none) / (share + none), pixels)
+
+
+def _own_pixels(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The top logit of each pixel, which class has it, 1 or 0, and of how many pixels each class does, as a share."""
+    top = xp.max(z, axis=1, keepdims=True)
+    won = xp.astype(z == top, z.dtype)
+    share = xp.mean(won, tuple(range(2, z.rank)), keepdims=True)
+    z.writer.means[won.value] = lambda: share
+    return top, won, share
+
+
+def _ranked(z: Tensor) -> Tensor:
+    """A class's own pixels hold the top logit, so one product sums it there. No class that wins none is the top one:
+    its mean over all pixels is below that of the top logits, and so below the best mean of a class that wins some.
+    """
+    top, won, share = _own_pixels(z)
+    classes = z.shape[1] if z.shape is not None and isinstance(z.shape[1], int) else 0
+    sums = xp.matmul(xp.reshape(won, [0, classes, -1]), xp.reshape(top, [0, -1, 1]))
+    shares = xp.reshape(share, [0, 0, 1])
+    return xp.squeeze(xp.where(shares > 0, sums / shares, -np.inf), 2)
 
 
 def one_hot(scores: Tensor, index: Tensor, axis: int = 1) -> Tensor:

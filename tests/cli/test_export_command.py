@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-import onnxruntime
 import pytest
-from builders import classifier, value, write
+from builders import answers, classifier, value, write
 from builders import model as model_of
 from onnx import helper
 
@@ -16,11 +12,6 @@ from onnxcam import Explainer
 from onnxcam.core import localize
 
 PICTURES = np.random.default_rng(3).random((2, 3, 12, 12), dtype=np.float32)
-
-
-def answers(path: Path, **feeds: Any) -> dict[str, Any]:
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
 
 
 def test_a_model_its_record_and_a_line_of_what_was_written(run, model, tmp_path):
@@ -79,6 +70,8 @@ def refuses(fails, model, tmp_path):
         (["--method", "gradcam", "--method", "grad_cam"], "gradcam is given twice: give each method once"),
         (["--layer", "nope"], "unknown layer 'nope'; known: conv1"),
         (["--layer", "gap"], "a CAM needs a float map"),
+        (["--layer", "relu2", "--layer", "second_relu"], "layer 'relu2' and 'second_relu' is given twice"),
+        (["--layer", "auto", "--layer", "relu2"], "give each layer once"),
         (["--fixed-class", "4"], "class 4 does not exist; this model has classes 0 to 3"),
         (["--fixed-class", "zebra"], "unknown class 'zebra'"),
         (["--target", "margin:1"], "a margin needs two classes"),
@@ -92,9 +85,12 @@ def refuses(fails, model, tmp_path):
         (["--normalize", "percentile"], "sorts pixels, which is not exported: take max, minmax or none"),
         (["--normalize", "loud"], "unknown normalization 'loud'"),
         (["--fuse", "sum"], "unknown fusion 'sum'; known: max, mean"),
-        (["--size", "0x5"], "both must be at least 1"),
-        (["--size", "5x5x5"], "write HEIGHTxWIDTH, such as 224x224"),
-        (["--size", "big"], "write HEIGHTxWIDTH, such as 224x224"),
+        (["--size", "0x5"], "size=0x5: height and width must be at least 1"),
+        (["--picture", "99999x99999"], "9,999,800,001 pixels, and at most 178,956,970"),
+        (["--picture", "99999999999999999999"], "write any, or HEIGHTxWIDTH, such as 480x640"),
+        (["--picture", "-5x5"], "write any, or HEIGHTxWIDTH"),
+        (["--size", "5x5x5"], "write HEIGHTxWIDTH, such as 480x640"),
+        (["--size", "big"], "write HEIGHTxWIDTH, such as 480x640"),
         (["--output", "nope"], "unknown output 'nope'; known: logits"),
         (["--preprocess", "nope"], "unknown preprocess preset 'nope'"),
         (["--labels", "/nope.txt"], "cannot read the label file /nope.txt"),
@@ -108,8 +104,11 @@ def test_options_that_cannot_be(refuses, options, message):
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("x.txt", "x.txt' does not end in .onnx"),
-        ("x", "x' does not end in .onnx"),
+        ("x.txt", "x.txt' is no NAME.onnx, by which programs know a model"),
+        ("x", "x' is no NAME.onnx"),
+        (".onnx", ".onnx' is no NAME.onnx"),
+        ("x" * 300 + ".onnx", "File name too long; choose another name"),
+        ("model.onnx/x.onnx", "model.onnx' is no folder; choose one"),
         ("nowhere/x.onnx", "there is no folder"),
         (".", "is a folder: give the name of a file"),
         ("model.onnx", "model.onnx' is there already: give another name, or force (--force)"),

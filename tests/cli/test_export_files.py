@@ -62,6 +62,16 @@ def test_all_files_that_were_written_are_named(tmp_path, run):
     assert "no large float32 weights" in refused.err
 
 
+def test_what_an_earlier_export_left_is_told(tmp_path, run):
+    source, out = write(tmp_path / "net.onnx", classifier()), tmp_path / "xai.onnx"
+    assert run("export", source, "-o", out, "--external-data").code == 0
+    done = run("export", source, "-o", out, "--force", "--json")
+    assert (done.code, done.json[0]["removed"]) == (0, [f"{out}.data"])
+    assert f"removed {out}.data, of an earlier export" in done.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx", "xai.onnx"]
+    assert run("export", source, "-o", out, "--force", "--json").json[0]["removed"] == []
+
+
 def test_inspect_shows_where_an_exported_model_comes_from(exported, run):
     sha = Explainer(exported.with_name("net.onnx")).model.sha256
     (facts,) = run("inspect", exported, "--json").json
@@ -83,6 +93,20 @@ def test_settled_classes_are_shown(exported, run):
     assert run("export", exported.with_name("net.onnx"), "-o", exported, *given).code == 0
     assert "settled: onnxcam/class is 1" in run("inspect", exported).out
     assert run("inspect", exported, "--json").json[0]["export"]["classes"] == {"onnxcam/class": 1}
+
+
+@pytest.mark.parametrize("output", ["heatmap_layercam", "class_index"])
+def test_what_explains_is_not_what_is_explained(exported, fails, output):
+    for command in (["inspect", exported], ["explain", exported, "none.png", "-o", exported.parent / "out"]):
+        told = fails(*command, "--output", output)
+        assert f"output '{output}' holds no scores (it explains others); those that may: logits" in told
+
+
+def test_boxes_of_evidence_are_no_scores_of_four_classes(tmp_path, run):
+    out = tmp_path / "xai.onnx"
+    assert run("export", "zoo:shapes-unet", "-o", out, "--boxes", "--raw").code == 0
+    (logits,) = (facts["logits"] for facts in run("inspect", out, "--json").json)
+    assert (logits["name"], logits["kind"], logits["classes"]) == ("logits", "dense", 8)
 
 
 DAMAGED = {

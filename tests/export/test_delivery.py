@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from builders import classifier, model, value, write
+from builders import answers, classifier, model, value, write
 from onnx import TensorProto, helper
 
 from onnxcam import Explainer, load_model
@@ -45,15 +45,8 @@ def network(path: Path, arrays: dict[str, Any] | None = None) -> Path:
     return write(path, model(nodes, [given], [scores], arrays or WEIGHTS))
 
 
-def run(path: Path, classes: Any = (-1, -1), optimize: bool = True) -> dict[str, Any]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [o.name for o in session.get_outputs()]
-    assert [i.name for i in session.get_inputs()] == ["image", "onnxcam/class"]
-    return dict(zip(names, session.run(None, {"image": PICTURE, "onnxcam/class": np.asarray(classes)}), strict=True))
+def run(path: Path, classes: Any = (-1, -1)) -> dict[str, Any]:
+    return answers(path, image=PICTURE, **{"onnxcam/class": np.asarray(classes)})
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -280,6 +273,108 @@ def test_where_nothing_can_be_written_nothing_is_done(tmp_path, monkeypatch, nam
     with pytest.raises(error, match=message):
         ex.export(tmp_path / name, form=form)
     assert sorted(tmp_path.iterdir()) == before
+
+
+FULL = Form(external_data=True, ort=True)
+COMPANIONS = ["m.onnx.data", "m.ort", "m.required_operators.config"]
+
+
+def refused_or_forced(ex: Explainer, path: Path, form: Form, old: list[str]) -> list[str]:
+    """Exports where an earlier export left files: not without force. The names of what is there then."""
+    before = files(path.parent)
+    with pytest.raises(
+        OptionError, match=r"is there already|of an earlier export.*or force \(--force\), which removes"
+    ):
+        ex.export(path, form=form)
+    assert files(path.parent) == before
+    done = ex.export(path, form=form, force=True)
+    assert sorted(p.name for p in done.removed) == old
+    assert not [p for p in done.removed if p.exists()]
+    assert {p.name for p in done.files} == files(path.parent).keys()
+    np.testing.assert_array_equal(run(path)["logits"].argmax(axis=1), run(path)["class_index"])
+    return sorted(files(path.parent))
+
+
+def test_companions_of_an_earlier_export_do_not_stay_beside_a_new_one(tmp_path):
+    ex, path = Explainer(network(tmp_path / "source.onnx")), tmp_path / "m.onnx"
+    assert sorted(p.name for p in ex.export(path, form=FULL).files) == ["m.onnx", *COMPANIONS]
+    assert refused_or_forced(ex, path, Form(external_data=True), COMPANIONS[1:]) == ["m.onnx", "m.onnx.data"]
+    assert refused_or_forced(ex, path, Form(), COMPANIONS[:1]) == ["m.onnx"]
+    ex.export(path, form=FULL, force=True)
+    path.unlink()
+    assert refused_or_forced(ex, path, Form(external_data=True), COMPANIONS[1:]) == ["m.onnx", "m.onnx.data"]
+
+
+def test_companions_that_no_export_wrote_stay(tmp_path):
+    ex, path = Explainer(network(tmp_path / "source.onnx")), tmp_path / "m.onnx"
+    load_model(tmp_path / "source.onnx").save(path, external_data=True)
+    for name in COMPANIONS[1:]:
+        (tmp_path / name).write_bytes(b"" if name == "m.ort" else b"mine")
+    before = files(tmp_path)
+    assert ex.export(path, form=Form(), force=True).removed == ()
+    assert {n: files(tmp_path)[n] for n in COMPANIONS} == {n: before[n] for n in COMPANIONS}
+    assert ex.export(path, form=Form(), force=True).removed == ()  # that is ours now, but without weights beside it
+
+
+@pytest.mark.parametrize("failing", range(1, 6))
+def test_what_an_earlier_export_left_comes_back_where_the_new_one_fails(tmp_path, monkeypatch, failing):
+    """Four old files are moved away, one new one comes."""
+    ex, moves, real = Explainer(network(tmp_path / "source.onnx")), [], os.replace
+
+    def move(source: Path, target: Path) -> None:
+        moves.append(target)
+        if len(moves) == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        real(source, target)
+
+    ex.export(tmp_path / "m.onnx", form=FULL)
+    before = files(tmp_path)
+    monkeypatch.setattr("onnxcam.files.os.replace", move)
+    with pytest.raises(OutputError, match="Input/output error"):
+        ex.export(tmp_path / "m.onnx", force=True)
+    assert files(tmp_path) == before
+    assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_the_source_is_no_leftover(tmp_path):
+    """Its weights lie where an earlier export's would."""
+    network(tmp_path / "source.onnx")
+    Explainer(tmp_path / "source.onnx").export(tmp_path / "m.onnx", form=Form(external_data=True))
+    load_model(tmp_path / "source.onnx").save(tmp_path / "apart.onnx", external_data=True)
+    (tmp_path / "m.onnx.data").unlink()
+    (tmp_path / "m.onnx.data").hardlink_to(tmp_path / "apart.onnx.data")
+    before = (tmp_path / "apart.onnx.data").read_bytes()
+    with pytest.raises(OutputError, match=r"m.onnx.data is the model's own file"):
+        Explainer(tmp_path / "apart.onnx").export(tmp_path / "m.onnx", force=True)
+    assert (tmp_path / "m.onnx.data").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("m.ort", Form(ort=True)),
+        ("m.required_operators.config", Form(ort=True)),
+        ("m.onnx.data", Form(external_data=True)),
+    ],
+)
+def test_a_folder_is_not_replaced(tmp_path, name, form):
+    ex, kept = Explainer(network(tmp_path / "source.onnx")), tmp_path / name / "kept"
+    kept.parent.mkdir()
+    kept.write_bytes(b"mine")
+    with pytest.raises(OptionError, match=rf"{name}' is a folder, where a file of the export goes: give another name"):
+        ex.export(tmp_path / "m.onnx", form=form, force=True)
+    assert kept.read_bytes() == b"mine"
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    """Whether it was written by an earlier export is asked of files alone."""
+    for name in ("m.onnx", "m.ort"):
+        os.mkfifo(tmp_path / name)
+    done = Explainer(network(tmp_path / "source.onnx")).export(tmp_path / "m.onnx", force=True)
+    assert ([p.name for p in done.files], done.removed) == (["m.onnx"], ())
+    assert (tmp_path / "m.ort").is_fifo()
+    assert run(tmp_path / "m.onnx")["heatmap"].shape == (2, 12, 12)
 
 
 def test_a_folder_that_is_read_only(tmp_path, monkeypatch):

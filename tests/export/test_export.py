@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from builders import NODES, classifier, model, value, weights, write
+from builders import NODES, answers, classifier, model, session, value, weights, write
 
 from onnxcam import Explainer, gradients, load_model
 from onnxcam.errors import GradientError, OptionError, OutputError
@@ -22,19 +21,6 @@ from onnxcam.zoo import locate, samples
 
 EXPORTED = [m.name for m in METHODS.values() if m.procedure is None and m.join != "kpca"]
 CAMS = [name for name in EXPORTED if METHODS[name].gives == "cam"]
-
-
-def session(path: Path, optimize: bool = True) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def run(path: Path, **feeds: Any) -> dict[str, Any]:
-    one = session(path)
-    return dict(zip([o.name for o in one.get_outputs()], one.run(None, feeds), strict=True))
 
 
 def scenes(n: int) -> Any:
@@ -51,7 +37,7 @@ def test_heatmaps_are_the_explainers(tmp_path, method, n):
     lit = []
     for asked in (-1, 3):
         want = ex.explain_tensor(x, None if asked < 0 else asked)
-        found = run(path, **{"image": x, "onnxcam/class": np.full(n, asked)})
+        found = answers(path, **{"image": x, "onnxcam/class": np.full(n, asked)})
         heat = np.stack([e.heatmap for e in want])
         lit.append(heat.any())
         np.testing.assert_allclose(found["heatmap"], heat, atol=1e-4)
@@ -71,7 +57,7 @@ def test_other_models(tmp_path, name, method):
     x = scenes(2) if image.layout == "NCHW" else np.moveaxis(scenes(2), 1, 3)
     x = np.ascontiguousarray(x[:, :, :96, :80]) if image.height is None else x
     want = np.stack([e.heatmap for e in ex.explain_tensor(x, 2)])
-    found = run(path, **{image.name: x, "onnxcam/class": np.full(2, 2)})["heatmap"]
+    found = answers(path, **{image.name: x, "onnxcam/class": np.full(2, 2)})["heatmap"]
     assert want.any()
     np.testing.assert_allclose(found, want, atol=1e-4)
 
@@ -79,7 +65,7 @@ def test_other_models(tmp_path, name, method):
 def test_each_sample_has_its_own_class(tmp_path):
     ex, path, x = Explainer("zoo:shapes-cnn"), tmp_path / "m.onnx", scenes(3)
     ex.export(path)
-    found = run(path, **{"image": x, "onnxcam/class": np.asarray([5, -1, 0])})
+    found = answers(path, **{"image": x, "onnxcam/class": np.asarray([5, -1, 0])})
     want = [ex.explain_tensor(x[k : k + 1], c)[0] for k, c in enumerate((5, None, 0))]
     np.testing.assert_allclose(found["heatmap"], np.stack([e.heatmap for e in want]), atol=1e-4)
 
@@ -105,7 +91,7 @@ def test_what_the_model_answered_it_still_answers(tmp_path):
 def test_a_settled_class_needs_no_input(tmp_path, form, index):
     ex, path, x = Explainer("zoo:shapes-cnn"), tmp_path / "m.onnx", scenes(3)
     ex.export(path, form=form)
-    found, want = run(path, image=x), ex.explain_tensor(x, index)
+    found, want = answers(path, image=x), ex.explain_tensor(x, index)
     np.testing.assert_allclose(found["heatmap"], np.stack([e.heatmap for e in want]), atol=1e-4)
     assert found["class_index"].tolist() == [e.class_index for e in want]
 
@@ -114,7 +100,7 @@ def test_other_scores(tmp_path):
     ex, path, x = Explainer("zoo:shapes-cnn"), tmp_path / "m.onnx", scenes(2)
     ex.export(path, target="margin:star,heart")
     want = ex.explain_tensor(x, "margin:star,heart")
-    np.testing.assert_allclose(run(path, image=x)["heatmap"], np.stack([e.heatmap for e in want]), atol=1e-4)
+    np.testing.assert_allclose(answers(path, image=x)["heatmap"], np.stack([e.heatmap for e in want]), atol=1e-4)
 
 
 def test_several_methods_and_layers_in_one_file(tmp_path):
@@ -122,7 +108,7 @@ def test_several_methods_and_layers_in_one_file(tmp_path):
     cams = Explainer("zoo:shapes-cnn", target_layer=["stage1", "stage2"])
     pixels = Explainer(cams.model, method="saliency", preprocess=cams.preprocess)
     record = export([cams, pixels], path, form=Form(raw=True)).record
-    found = run(path, **{"image": x, "onnxcam/class": np.full(2, -1)})
+    found = answers(path, **{"image": x, "onnxcam/class": np.full(2, -1)})
     assert list(record["maps"]) == ["heatmap_gradcam_stage1", "heatmap_gradcam_stage2", "heatmap_saliency"]
     for k, e in enumerate(cams.explain_tensor(x)):
         for m in e.maps:
@@ -215,7 +201,7 @@ def test_names_that_the_model_uses_itself_stay_its_own(tmp_path):
     onnx.save(source, tmp_path / "s.onnx")
     ex, x = Explainer(tmp_path / "s.onnx"), scenes(1)
     ex.export(tmp_path / "m.onnx")
-    found = run(tmp_path / "m.onnx", **{"image": x, "onnxcam/class": np.asarray([-1])})
+    found = answers(tmp_path / "m.onnx", **{"image": x, "onnxcam/class": np.asarray([-1])})
     np.testing.assert_allclose(found["onnxcam/heatmap"][0], ex.explain_tensor(x)[0].heatmap, atol=1e-4)
     assert found["heatmap"].shape == (1, load_model(locate("zoo:shapes-cnn")).outputs[0].shape[1])
 
@@ -303,7 +289,7 @@ def test_names_in_branches_are_taken_too(tmp_path, inner):
     alike = ["heatmap", "cam"] if inner == "heatmap" else [inner]
     assert new == [f"onnxcam/{n}" if n in alike else n for n in ("heatmap", "cam", "class_index")]
     image = np.ones((1, 3, 12, 12), np.float32)
-    assert set(new) < set(run(path, **{"image": image, "onnxcam/class": np.asarray([1])}))
+    assert set(new) < set(answers(path, **{"image": image, "onnxcam/class": np.asarray([1])}))
 
 
 def test_the_name_of_a_picture_is_not_one_of_a_branch(tmp_path):
@@ -335,7 +321,7 @@ def test_an_export_that_lost_its_mark(tmp_path):
         Explainer(last, output="logits").export(tmp_path / f"{k}.onnx", form=Form(top1=True))
         last = stripped(tmp_path / f"{k}.onnx")
     onnx.checker.check_model(last)
-    assert list(run(last, image=np.ones((1, 3, 12, 12), np.float32))) == [
+    assert list(answers(last, image=np.ones((1, 3, 12, 12), np.float32))) == [
         "logits", "heatmap", "class_index", "onnxcam/heatmap", "onnxcam/class_index", "onnxcam/heatmap_2",
         "onnxcam/class_index_2",
     ]  # fmt: skip

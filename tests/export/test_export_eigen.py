@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 
 from onnxcam.core.eigen import join
+from onnxcam.errors import OptionError
 from onnxcam.export.eigen import projection
 from onnxcam.graph.symbolic import Writer
 
@@ -30,3 +31,10 @@ def test_a_second_eigenvalue_that_is_close(kind, ratio, scale):
     want = join(terms.astype(np.float64), kind)
     got = got * np.sign((got * want).sum())  # either sign, where the sum of the terms says little
     np.testing.assert_allclose(got, want, atol=5e-3 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(("shape", "said"), [(("n", 6, "h", 7), "6 x any x 7"), ((1, 6, 33, 32), "6 x 33 x 32")])
+def test_a_layer_that_is_too_large_or_of_any_size(shape, said):
+    writer = Writer(ir.Graph([], [], nodes=[], opset_imports={"": 18}), 18)
+    with pytest.raises(OptionError, match=rf"a layer of {said} \(channels, height, width\).*up to 1024 pixels"):
+        projection(writer.input("terms", ir.DataType.FLOAT, shape), "svd")

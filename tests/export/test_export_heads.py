@@ -6,14 +6,12 @@ features are computed in loops, from the source's weights alone.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from builders import NODES, model, value, weights, write
+from builders import NODES, answers, model, value, weights, write
 from onnx.reference import ReferenceEvaluator
 
 from onnxcam import Explainer
@@ -55,18 +53,13 @@ def features(proto: onnx.ModelProto, x: Any) -> Any:
     return ReferenceEvaluator(wide).run(["relu2"], {"image": x})[0].astype(np.float64)  # type: ignore[index, union-attr]
 
 
-def run(path: Path, **feeds: Any) -> dict[str, Any]:
-    one = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return dict(zip([o.name for o in one.get_outputs()], one.run(None, feeds), strict=True))
-
-
 @pytest.mark.parametrize("asked", [[0, 1, 2, 3], [-1] * 4])
 @pytest.mark.parametrize("head", HEADS)
 def test_the_map_is_the_one_by_hand(tmp_path, head, asked):
     proto, path = source(head), tmp_path / "x.onnx"
     ex = Explainer(write(tmp_path / "m.onnx", proto), target_layer="relu2")
     ex.export(path, form=Form(raw=True, size=(6, 6)))
-    found = run(path, **{"image": PICTURES, "onnxcam/class": np.asarray(asked)})
+    found = answers(path, **{"image": PICTURES, "onnxcam/class": np.asarray(asked)})
     A, w = features(proto, PICTURES), HELD["wd"].astype(np.float64)
     z = A.mean(axis=(2, 3)) @ w + (0 if head == "matmul" else HELD["bd"])
     np.testing.assert_allclose(found["logits"], z, atol=1e-5)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from builders import NODES, classifier, model, value, weights, write
+from builders import NODES, answers, classifier, model, value, weights, write
 from onnx.reference import ReferenceEvaluator
 from transformers import ViT, picture
 
@@ -26,11 +26,7 @@ INT64, BOOL = onnx.TensorProto.INT64, onnx.TensorProto.BOOL
 
 
 def run(path: Path, x: Any, asked: Any) -> dict[str, Any]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    one = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feeds = {one.get_inputs()[0].name: x, "onnxcam/class": np.asarray(asked)}
-    return dict(zip([o.name for o in one.get_outputs()], one.run(None, feeds), strict=True))
+    return answers(path, **{onnx.load(path).graph.input[0].name: x, "onnxcam/class": np.asarray(asked)})
 
 
 def softmax(z: Any) -> Any:

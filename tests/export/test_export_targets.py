@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
+from builders import answers
 
 from onnxcam import Explainer
 from onnxcam.errors import OptionError
@@ -23,12 +22,6 @@ def scenes(n: int) -> Any:
     return np.ascontiguousarray(np.stack(seen).transpose(0, 3, 1, 2).astype(np.float32) / 255)
 
 
-def run(path: Path, **feeds: Any) -> dict[str, Any]:
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    assert [i.name for i in session.get_inputs()] == list(feeds)
-    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
-
-
 @pytest.mark.parametrize(
     "target",
     [
@@ -40,7 +33,7 @@ def test_scores_of_a_classifier_that_name_their_classes(tmp_path, target):
     ex, path, x = Explainer("zoo:shapes-cnn"), tmp_path / "m.onnx", scenes(2)
     ex.export(path, target)
     want = [ex.explain_tensor(one[None], target)[0] for one in x]
-    found = run(path, image=x)
+    found = answers(path, image=x)
     assert any(e.heatmap.any() for e in want)
     np.testing.assert_allclose(found["heatmap"], np.stack([e.heatmap for e in want]), atol=1e-4)
     if target == "element:3":
@@ -54,7 +47,7 @@ def test_a_score_that_leaves_the_class_open(tmp_path, target, named):
     """It is fed, -1 for the top one."""
     ex, path, x = Explainer("zoo:shapes-cnn"), tmp_path / "m.onnx", scenes(2)
     ex.export(path, target)
-    found = run(path, image=x, **{"onnxcam/class": np.asarray([-1, 1])})["heatmap"]
+    found = answers(path, image=x, **{"onnxcam/class": np.asarray([-1, 1])})["heatmap"]
     want = [ex.explain_tensor(x[:1], target)[0], ex.explain_tensor(x[1:], named)[0]]
     assert want[0].heatmap.any()
     np.testing.assert_allclose(found, np.stack([e.heatmap for e in want]), atol=1e-4)
@@ -64,12 +57,12 @@ def test_a_segmenters_classes(tmp_path):
     ex, path, x = Explainer("zoo:shapes-unet"), tmp_path / "m.onnx", scenes(2)
     ex.export(path)
     for c in (2, 4):
-        found = run(path, image=x, **{"onnxcam/class": np.asarray([-1, c])})["heatmap"]
+        found = answers(path, image=x, **{"onnxcam/class": np.asarray([-1, c])})["heatmap"]
         want = [ex.explain_tensor(x[:1])[0], ex.explain_tensor(x[1:], c)[0]]
         np.testing.assert_allclose(found, np.stack([e.heatmap for e in want]), atol=1e-4)
     ex.export(path, "margin:3,0", force=True)
     want = [ex.explain_tensor(one[None], "margin:3,0")[0] for one in x]
-    np.testing.assert_allclose(run(path, image=x)["heatmap"], np.stack([e.heatmap for e in want]), atol=1e-4)
+    np.testing.assert_allclose(answers(path, image=x)["heatmap"], np.stack([e.heatmap for e in want]), atol=1e-4)
 
 
 def test_a_detectors_best_box_of_a_class(tmp_path):
@@ -82,7 +75,7 @@ def test_a_detectors_best_box_of_a_class(tmp_path):
     ex.export(path, Custom(eval(written)), form=Form(boxes=True))
     lit = 0
     for one in x:
-        found = run(path, image=one[None])
+        found = answers(path, image=one[None])
         (want,) = ex.explain_tensor(one[None], "box:3")
         lit += bool(want.heatmap.any())
         np.testing.assert_allclose(found["heatmap"][0], want.heatmap, atol=1e-4)
@@ -96,7 +89,7 @@ def test_further_inputs_of_a_model_stay_inputs(tmp_path):
     ex, path, x = Explainer("zoo:shapes-vqa"), tmp_path / "m.onnx", scenes(2)
     question = np.asarray([[5, 6, 3, 17], [5, 6, 3, 14]])
     ex.export(path)
-    found = run(path, image=x, question=question, **{"onnxcam/class": np.asarray([-1, 0])})["heatmap"]
+    found = answers(path, image=x, question=question, **{"onnxcam/class": np.asarray([-1, 0])})["heatmap"]
     want = [ex.explain_tensor(x[:1], None, {"question": question[:1]})[0]]
     want += ex.explain_tensor(x[1:], 0, {"question": question[1:]})
     assert want[0].heatmap.any()

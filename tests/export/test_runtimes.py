@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 from builders import classifier, model, value, write
 from onnx.reference import ReferenceEvaluator
 
+from benchmarks.runtimes_document import Cell, document, figures, sheets
 from onnxcam import Explainer, add_gradients, load_model
 from onnxcam.export import Form
 
@@ -157,3 +161,59 @@ def test_a_square_weight_is_not_multiplied_by_as_it_lies_and_transposed(tmp_path
         (want,) = ex.explain_tensor(PICTURE, c)
         (cam,) = session.run(["cam"], {"image": PICTURE, "onnxcam/class": np.asarray([c])})
         np.testing.assert_allclose(cam[0], want.cam, rtol=1e-5, atol=1e-6)
+
+
+# ---- the page of what runs where ----
+
+
+def told(green: bool, error: str = "", far: float = 0.0, r: float = 1.0) -> dict[str, Any]:
+    return {"green": green, "outputs": {"heatmap": {"max": far, "r": r, "top": 1.0}}} | (
+        {"error": error} if error else {}
+    )
+
+
+def test_the_page_counts_what_is_green_and_gives_the_reason_of_what_is_red(tmp_path):
+    places = [(m, c) for m in ("net", "net-zipmap", "old-int8") for c in ("gradcam", "saliency")]
+    cells = [Cell(m, c, f"{m}.{c}.onnx") for m, c in places[:-1]]
+    found = {
+        "net.gradcam": told(True, far=2e-5),
+        "net.saliency": told(False, r=0.5),
+        "net-zipmap.gradcam": told(False, error="STRING is not known"),
+        "old-int8.gradcam": told(False, far=0.25),
+    }
+    (tmp_path / "opencv.json").write_text(json.dumps({"version": "opencv 5", "cells": found}))
+    made = sheets(cells, tmp_path)
+    rows = list(csv.reader(figures(made).splitlines()))
+    assert [dict(zip(rows[0], row, strict=True))["gradcam"] for row in rows[1:]] == ["2e-5", "fails (2)", "2e-1 (3)"]
+    assert [dict(zip(rows[0], row, strict=True))["saliency"] for row in rows[1:]] == ["0.5000 (1)", "", "-"]
+    page = document(made)
+    assert "| [OpenCV dnn](#opencv-dnn) | opencv 5 |  |  | 1/3 |  |  |  | 0/1 |  |  |  |" in page
+    assert page.startswith("# Where exported models run\n\n3 models")
+    _, section = page.split("## OpenCV dnn\n\n")
+    assert section.splitlines()[:4] == [
+        "1. Unexplained: other values",
+        "   - saliency: net",
+        "2. OpenCV reads no model with an output of labels (strings).",
+        "   - gradcam: net-zipmap",
+    ]
+
+
+def test_the_page_and_its_table_of_figures_say_the_same():
+    """Counted anew: a green figure has no number behind it, and the number of a red one has its reason on the page."""
+    docs = Path(__file__).parents[2] / "docs"
+    page, rows = (docs / "runtimes.md").read_text(), list(csv.reader((docs / "runtimes.csv").open()))
+    summary = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| [")]
+    sections = dict(part.split("\n\n", 1) for part in page.split("\n## ")[1:])
+    assert len(summary) == len(sections) >= 6
+    for line in summary:
+        title, _, *shares = (text.strip() for text in line)
+        name = title[1 : title.index("]")]
+        held = [row[2:] for row in rows[1:] if row[0] == name]
+        counted = []
+        for column in zip(*held, strict=True):
+            ran = [figure for figure in column if figure not in ("", "-")]
+            counted.append(f"{sum('(' not in figure for figure in ran)}/{len(ran)}" if ran else "")
+        assert counted == (shares + [""] * 10)[:10]
+        numbers = {int(n) for row in held for figure in row for n in re.findall(r"\((\d+)\)", figure)}
+        assert numbers == {int(n) for n in re.findall(r"^(\d+)\. ", sections[name], re.MULTILINE)}
+        assert "Unexplained" not in sections[name]

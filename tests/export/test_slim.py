@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
+from builders import session
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcam import Explainer, load_model
@@ -20,14 +20,6 @@ from onnxcam.image import read_image
 from onnxcam.zoo import locate, samples
 
 INT8 = ["shapes-net-int8-qdq", "shapes-net-int8-qoperator", "shapes-net-int8-dynamic"]
-
-
-def session(model: str | bytes, optimised: bool = True) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def proto_of(explainer: Explainer, **form: Any) -> onnx.ModelProto:

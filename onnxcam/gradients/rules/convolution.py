@@ -79,10 +79,21 @@ def conv(node: Node, dy: Tensor) -> Cotangents:
     x, w = node.xs[:2]
     assert w.shape is not None
     win, group = window(node, w.shape[2:]), node.attr("group", 1)
-    dx = spread_out(dy, w, win, group, x) if 0 in node.wanted else None
+    dx = _note_mean(spread_out(dy, w, win, group, x), dy, w, win, group) if 0 in node.wanted else None
     dw = _weight_gradient(x, dy, w, win, group) if 1 in node.wanted else None
     db = xp.sum(dy, (0, *range(2, dy.rank))) if 2 in node.wanted else None
     return dx, dw, db
+
+
+def _note_mean(dx: Tensor, dy: Tensor, w: Tensor, win: Window, group: int) -> Tensor:
+    """``dx``, with the note that a product of every pixel with one matrix gives the mean as the product of the mean."""
+    flat = {*win.kernel, *win.strides} == {1} and all(isinstance(p, int) and p == 0 for p in win.before + win.after)
+    if flat:
+        axes = tuple(range(2, dy.rank))
+        dx.writer.means[dx.value] = lambda: dx.writer.op(
+            "ConvTranspose", xp.mean(dy, axes, keepdims=True), w, group=group
+        )
+    return dx
 
 
 def spread_out(dy: Tensor, w: Tensor, win: Window, group: int, like: Tensor) -> Tensor:

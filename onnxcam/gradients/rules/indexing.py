@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxcam.gradients.rules import Cotangents, Node, vjp
 from onnxcam.gradients.rules.linear import one_hot, positions
@@ -22,12 +23,31 @@ _PRODUCT_BELOW = 2**20  # elements of a 0/1 matrix; beyond, a scatter is cheaper
 def gather(node: Node, dy: Tensor) -> Cotangents:
     x, index = node.xs
     axis = node.attr("axis", 0) % x.rank
+    if (around := _neighbours(index, xp.dim(x, axis))) is not None:
+        return _padded(dy if index.rank else xp.expand_dims(dy, axis), axis, around, x)
     flat, one = xp.reshape(index, [-1]), node.writer.constant([1])
     rows, columns = (
         functools.reduce(operator.mul, [xp.dim(x, a) for a in r], one) for r in (range(axis), range(axis + 1, x.rank))
     )
     block = xp.reshape(dy, xp.concat([rows, xp.shape_of(flat), columns]), [None, None, None])
     return xp.reshape_like(_ungather(block, flat, xp.dim(x, axis)), x)
+
+
+def _neighbours(index: Tensor, length: Tensor) -> tuple[int, int] | None:
+    """How many entries lie before and behind those that are picked, where these are neighbours in their order."""
+    if index.const is None or length.const is None or index.rank > 1 or not index.const.size:
+        return None
+    places = np.atleast_1d(index.const) % int(length.const[0])
+    if not np.array_equal(places, np.arange(places[0], places[0] + len(places))):
+        return None
+    return int(places[0]), int(length.const[0] - places[-1] - 1)
+
+
+def _padded(dy: Tensor, axis: int, around: tuple[int, int], like: Tensor) -> Tensor:
+    before, after = ([n if a == axis else 0 for a in range(dy.rank)] for n in around)
+    dx = xp.pad(dy, before, after)
+    dx.value.shape = ir.Shape(like.shape or ())
+    return dx
 
 
 def _ungather(block: Tensor, flat: Tensor, length: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.gradients.rules.convolution import Window, spread_out, window
 from onnxcam.gradients.rules.indexing import add_at
 from onnxcam.gradients.rules.linear import positions
-from onnxcam.gradients.rules.reduction import count, nonzero
+from onnxcam.gradients.rules.reduction import count, moved, nonzero
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
@@ -34,7 +34,7 @@ def global_max_pool(node: Node, dy: Tensor) -> Cotangents:
     flat = xp.reshape(x, [0, 0, -1])
     first = xp.argmax(flat, axis=2, keepdims=True)
     hit = xp.astype(positions(xp.dim(flat, 2)) == first, dy.dtype)
-    return xp.reshape_like(xp.reshape(dy, [0, 0, -1]) * hit, x)
+    return moved(node, dy, xp.reshape_like(xp.reshape(dy, [0, 0, -1]) * hit, x))
 
 
 @vjp("GlobalLpPool")  # y = (sum |x|^p)^(1/p)
@@ -64,7 +64,13 @@ def average_pool(node: Node, dy: Tensor) -> Cotangents:
     win = window(node, node.attr("kernel_shape", list[int]()))
     if _is_global(node.x, dy, win):
         return xp.expand_like(dy / float(math.prod(win.kernel)), node.x)
-    return _spread_windows(dy / _counted(node, win, dy), win, node.x)
+    dx = _spread_windows(dy / _counted(node, win, dy), win, node.x)
+    whole = not node.attr("count_include_pad", 0) or not (_is_padded(win) or _hangs_over(node))
+    return moved(node, dy, dx) if whole else dx
+
+
+def _is_padded(win: Window) -> bool:
+    return any(isinstance(p, Tensor) or p for p in win.before + win.after)
 
 
 def _is_global(x: Tensor, dy: Tensor, win: Window) -> bool:
@@ -93,8 +99,7 @@ def _planes(x: Tensor) -> Tensor:
 def _counted(node: Node, win: Window, dy: Tensor) -> Tensor | float:
     """How many pixels each window counts (ONNX spec, AveragePool: count_include_pad, ceil_mode)."""
     whole, ceil = float(math.prod(win.kernel)), _hangs_over(node)
-    padded = any(isinstance(p, Tensor) or p for p in win.before + win.after)
-    if not ceil and (not padded or node.attr("count_include_pad", 0)):
+    if not ceil and (not _is_padded(win) or node.attr("count_include_pad", 0)):
         return whole
     x = node.x
     one = x.writer.constant(np.ones((1,) * x.rank), x.dtype)
@@ -148,7 +153,7 @@ def max_pool(node: Node, dy: Tensor, *indices: None) -> Cotangents:
     _, where = x.writer.ops("MaxPool", floats, outputs=2, **attributes)
     zeros = xp.broadcast_to(dy.lift(0), x.writer.op("ReduceProd", xp.shape_of(x), keepdims=1), [None])
     taken = add_at("ScatterElements", zeros, xp.reshape(where, [-1]), xp.reshape(dy, [-1]), axis=0)
-    return xp.reshape_like(taken, x)
+    return moved(node, dy, xp.reshape_like(taken, x))
 
 
 @vjp("MaxUnpool")  # what is placed carries its cotangent back

@@ -51,6 +51,16 @@ def count(x: Tensor, axes: tuple[int, ...]) -> Tensor | float:
     return product
 
 
+def moved(node: Node, dy: Tensor, dx: Tensor) -> Tensor:
+    """``dx``, with the note that it holds what ``dy`` does, elsewhere in the picture: their sums are the same."""
+    if dx is not dy:
+        axes = tuple(range(2, dy.rank))
+        dx.writer.means[dx.value] = lambda: (
+            xp.mean(dy, axes, keepdims=True) * (count(node.y, axes) / count(node.x, axes))
+        )
+    return dx
+
+
 def nonzero(x: Tensor) -> Tensor:
     """``x``, with ones for zeros: a divisor where the quotient's other factor is zero as well."""
     return xp.where(x == 0, xp.ones_like(x), x)

@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.gradients.rules.linear import along, one_hot, positions, unit_rows
+from onnxcam.gradients.rules.reduction import moved
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 from onnxcam.model import Dim
@@ -22,8 +23,10 @@ def resize(node: Node, dy: Tensor) -> Cotangents:
 
 
 def _to_input(node: Node, dy: Tensor) -> Tensor:
-    repeats = _whole_repeats(node)
-    return _pooled_sum(dy, repeats) if repeats else _pulled_back(node, dy, _resized_axes(node))
+    repeats, axes = _whole_repeats(node), _resized_axes(node)
+    dx = _pooled_sum(dy, repeats) if repeats else _pulled_back(node, dy, axes)
+    shared_out = min(axes, default=0) >= 2 and not _crops(node)  # a pixel's weights are 1 in sum, in every mode
+    return moved(node, dy, dx) if shared_out else dx
 
 
 def _pulled_back(node: Node, dy: Tensor, axes: Sequence[int]) -> Tensor:

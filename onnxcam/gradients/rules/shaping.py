@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxcam.gradients.rules import Cotangents, Node, no_gradient, vjp
 from onnxcam.gradients.rules.indexing import add_at
 from onnxcam.gradients.rules.linear import along, one_hot, positions
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
+from onnxcam.graph.weights import is_settled
 from onnxcam.model import Dim
 
 no_gradient("Shape", "Size", "ConstantOfShape", "Range", "NonZero", "EyeLike", "NonMaxSuppression")
@@ -18,7 +21,36 @@ no_gradient("Shape", "Size", "ConstantOfShape", "Range", "NonZero", "EyeLike", "
 
 @vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(node: Node, dy: Tensor) -> Cotangents:
-    return xp.reshape_like(dy, node.x)
+    dx = xp.reshape_like(dy, node.x)
+    made = None if dy.small is not dy or dy.rank != 2 else dy.value.producer()
+    if made is not None and made.op_type == "Gemm" and dx.rank > 2:
+        _note_mean(dx, made)
+    return dx
+
+
+def _note_mean(dx: Tensor, made: ir.Node) -> None:
+    """Of the gradient at maps that are flattened before a dense layer: a product with the means of its weight.
+
+    Runtimes compute these when they load the file, and what they read in a run is less by as many times as maps have
+    pixels.
+    """
+    scores, weight = (dx.writer.tensor(v) for v in made.inputs[:2] if v is not None)
+    dims, sizes, turned = (dx.shape or ())[1:], weight.shape or (), made.attributes.get_int("transB") or 0
+    known = [d for d in dims if isinstance(d, int)]
+    plain = len(known) == len(dims) and len(made.inputs) == 2 and not made.attributes.get_int("transA")
+    if not (plain and is_settled(weight) and sizes[1 - turned] == math.prod(known)):
+        return
+    channels, pixels = known[0], math.prod(known[1:])
+
+    def mean() -> Tensor:
+        write, axis = dx.writer.op, 1 if turned else 2
+        split = [channels, pixels, sizes[1]] if turned else [sizes[0], channels, pixels]
+        parts = write("Reshape", weight, dx.writer.constant(np.asarray(split)), fold=False)
+        means = write("ReduceMean", parts, dx.writer.constant([axis]), keepdims=0, fold=False)
+        rows = write("Gemm", scores, means, transB=turned, alpha=made.attributes.get_float("alpha", 1.0))
+        return xp.expand_dims(rows, tuple(range(2, dx.rank)))
+
+    dx.writer.means[dx.value] = mean
 
 
 @vjp("Transpose")
