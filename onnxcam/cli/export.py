@@ -48,7 +48,9 @@ def command(
     size: Annotated[str | None, _OUT(metavar="HxW", help="Of the heatmaps; by default the model's input.")] = None,
     fuse: Annotated[str | None, _OUT(help="Join several layers' maps: max or mean.")] = None,
     normalize: Annotated[str | None, _OUT(help="max, minmax or none (signed).")] = None,
-    opset: Annotated[int | None, _FILE(help="Of the file; by default the source's, 18 at least.")] = None,
+    opset: Annotated[
+        int | None, _FILE(help="Of the file; by default the source's, 18 at least (17 of an older float16 one).")
+    ] = None,
     fp16: Annotated[bool, _FILE("--fp16", help="Half the size: weights are stored as float16.")] = False,
     external_data: Annotated[bool, _APART] = False,
     ort: Annotated[bool, _FILE("--ort", help="Also OUT.ort, and the operators for a reduced build.")] = False,

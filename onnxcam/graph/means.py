@@ -1,12 +1,14 @@
-"""Means over tokens of what was written: a linear operator lets the mean through, so it is taken before, not behind.
+"""Means over the picture of what was written: linear operators let the mean through, so it is taken before them.
 
-Grad-CAM weighs channels by the mean of the gradient over the patches. Behind a product by weights that is the product
-of the mean: one row instead of one per patch, and where nothing else reads the gradient it is not computed at all.
+Grad-CAM weighs channels by the mean of the gradient. Of what only moved values about, that is the mean of what it
+moved; behind a product by weights it is the product of the mean, one row instead of one per patch. Where nothing else
+reads the gradient it is not computed at all.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 
 import onnx_ir as ir
@@ -21,7 +23,22 @@ _FACTORS = {"MatMul", "Mul"}  # linear in one input at a time
 _DEPTH = 40  # nodes; a mean pays through the products next to it, not through a whole network
 
 
-def mean_over_grid(x: Tensor) -> Tensor | None:
+def known_mean(x: Tensor) -> Tensor | None:
+    """The mean over the picture of maps (N, C, ...), as (N, C, 1, ...); None where it takes all of them.
+
+    Known is what a rule noted in ``writer.means``, what lies behind products of tokens, and either of them times or
+    plus a number per channel.
+    """
+    if (noted := x.writer.means.get(x.value)) is not None:
+        return noted()
+    for op_type, joined in (("Mul", operator.mul), ("Add", operator.add)):
+        if (found := xp.per_channel(x, op_type)) is not None and (inner := known_mean(found[1])) is not None:
+            whole: Tensor = joined(inner, found[0])
+            return whole
+    return _mean_of_tokens(x)
+
+
+def _mean_of_tokens(x: Tensor) -> Tensor | None:
     """The mean of tokens that were folded to (N, C, h, w), as (N, C, 1, 1); None where no product lets it through."""
     node = _written(x.value)
     dims = dims_of(_input(node)) if node is not None and node.op_type == "Reshape" else ()

@@ -7,7 +7,6 @@ The functions carry the names of NumPy's, so a formula written against a namespa
 from __future__ import annotations
 
 import builtins
-import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -91,20 +90,20 @@ def _is_flat(x: Tensor, axis: Axis) -> bool:
 
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Sum over axes; of maps (N, C, ...) times a number per channel, summed over the channels, a matrix product."""
-    scaled = _per_channel(x, "Mul") if axis in (1, (1,)) and not keepdims and x.small is x else None
+    scaled = per_channel(x, "Mul") if axis in (1, (1,)) and not keepdims and x.small is x else None
     return _reduce("ReduceSum", x, axis, keepdims) if scaled is None else _mixed(*scaled)
 
 
-def _per_channel(x: Tensor, op_type: str) -> tuple[Tensor, Tensor] | None:
-    """(N, C, 1, ...) and (N, C, ...), of which ``x`` was written as the product or the sum."""
+def per_channel(x: Tensor, op_type: str) -> tuple[Tensor, Tensor] | None:
+    """(N, C, 1, ...) and (N, C, ...), of which ``x`` was written as the product (Mul) or the sum (Add)."""
     node = x.value.producer()
     if node is None or node.op_type != op_type or not (node.name or "").startswith(PREFIX):
         return None
     a, b = (x.writer.tensor(v) for v in node.inputs if v is not None)
-    return next(((each, maps) for each, maps in ((a, b), (b, a)) if _is_per_channel(each, maps, x)), None)
+    return next(((each, maps) for each, maps in ((a, b), (b, a)) if _isper_channel(each, maps, x)), None)
 
 
-def _is_per_channel(each: Tensor, maps: Tensor, x: Tensor) -> bool:
+def _isper_channel(each: Tensor, maps: Tensor, x: Tensor) -> bool:
     known, dims = each.shape or (), x.shape or ()
     same = len(known) == len(dims) > 2 and known[1] == dims[1] is not None
     return same and {*known[2:]} == {1} and maps.shape == dims
@@ -120,27 +119,16 @@ def _mixed(each: Tensor, maps: Tensor) -> Tensor:
 
 
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Mean over axes."""
-    known = _known_mean(x) if keepdims and x.small is x and _is_picture(x, axis) else None
+    """Mean over axes; over the picture from less than the maps, where that is known."""
+    from onnxcam.graph.means import known_mean  # which is written with these functions
+
+    known = known_mean(x) if keepdims and x.small is x and _is_picture(x, axis) else None
     return known or _reduce("ReduceMean", x, axis, keepdims)
 
 
 def _is_picture(x: Tensor, axis: Axis) -> bool:
     """Whether the axes are all of (N, C, ...) but the first two."""
     return axis is not None and x.shape is not None and {*np.atleast_1d(axis)} == {*range(2, x.rank)} != set()
-
-
-def _known_mean(x: Tensor) -> Tensor | None:
-    """The mean over the picture of what is noted, also times or plus a number per channel."""
-    if (noted := x.writer.means.get(x.value)) is not None:
-        return noted()
-    for op_type, joined in (("Mul", operator.mul), ("Add", operator.add)):
-        if (found := _per_channel(x, op_type)) is not None and (inner := _known_mean(found[1])) is not None:
-            whole: Tensor = joined(inner, found[0])
-            return whole
-    from onnxcam.graph.means import mean_over_grid
-
-    return mean_over_grid(x)
 
 
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:

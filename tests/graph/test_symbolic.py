@@ -270,9 +270,16 @@ def test_names_of_axes_are_kept() -> None:
 
 
 def test_unknown_axes_are_never_taken_for_equal() -> None:
-    writer, (a, b) = drawing((None, 3), (None, 3))
+    writer, (a, b) = drawing((None, None, 3), (None, None, 3))
     writer.output(xp.reshape_like(a, b), "out")
     assert op_types(writer) == ["Shape", "Reshape"]
+
+
+def test_one_unknown_axis_follows_from_the_others() -> None:
+    writer, (a, b) = drawing((None, 6), (None, 2, 3))
+    result, x = xp.reshape_like(a, b), np.arange(24.0).reshape(4, 6)
+    assert op_types(writer) == ["Reshape"]
+    assert np.array_equal(value(writer, result, a=x, b=np.zeros((4, 2, 3))), x.reshape(4, 2, 3))
 
 
 def test_every_name_has_the_prefix_and_none_repeats() -> None:
