@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxcam.core.annotation import Region, regions
 from onnxcam.core.localize import Box, Placement
-from onnxcam.errors import OptionError, OutputError
+from onnxcam.errors import OptionError, OutputError, UnknownNameError
 from onnxcam.files import write_whole
 from onnxcam.image import Preprocess, save_image
 
@@ -217,11 +218,56 @@ class Explanation:
         signed = np.moveaxis(self.attribution, 0, -1)
         return saliency_image(np.repeat(signed, 3, axis=2) if signed.shape[2] == 1 else signed)
 
-    def boxes(self, threshold: float = 0.15, largest_only: bool = True, min_area: int = 0) -> list[Box]:
-        """Boxes round what is above ``threshold`` times the maximum, in pixels of the original picture."""
-        from onnxcam.core.localize import boxes
+    def mask(
+        self,
+        threshold: float | str = 0.15,
+        largest_only: bool = False,
+        min_area: int = 0,
+        refine: str | None = None,
+    ) -> npt.NDArray[np.bool_]:
+        """The pixels that the map marks as the object: bool (H0, W0), the size of the original picture.
 
-        return boxes(self.heatmap_on_image(), threshold, largest_only, min_area)
+        Args:
+            threshold: share of the map's maximum, or ``"otsu"`` (:func:`onnxcam.core.segment.otsu`).
+            largest_only: only the largest component.
+            min_area: leave out components of fewer pixels.
+            refine: ``"grabcut"`` moves the edges to those of the picture (:func:`onnxcam.core.segment.grabcut`).
+
+        Raises:
+            OptionError, UnknownNameError: a threshold or refinement that does not exist, or no picture to refine by.
+        """
+        from onnxcam.core.segment import REFINEMENTS, segment
+
+        if refine is not None and refine not in REFINEMENTS:
+            raise UnknownNameError.of("refinement", refine, REFINEMENTS)
+        if refine and self.image is None:
+            raise OptionError(
+                f"refine={refine!r} needs the picture, but only a tensor was explained; explain a picture"
+            )
+        return segment(self._whole, threshold, largest_only, min_area, self.image if refine else None)
+
+    def boxes(
+        self,
+        threshold: float | str = 0.15,
+        largest_only: bool = True,
+        min_area: int = 0,
+        refine: str | None = None,
+    ) -> list[Box]:
+        """Boxes round the components of :meth:`mask`, in pixels of the original picture, the highest score first."""
+        from onnxcam.core.localize import boxes_in
+
+        return boxes_in(self._whole, self.mask(threshold, largest_only, min_area, refine))
+
+    def regions(
+        self,
+        threshold: float | str = 0.15,
+        largest_only: bool = True,
+        min_area: int = 0,
+        refine: str | None = None,
+    ) -> list[Region]:
+        """:meth:`boxes`, each with its class and pixels: what :mod:`onnxcam.core.annotation` writes as COCO or VOC."""
+        number = str(self.class_index) if self.class_index >= 0 else self.target
+        return regions(self.label or number, self._whole, self.mask(threshold, largest_only, min_area, refine))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the arrays, as JSON values."""

@@ -46,8 +46,9 @@ class ZooModel:
         preprocess: settings as for ``Preprocess.from_dict``; none for a model that takes no picture.
         opset: of the default domain.
         accuracy: held-out, in [0, 1]. Of classes: ``label``, ``top1``, ``top5`` and ``exact_set``, the last the
-            strictest; of questions: ``answer``; of captions: ``token``, each next word, and ``caption``, written whole;
-            of boxes: ``map50``, the mean average precision at an IoU of 0.5, ``recall`` and ``precision``; of pixels:
+            strictest; ``balanced``, top1 where what went along with a class in training does so in half of the pictures
+            only; of questions: ``answer``; of captions: ``token``, each next word, and ``caption``, written whole; of
+            boxes: ``map50``, the mean average precision at an IoU of 0.5, ``recall`` and ``precision``; of pixels:
             ``mean_iou`` over classes and background, and ``pixel``, those named rightly.
         recipe: the script that makes it, below ``model_zoo/`` in the source tree.
         samples: folder of sample pictures, below the zoo's folder.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxcam import Explainer, Explanation, zoo
-from onnxcam.errors import OptionError, OutputError
+from onnxcam.errors import OptionError, OutputError, UnknownNameError
 from onnxcam.image import read_image
 
 
@@ -36,6 +37,27 @@ def test_boxes_are_in_pixels_of_the_picture(e):
     assert 56 <= box.x0 <= xs.max()
     assert box.y1 <= ys.max() + 1
     assert box.score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_masks_boxes_and_regions_are_of_one_piece(e):
+    from onnxcam.core.segment import grabcut, otsu
+
+    whole = e.heatmap_on_image()
+    np.testing.assert_array_equal(e.mask(0.4), whole >= 0.4 * whole.max())
+    np.testing.assert_array_equal(e.mask("otsu"), whole >= otsu(whole) * whole.max())
+    np.testing.assert_array_equal(e.mask(0.4, refine="grabcut"), grabcut(e.image, whole, 0.4))
+    regions = e.regions(0.4, largest_only=False, min_area=5, refine="grabcut")
+    assert [r.box for r in regions] == e.boxes(0.4, largest_only=False, min_area=5, refine="grabcut") != []
+    np.testing.assert_array_equal(np.any([r.mask for r in regions], axis=0), e.mask(0.4, min_area=5, refine="grabcut"))
+    assert {r.label for r in regions} == {e.label}
+    assert not e.mask(0.4, min_area=whole.size).any()
+
+
+def test_a_refinement_needs_a_picture_and_a_name_that_exists(e):
+    with pytest.raises(UnknownNameError, match=r"refinement 'grabcat'.*'grabcut'"):
+        e.mask(refine="grabcat")
+    with pytest.raises(OptionError, match="only a tensor was explained"):
+        dataclasses.replace(e, image=None).boxes(refine="grabcut")
 
 
 def test_overlay_blends_the_colours_of_the_map(e):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import audit
 from onnxcam.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,12 +40,12 @@ def test_python_runs(block, tmp_path, monkeypatch):
     exec(compile(block, "example", "exec"), {})
 
 
-def test_pictures_are_what_the_printed_commands_make(tmp_path, monkeypatch):
+def test_pictures_are_what_the_printed_commands_and_the_benchmark_make(tmp_path, monkeypatch):
     """Within a grey level or two: runtimes differ in the last bits."""
     import numpy as np
 
     from onnxcam.cli import main
-    from onnxcam.image import read_image
+    from onnxcam.image import read_image, save_image
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model_zoo").symlink_to(ROOT / "model_zoo")
@@ -52,8 +53,12 @@ def test_pictures_are_what_the_printed_commands_make(tmp_path, monkeypatch):
         monkeypatch.setattr("sys.argv", shlex.split(command))
         with pytest.raises(SystemExit):
             main()
+    for story in audit.STORIES:
+        audit.write_scenes(story, tmp_path / story, 2)
+        models = {f"{story}-{variant}": f"zoo:{story}-{variant}" for variant in ("biased", "fair")}
+        save_image(tmp_path / f"docs/images/audit-{story}.png", audit.panel_of(story, models, tmp_path / story))
     shown = re.findall(r"\((docs/images/[^)]*)\)", README)
-    assert len(shown) == 3
+    assert len(shown) == 5
     for name in shown:
         made, kept = read_image(tmp_path / name).astype(int), read_image(ROOT / name).astype(int)
         assert made.shape == kept.shape

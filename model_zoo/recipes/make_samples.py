@@ -35,7 +35,7 @@ def described(shown: scenes.Object) -> dict[str, object]:
     return {"class": shown.class_index, "label": label, "box": box, "area": round(float(shown.mask.mean()), 5)}
 
 
-def _write_png(path: Path, pixels: np.ndarray) -> None:
+def write_png(path: Path, pixels: np.ndarray) -> None:
     if not cv2.imwrite(str(path), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
         raise OSError(f"cannot write {path}")
 
@@ -43,8 +43,8 @@ def _write_png(path: Path, pixels: np.ndarray) -> None:
 def write_sample(folder: Path, number: int, seed: int, scene: scenes.Scene) -> dict[str, object]:
     """One picture and its mask; returns their entry in samples.json."""
     name = f"scene-{number}"
-    _write_png(folder / f"{name}.png", scene.image[..., ::-1])
-    _write_png(folder / f"{name}.mask.png", index_mask(scene))
+    write_png(folder / f"{name}.png", scene.image[..., ::-1])
+    write_png(folder / f"{name}.mask.png", index_mask(scene))
     objects = [described(shown) for shown in scene.objects]
     return {"file": f"{name}.png", "mask": f"{name}.mask.png", "seed": seed, "size": SIZE, "objects": objects}
 

@@ -43,7 +43,7 @@ def run(
             paths on standard input, or paths; see :mod:`onnxcam.batch.sources`.
         out: the job's folder, on this machine.
         target: what is explained, where a list's line does not say it; None: the top class.
-        save: of ``overlay``, ``heatmap``, ``panel``, ``raw`` (NPZ), ``box`` (COCO) and ``json``.
+        save: of ``overlay``, ``heatmap``, ``panel``, ``raw`` (NPZ), ``box`` (COCO), ``voc`` (Pascal VOC) and ``json``.
         image_format: of overlays and panels: jpg, png or webp.
         heatmap_format: png (8 bits), png16, npy or npz (float32).
         batch: pictures of one group, run together where the model's batch axis is free.

@@ -8,11 +8,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import takewhile
+from typing import TypeVar
 
-from onnxcam.batch.manifest import Row
-from onnxcam.batch.plan import Item
 from onnxcam.image import one_thread
 
+T = TypeVar("T")
+R = TypeVar("R")
 _WAITING = 2  # groups for each thread that may be begun or finished before their turn: what bounds the memory
 
 
@@ -22,11 +23,11 @@ def cores() -> int:
 
 
 def run(
-    do: Callable[[list[Item]], list[Row]],
-    groups: Iterable[list[Item]],
+    do: Callable[[list[T]], list[R]],
+    groups: Iterable[list[T]],
     workers: int,
     stopped: Callable[[], bool],
-) -> Iterator[list[Row]]:
+) -> Iterator[list[R]]:
     """The rows of each group, in order. While one thread decodes or writes, another one runs the model.
 
     The first group is done alone: what is wrong with the job shows there, and the model's programs are built once.
@@ -38,7 +39,7 @@ def run(
         stopped: asked before each group; once it is true, what is begun is finished, and no more is begun.
     """
 
-    def one(group: list[Item]) -> list[Row]:
+    def one(group: list[T]) -> list[R]:
         return [] if stopped() else do(group)
 
     groups = takewhile(lambda group: not stopped(), groups)
@@ -56,10 +57,10 @@ def run(
 
 
 def _in_turn(
-    pool: ThreadPoolExecutor, do: Callable[[list[Item]], list[Row]], groups: Iterable[list[Item]], most: int
-) -> Generator[list[Row], None, None]:
+    pool: ThreadPoolExecutor, do: Callable[[list[T]], list[R]], groups: Iterable[list[T]], most: int
+) -> Generator[list[R], None, None]:
     """The results in order; an exception, or a loop that is left, takes back what is not begun."""
-    waiting = deque[Future[list[Row]]]()
+    waiting = deque[Future[list[R]]]()
     try:
         for group in groups:
             waiting.append(pool.submit(do, group))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from onnxcam.batch.manifest import Row, read_rows
 from onnxcam.batch.paths import scratch
 from onnxcam.batch.settings import Saving
+from onnxcam.core.annotation import Annotated, voc
 from onnxcam.core.overlay import DIVERGING, colorize, diverging, panel
 from onnxcam.explanation import Explanation, packed
 from onnxcam.files import write_whole
@@ -48,7 +49,7 @@ def suffixes(saving: Saving, layers: int) -> tuple[str, ...]:
     """All that `files_of` may let follow a picture's name, with so many layers."""
     overlays = ["overlay", *(f"overlay.{k}" for k in range(2, layers + 1))]
     pictures = [*(f"{name}.{saving.image}" for name in (*overlays, "panel"))]
-    return (*pictures, f"heatmap.{_heatmap_suffix(saving)}", "raw.npz", "explanation.json")
+    return (*pictures, f"heatmap.{_heatmap_suffix(saving)}", "raw.npz", "xml", "explanation.json")
 
 
 def _heatmap_suffix(saving: Saving) -> str:
@@ -109,6 +110,12 @@ def _raw(e: Explanation, saving: Saving) -> Made:
     yield "raw", "raw.npz", packed(e)
 
 
+def _voc(e: Explanation, saving: Saving) -> Made:
+    assert e.image is not None
+    picture = Annotated(Path(e.source).name, (e.image.shape[0], e.image.shape[1]), e.regions(saving.threshold))
+    yield "voc", "xml", voc(picture).encode("utf-8", "backslashreplace")
+
+
 def _json(e: Explanation, saving: Saving) -> Made:
     yield "json", "explanation.json", json.dumps(e.to_dict(), indent=1).encode()
 
@@ -118,6 +125,7 @@ _MAKERS: Mapping[str, Callable[[Explanation, Saving], Made]] = {
     "heatmap": _heatmap,
     "panel": _panel,
     "raw": _raw,
+    "voc": _voc,
     "json": _json,
 }
 

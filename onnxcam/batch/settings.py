@@ -16,14 +16,14 @@ from onnxcam.explainer import Explainer
 from onnxcam.files import sha256_of
 from onnxcam.image import MAX_PIXELS
 
-KINDS = ("overlay", "heatmap", "panel", "raw", "box", "json")
-"""What can be kept of a picture; ``box`` also makes ``boxes.json`` (COCO) of the whole job."""
+KINDS = ("overlay", "heatmap", "panel", "raw", "box", "voc", "json")
+"""What can be kept of a picture; ``box`` makes ``boxes.json`` (COCO) of the whole job, ``voc`` a Pascal VOC file."""
 IMAGE_FORMATS = ("jpg", "png", "webp")
 HEATMAP_FORMATS = ("png", "png16", "npy", "npz")
 RUNNERS = ("local", "ray")
 _MATTERS_TO = {
     **dict.fromkeys(("image", "colormap", "blend", "style"), ("overlay", "panel")),
-    **{"heatmap": ("heatmap",), "title": ("overlay",), "threshold": ("box",)},
+    **{"heatmap": ("heatmap",), "title": ("overlay",), "threshold": ("box", "voc")},
 }
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -119,7 +119,7 @@ class Work:
         try:
             found = self.explainer.explain_prepared([c.prepared for c in cases if c.prepared], asked)
             for case, e in zip(cases, found, strict=True):
-                case.found = e
+                case.found = replace(e, source=case.item.source)
         except Exception as error:
             if isinstance(error, MissingPackageError) or (isinstance(error, _OF_THE_JOB) and target is None):
                 raise

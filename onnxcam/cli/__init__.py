@@ -11,7 +11,21 @@ from typing import Annotated, Any
 import typer
 
 from onnxcam import __version__
-from onnxcam.cli import batch, compare, doctor, explain, export, inspect, listing, live, web, zoo
+from onnxcam.cli import (
+    audit,
+    batch,
+    compare,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    inspect,
+    listing,
+    live,
+    web,
+    words,
+    zoo,
+)
 from onnxcam.cli.guard import guarded
 from onnxcam.cli.listing import say
 from onnxcam.errors import OnnxcamError
@@ -24,15 +38,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("audit")(audit.command)
 app.command("batch")(batch.command)
 app.command("compare")(compare.command)
 app.command("doctor")(doctor.command)
+app.command("evaluate")(evaluate.command)
 app.command("explain")(explain.command)
 app.command("export")(export.command)
 app.command("inspect")(inspect.command)
 app.command("live")(live.command)
 app.command("methods")(listing.methods)
 app.command("web")(web.command)
+app.add_typer(words.app, name="words")
 app.add_typer(zoo.app, name="zoo")
 
 

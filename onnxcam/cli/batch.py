@@ -21,7 +21,9 @@ _SOURCE = typer.Argument(
     help="A folder (searched through), a pattern in quotes, a list (.txt, .csv), - for paths on stdin, or an fsspec "
     "address such as s3://bucket/photos.",
 )
-_SAVE = typer.Option(help="What to keep: overlay, heatmap, panel, raw, box, json; several with commas, or given again.")
+_SAVE = typer.Option(
+    help="What to keep: overlay, heatmap, panel, raw, box (COCO), voc (Pascal VOC), json; several with commas."
+)
 _THEN = typer.Option(metavar="MODEL", help="A model behind the first, such as its decoder.")
 _SET = typer.Option("--set", metavar="NAME=VALUE", help="An option of the method: samples=50.")
 _STRAIGHT = typer.Option("--straight-through", help="Let gradients pass signs and roundings (binarised networks).")

@@ -42,20 +42,36 @@ def threshold_mask(heatmap: NDArray[Any], threshold: float = 0.15) -> NDArray[np
     return np.asarray((values > 0) & (values >= threshold * values.max()))
 
 
-def _components(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Labels from 1, 0 outside; pixels that touch, diagonally too, are one component."""
+def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Labels (H, W) from 1, 0 outside, and per label left, top, width, height and pixels; diagonals connect."""
     import cv2
 
-    labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
-    return np.asarray(labels, np.int32)
+    _, labels, table, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    table = np.asarray(table, np.int32)
+    table[0, cv2.CC_STAT_AREA] = 0
+    return np.asarray(labels, np.int32), table
 
 
 def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The component of ``mask`` (H, W) with the most pixels, diagonals connected; empty if ``mask`` is."""
-    labels = _components(mask)
-    areas = np.bincount(labels.ravel())
-    areas[0] = 0
-    return np.asarray((labels == areas.argmax()) & mask)
+    labels, table = _components(mask)
+    return np.asarray((labels == table[:, 4].argmax()) & mask)
+
+
+def without_small(mask: NDArray[np.bool_], min_area: int) -> NDArray[np.bool_]:
+    """``mask`` (H, W) without its components of fewer than ``min_area`` pixels."""
+    labels, table = _components(mask)
+    return np.asarray((table[:, 4] >= max(min_area, 1))[labels])
+
+
+def component_corners(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Boxes (K, 4) round the components of ``mask`` (H, W), the one with the most pixels first.
+
+    x0, y0, x1, y1 in pixels, x1 and y1 one past the last.
+    """
+    table = _components(mask)[1][1:]
+    ordered = table[np.argsort(-table[:, 4], kind="stable")]
+    return np.concatenate([ordered[:, :2], ordered[:, :2] + ordered[:, 2:4]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -78,11 +94,29 @@ class Box:
     score: float
     area: int
 
+    @property
+    def corners(self) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1."""
+        return self.x0, self.y0, self.x1, self.y1
 
-def _box(heatmap: NDArray[Any], component: NDArray[np.bool_]) -> Box:
-    rows, columns = np.nonzero(component)
-    x0, y0, x1, y1 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-    return Box(int(x0), int(y0), int(x1), int(y1), float(heatmap[component].max()), len(rows))
+
+def boxed_components(heatmap: NDArray[Any], mask: NDArray[np.bool_]) -> list[tuple[Box, NDArray[np.bool_]]]:
+    """Each component of ``mask`` (H, W) within its box, scored by ``heatmap`` (H, W); as `boxes_in` orders them."""
+    labels, table = _components(mask)
+    found = []
+    for label, (x0, y0, width, height, area) in enumerate(table[1:].tolist(), 1):
+        place = np.s_[y0 : y0 + height, x0 : x0 + width]
+        own = labels[place] == label
+        found.append((Box(x0, y0, x0 + width, y0 + height, float(heatmap[place][own].max()), area), own))
+    return sorted(found, key=lambda pair: (-pair[0].score, -pair[0].area, pair[0].y0, pair[0].x0))
+
+
+def boxes_in(heatmap: NDArray[Any], mask: NDArray[np.bool_]) -> list[Box]:
+    """A box round each component of ``mask`` (H, W), scored by ``heatmap`` (H, W), the highest score first.
+
+    Equal scores come larger first, then in reading order.
+    """
+    return [box for box, _ in boxed_components(heatmap, mask)]
 
 
 def boxes(heatmap: NDArray[Any], threshold: float = 0.15, largest_only: bool = True, min_area: int = 0) -> list[Box]:
@@ -101,10 +135,7 @@ def boxes(heatmap: NDArray[Any], threshold: float = 0.15, largest_only: bool = T
         OptionError: As `threshold_mask`.
     """
     mask = threshold_mask(heatmap, threshold)
-    labels = _components(largest_component(mask) if largest_only else mask)
-    found = [_box(heatmap, labels == label) for label in range(1, int(labels.max()) + 1)]
-    kept = [box for box in found if box.area >= min_area]
-    return sorted(kept, key=lambda box: (-box.score, -box.area, box.y0, box.x0))
+    return boxes_in(heatmap, without_small(largest_component(mask) if largest_only else mask, min_area))
 
 
 def peak(heatmap: NDArray[Any]) -> tuple[int, int]:

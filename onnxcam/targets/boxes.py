@@ -205,6 +205,24 @@ class _Seen:
         return found
 
 
+def likely_boxes(view: View, least: float = 0.5) -> Array:
+    """Where a detector sees something: corners (K, 4) x0, y0, x1, y1 in pixels of the input.
+
+    Args:
+        view: of one sample.
+        least: score of a box, as a probability; of those that the graph selects, where it selects any.
+
+    Raises:
+        OptionError: no detector, or boxes that cannot be decoded from its graph.
+    """
+    detector = view.logits.detector
+    seen = None if detector is None else _Seen.of(view, detector)
+    if seen is None or seen.boxes is None:
+        raise OptionError(f"{view.label} gives {view.logits.kind}, and no boxes that can be decoded: take a detector")
+    rows = np.arange(len(seen.boxes)) if seen.selection is None else np.unique(seen.selection[:, 0])
+    return np.asarray(seen.boxes[[k for k in rows if seen.rated[k].max(initial=0) >= least]])
+
+
 def _class_scores(detector: Detector, rows: Array) -> Array:
     """(B, F) -> (B, C)."""
     if detector.form == "listed":

@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -161,6 +162,20 @@ def test_boxes_are_kept_as_coco(model, photos, tmp_path):
     ]
     assert [a["id"] for a in told["annotations"]] == list(range(len(wanted)))
     assert all(a["area"] == a["bbox"][2] * a["bbox"][3] and a["iscrowd"] == 0 for a in told["annotations"])
+
+
+def test_boxes_are_kept_as_pascal_voc(model, photos, tmp_path):
+    rows = [r for r in job(model, photos, tmp_path / "out", save="voc", threshold=0.5) if "error" not in r]
+    explainer = Explainer(model, **OPTIONS)
+    for row in rows:
+        assert row["files"] == {"voc": f"{row['name']}.xml"}
+        root = ElementTree.parse(tmp_path / "out" / row["files"]["voc"]).getroot()
+        assert root.findtext("filename") == Path(row["source"]).name
+        assert [int(root.findtext(f"size/{side}")) for side in ("height", "width")] == row["size"]
+        box = explainer.explain(row["source"]).boxes(0.5)[0]
+        sides = [int(root.findtext(f"object/bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
+        assert (root.findtext("object/name"), sides) == (row["label"], [box.x0 + 1, box.y0 + 1, box.x1, box.y1])
+    assert len(rows) > 3
 
 
 def test_each_target_that_is_no_class_is_a_category_of_its_own(model, photos, tmp_path):
