@@ -114,7 +114,8 @@ HEAD = """# Sanity checks
 Does a map depend on the model at all? `onnxcam.evaluate.sanity` draws the weights anew, layer by layer, in the graph
 itself, and holds the maps before against those after: the parameter randomisation test of Adebayo et al., [Sanity
 Checks for Saliency Maps](https://arxiv.org/abs/1810.03292), 2018. A method whose map stays shows the picture, not what
-the model has learnt.
+the model has learnt. `onnxcam evaluate MODEL PHOTOS --metrics sanity` gives a figure for each method on photos of your
+own; from Python there is the whole curve:
 
 ```python
 from onnxcam.evaluate.sanity import randomisation, verdict

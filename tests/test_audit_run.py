@@ -11,6 +11,7 @@ from small import saved
 
 from onnxcam.audit import audit
 from onnxcam.errors import ImageError, OptionError, UnknownNameError
+from onnxcam.evaluate.run import Evaluation
 from onnxcam.image import read_image, save_image
 
 # Two maps of 8 x 8, red and green. Warm: 4 red - 2 green, in means; cold: the opposite.
@@ -152,6 +153,61 @@ def test_the_truth_may_be_explained(model, tmp_path):
     assert (true.rows[0]["answer"], true.share("sky").energy, true.accuracy) == ("cold", 0.0, 0.0)
 
 
+def colours(path, head, labels):
+    """Logits are weights of the means of red, green and blue."""
+    body = BODY.replace("float[N,2]", f"float[N,{len(labels)}]")
+    kernel, bias = np.eye(3, dtype=np.float32)[:, :, None, None], np.zeros(len(labels), np.float32)
+    meta = {**META, "onnxcam/labels": json.dumps(labels)}
+    return saved(path, body, meta, w=kernel, head=np.array(head, np.float32), bias=bias)
+
+
+def test_a_true_class_far_down_is_explained_as_evaluate_does(tmp_path):
+    """Of the eight classes 6 and 7 come last, 7 before 6; both are cold to the data."""
+    head = [[8, 7, 6, 5, 4, 3, 1, 2], [0] * 8, [0] * 8]
+    model = colours(tmp_path / "m.onnx", head, [f"c{k}" for k in range(8)])
+    write(tmp_path, warm=[scene(RED)], cold=[scene(RED)])
+    (tmp_path / "c.csv").write_text("warm,0-5\ncold,6-7\n")
+    given = {"classes": tmp_path / "c.csv", "explain": "truth", "workers": 1}
+    found = audit(model, tmp_path / "data", "thirds", swaps="none", **given)
+    with Evaluation(model, tmp_path / "data", ["gradcam"], ["complexity"], **given) as job:
+        other = {rows[0]["source"]: rows[0]["explained"] for rows in job}
+    told = {r["truth"]: (r["explained"], r["answer"], r["predicted"], r["said"], r["correct"]) for r in found.rows}
+    assert told == {"warm": (0, "c0", 0, "c0", True), "cold": (7, "c7", 0, "c0", False)}
+    assert {r["source"]: r["explained"] for r in found.rows} == other
+
+
+def test_another_class_of_the_same_kind_is_no_flip(tmp_path):
+    """Red and blue are dogs: a red sky in place of a blue one changes nothing, a green one does."""
+    model = colours(tmp_path / "m.onnx", np.eye(3), ["red", "green", "blue"])
+    (tmp_path / "c.csv").write_text("dog,red,blue\ncat,green\n")
+    write(tmp_path, dog=[scene(RED), scene(2)])
+    given = {"masks": tmp_path / "masks", "classes": tmp_path / "c.csv", "workers": 1}
+    alone = audit(model, tmp_path / "data", **given)
+    assert not alone.swaps
+    assert "all answers are the same" in alone.notes[-1]
+    folder = tmp_path / "changed" / "dog"
+    folder.mkdir(parents=True)
+    for k, sky in enumerate((2, GREEN)):  # of the red picture, and of the blue one
+        save_image(folder / f"{k}.png", scene(sky))
+    found = audit(model, tmp_path / "data", counterparts={"sky": tmp_path / "changed"}, **given)
+    swaps = [(r["said"], r["swaps"]["sky"]["answer"], r["swaps"]["sky"]["flipped"]) for r in found.rows]
+    assert swaps == [("red", "blue", False), ("blue", "green", True)]
+    write(tmp_path, cat=[scene(GREEN)])
+    mixed = audit(model, tmp_path / "data", **given)
+    assert [(r["said"], r["swaps"]["sky"]["answer"]) for r in mixed.rows if r["truth"] == "dog"] == [
+        ("red", "green"), ("blue", "green"),
+    ]  # fmt: skip
+
+
+def test_flips_are_counted_by_what_was_said_whatever_is_explained(model, tmp_path):
+    """A red sky that the data calls cold: the model says warm, and that is what green turns over."""
+    write(tmp_path, cold=[scene(RED), scene(GREEN)])
+    data, masks = tmp_path / "data", tmp_path / "masks"
+    found = audit(model, data, masks=masks, explain="truth", workers=1)
+    assert [(r["answer"], r["said"]) for r in found.rows] == [("cold", "warm"), ("cold", "cold")]
+    assert set(found.swap("sky").by_answer) == {"cold", "warm"}
+
+
 def test_regions_are_chosen_by_what_is_given(model, tmp_path):
     """Thirds where nothing else is known; the boxes of a table where there are any."""
     write(tmp_path, warm=[scene(RED)])
@@ -215,6 +271,18 @@ def test_what_is_saved(model, scenes, tmp_path):
         page.pictures
     )
     assert "://" not in report.read_text()
+
+
+def test_what_something_else_has_written_is_not_replaced(model, scenes, tmp_path):
+    found = audit(model, scenes / "data", masks=scenes / "masks", swaps="none", workers=1)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "results.jsonl").write_text("of an evaluation")
+    with pytest.raises(OptionError, match="of no audit: choose another folder"):
+        found.save(out)
+    assert [(p.name, p.read_text()) for p in out.iterdir()] == [("results.jsonl", "of an evaluation")]
+    again = tmp_path / "again"
+    assert found.save(again).read_bytes() == found.save(again).read_bytes()
 
 
 def test_the_mean_map_lies_where_the_evidence_does(model, scenes, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from small import saved
 
 from benchmarks import concepts as bench
 from onnxcam import Explainer
-from onnxcam.concepts import Example, Named, Names, in_words, load_names, name_channels, read_examples
+from onnxcam.concepts import Example, Named, Names, in_words, load_names, name_channels, naming, read_examples
 from onnxcam.errors import ImageError, OptionError
 from onnxcam.image import save_image
 
@@ -115,6 +117,26 @@ def test_folders_name_by_how_well_the_peak_tells_them_apart(explainer):
     assert [n.channel for n in name_channels(explainer, examples).channels] == [0, 1, 2]  # 0.9 and more
 
 
+def test_names_that_chance_gives_are_counted_and_doubted(explainer, monkeypatch):
+    """Every deal of 5 and 5 pictures, by hand: without ties a channel's AUC of either concept is 0.9 or more in 8."""
+    levels = (10, 60, 110, 160, 210, 35, 85, 135, 185, 235)
+    examples = [Example(painted(red=CORNER, level=v), "one" if k < 5 else "two") for k, v in enumerate(levels)]
+    deals = list(itertools.combinations(range(10), 5))
+    places = np.argsort(np.argsort(levels))
+    wins = [sum(places[a] > places[b] for a in d for b in set(range(10)) - {*d}) for d in deals]
+    share = np.mean([max(w, 25 - w) / 25 >= 0.9 for w in wins])
+    assert share == 8 / 252
+    monkeypatch.setattr(naming, "_SHUFFLES", 4000)
+    found = name_channels(explainer, examples)
+    assert found.channels == ()
+    firing = 2  # channels that answer to red; the others are all ties
+    assert found.by_chance == pytest.approx(firing * share, abs=firing * 4 * (share / 4000) ** 0.5)
+    assert found.doubt == ""  # there is no name to doubt
+    named = replace(found, channels=(Named(0, "one"),))
+    assert named.doubt == replace(named, by_chance=None).doubt == ""
+    assert replace(named, by_chance=0.3).doubt.startswith("1 channel has a name, and 0.3 would if")
+
+
 def test_what_cannot_be_named_is_said(explainer):
     few = [Example(painted(red=CORNER), "red")] * 4 + [Example(painted(), "none")] * 5
     with pytest.raises(OptionError, match=r"'red' has 4: give two folders at least, with 5 pictures each"):
@@ -176,12 +198,31 @@ def test_names_are_kept_and_read(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "3", '{"wheel": 12}', '{"channels": [{"name": "a"}]}', "{}", '{"-1": "sky"}', '{"1": "a", "01": "b"}'],
-)
+    ["", "[]", "3", '{"wheel": 12}', '{"channels": [{"name": "a"}]}', "{}", '{"-1": "sky"}', '{"1": "a", "01": "b"}',
+     '{"1": ""}', '{"1": 7}', *(f'{{"layer": "", "count": 0, "model_sha256": "", "concepts": [], "channels": [{c}]}}'
+     for c in ('{"channel": "5", "name": "x"}', '{"channel": 1.5, "name": "x"}', '{"channel": true, "name": "x"}',
+               '{"channel": 1, "name": 7}', '{"channel": 1, "name": "x", "level": "2"}'))],
+)  # fmt: skip
 def test_files_that_hold_no_names_are_refused(text, tmp_path):
     (tmp_path / "names.json").write_text(text)
     with pytest.raises(OptionError, match=r"names\.json"):
         load_names(tmp_path / "names.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("12\n", "the line '12' has no name"),
+        ("channel,name\n12,wheel\n13\n", "the line '13' has no name"),
+        ("12,\n", "channel 12 with the name ''"),
+        ("1.5,wheel\n", "invalid literal"),
+        ("12,a\n12,b\n", "it names 2 channels"),
+    ],
+)
+def test_tables_that_hold_no_names_are_refused(text, why, tmp_path):
+    (tmp_path / "names.csv").write_text(text)
+    with pytest.raises(OptionError, match=rf"names\.csv.*{why}"):
+        load_names(tmp_path / "names.csv")
 
 
 # ---- words ----

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcam.audit.result import Contrast, Row, Share, Swap
+from onnxcam.audit.result import LEAST, Contrast, Row, Share, Swap
 from onnxcam.compare.figures import binomial
 from onnxcam.evaluate.statistics import Estimate, bootstrap, difference, ratio
 
 Array = NDArray[Any]
 _Z = 1.959963984540054  # of 95 %
 _DRAWS = 4999  # of a permutation test
-_LEAST = 5  # pictures of an answer, or group, that gets lines of its own
 
 
 def proportion(hits: int, count: int) -> Estimate:
@@ -78,7 +77,7 @@ def _sign_test(first: Array, second: Array) -> float:
 # ---- shares ----
 
 
-def shares(rows: Sequence[Row], seed: int = 0, least: int = _LEAST) -> tuple[Share, ...]:
+def shares(rows: Sequence[Row], seed: int = 0, least: int = LEAST) -> tuple[Share, ...]:
     """Of each region, of all answers and of each; the most telling region first.
 
     Args:
@@ -116,7 +115,7 @@ def _share(rows: Sequence[Row], region: str, answer: str | None, seed: int) -> S
 
 
 def contrasts(
-    rows: Sequence[Row], pairs: Iterable[tuple[str, str]], seed: int = 0, least: int = _LEAST
+    rows: Sequence[Row], pairs: Iterable[tuple[str, str]], seed: int = 0, least: int = LEAST
 ) -> tuple[Contrast, ...]:
     """Between pairs of regions, and between groups of pictures, region by region."""
     regions = [c for a, b in pairs if (c := _of_regions(rows, a, b, seed))]
@@ -174,7 +173,7 @@ def swaps(rows: Sequence[Row], seed: int = 0) -> tuple[Swap, ...]:
 
 
 def _swap(rows: Sequence[Row], region: str, seed: int) -> Swap:
-    own = [(r["answer"], r["swaps"][region]) for r in rows if region in r.get("swaps", {})]
+    own = [(r["said"], r["swaps"][region]) for r in rows if region in r.get("swaps", {})]
     by_answer: dict[str, list[bool]] = {}
     for answer, one in own:
         by_answer.setdefault(answer, []).append(one["flipped"])

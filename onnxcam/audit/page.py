@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcam.audit.result import Audit, Case, Contrast, Row, Share, Swap
+from onnxcam.audit.result import LEAST, Audit, Case, Contrast, Row, Share, Swap
 from onnxcam.audit.verdict import looked_at
 from onnxcam.batch.report.frame import STYLE
 from onnxcam.batch.report.page import markup
@@ -122,10 +122,12 @@ def _percent(value: float | None) -> str:
 def _shares(shares: Sequence[Share]) -> str:
     told = (
         "Share of the map's positive evidence in each region, against the region's share of what the model sees, over "
-        "the pictures that show it. In small print the 95&nbsp;% interval of the ratio (bootstrap over pictures); p: "
-        "sign test, adjusted for the number of lines (Holm). Answers of fewer than five pictures have "
-        "none. Against: share of the counterfactual map's evidence. "
-        "Centre: what a Gaussian round the centre, which knows nothing, puts there."
+        "the pictures that show it: a ratio of 1 is what a map without any preference has. In small print the range in "
+        "which the ratio may be, were other pictures of the kind taken (95&nbsp;% interval, bootstrap); there is none "
+        "below five pictures, nor lines for answers of fewer. p: how easily chance alone makes so many pictures agree; "
+        "below 0.05 counts (sign test; the more lines there are, the more Holm's correction asks of each). Against: "
+        "where what speaks against the answer lies (counterfactual map). Centre: what a spot in the middle of the "
+        "picture, which knows nothing, puts there."
     )
     heads = ("region", "answer", "pictures", "evidence", "area", "ratio", "p", "against", "centre")
     return _section("Where the evidence lies", told, heads, map(_share, shares))
@@ -143,7 +145,7 @@ def _share(s: Share) -> list[str]:
 
 def _times(of: Estimate, unit: str = "") -> str:
     figures = [f"{v:.2f}".replace("-", "&minus;") for v in (of.value, of.low, of.high)]
-    return f"{figures[0]}{unit}<small>{figures[1]} to {figures[2]}</small>"
+    return f"{figures[0]}{unit}" + (f"<small>{figures[1]} to {figures[2]}</small>" if of.count >= LEAST else "")
 
 
 def _flips(of: Estimate | None) -> str:
@@ -156,7 +158,8 @@ def _swaps(swaps: Sequence[Swap]) -> str:
     told = (
         "How many answers change when a region is replaced: by that of a random picture with another answer (other), "
         "by a blur, by the mean colour, or by a counterpart that was given. Control: by that of a picture with the "
-        "same answer, which tells what pasting alone does. In small print Wilson's 95&nbsp;% interval."
+        "same answer, which tells what pasting alone does. In small print the range in which the share may be, were "
+        "other pictures of the kind taken (Wilson's 95&nbsp;% interval)."
     )
     rows = [
         [_name(s.region), _cell(s.by), _cell(_flips(s.flips)), _cell(_flips(s.control)),

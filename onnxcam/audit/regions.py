@@ -8,13 +8,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.errors import ImageError, OptionError, reason
-from onnxcam.evaluate.data import Sample
+from onnxcam.evaluate.data import MARK, Corners, Sample, below, called, paired
 from onnxcam.evaluate.localization import region
 from onnxcam.evaluate.masks import read_mask
 from onnxcam.explainer import Explainer, Prepared
@@ -27,6 +26,8 @@ from onnxcam.targets.boxes import likely_boxes
 Mask = NDArray[np.bool_]
 KINDS = ("masks", "thirds", "detector")
 REST, OBJECT, BACKGROUND = "rest", "object", "background"
+DOWN = ("top third", "middle third", "bottom third")
+ACROSS = ("left third", "centre third", "right third")
 _TABLES = ("regions.json", "regions.csv")
 
 
@@ -56,16 +57,10 @@ def gathered(samples: Sequence[Sample], data: str | Path) -> list[Picture]:
     own: dict[str, list[Sample]] = {}
     for one in samples:
         own.setdefault(one.source, []).append(one)
-    root = Path(data) if Path(data).is_dir() else Path(data).parent
     return [
-        Picture(source, _below(Path(source), root), many[0].truth if len(many) == 1 else None, tuple(many))
+        Picture(source, below(Path(source), Path(data)), many[0].truth if len(many) == 1 else None, tuple(many))
         for source, many in own.items()
     ]
-
-
-def _below(source: Path, root: Path) -> str:
-    inner = source.relative_to(root) if source.is_relative_to(root) else Path(source.name)
-    return inner.with_suffix("").as_posix()
 
 
 def finder(
@@ -104,12 +99,9 @@ def finder(
 def thirds(seen: Mask) -> dict[str, Mask]:
     """Top, middle and bottom, left, centre and right of what the model sees of a picture, bool (H, W) each."""
     rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
-    names = ("top third", "middle third"), ("left third", "centre third")
     found: dict[str, Mask] = {}
-    for axis, (places, (first, second), last) in enumerate(
-        zip((rows, columns), names, ("bottom third", "right third"), strict=True)
-    ):
-        for name, part in zip((first, second, last), np.array_split(places, 3), strict=True):
+    for axis, (places, names) in enumerate(((rows, DOWN), (columns, ACROSS))):
+        for name, part in zip(names, np.array_split(places, 3), strict=True):
             mask = np.zeros(seen.shape, np.bool_)
             mask[(part, slice(None)) if axis == 0 else (slice(None), part)] = True
             found[name] = mask & seen
@@ -133,14 +125,18 @@ def _by_detector(explainer: Explainer) -> Finder:
         explainer.programs, explainer.preprocess, explainer.spec, explainer.labels, explainer.vocabulary
     )  # fmt: skip
     others = given_inputs(explainer.model, explainer.inputs)
+    known: dict[str, list[Corners]] = {}  # a picture is asked for often, as the donor of others
 
-    def find(picture: Picture, prepared: Prepared) -> dict[str, Mask]:
+    def boxes(prepared: Prepared) -> list[Corners]:
         own = explainer.prepare(prepared.picture)
         corners = likely_boxes(looks.view(own.tensor, others, own.placement))
-        boxes = [own.placement.box_to_image((x0, y0, x1, y1)) for x0, y0, x1, y1 in corners.tolist()]
-        shown = [b for b in boxes if b[0] < b[2] and b[1] < b[3]]
-        size = (prepared.picture.shape[0], prepared.picture.shape[1])
-        return _apart(region(size, shown) if shown else np.zeros(size, np.bool_))
+        found = [own.placement.box_to_image((x0, y0, x1, y1)) for x0, y0, x1, y1 in corners.tolist()]
+        return [b for b in found if b[0] < b[2] and b[1] < b[3]]
+
+    def find(picture: Picture, prepared: Prepared) -> dict[str, Mask]:
+        if picture.source not in known:
+            known[picture.source] = boxes(prepared)
+        return _apart(region((prepared.picture.shape[0], prepared.picture.shape[1]), known[picture.source]))
 
     return find
 
@@ -156,9 +152,9 @@ def read_masks(folder: Path, pictures: Sequence[Picture]) -> Finder:
     """Regions from a folder of masks, each called like its picture (and in a folder like the picture's).
 
     Either a file for each region, ``NAME.REGION.png``, in which all that is not black belongs to it; or one label
-    image, ``NAME.png``, with the regions' names in ``regions.json``, ``{"1": "sky", "2": "ground"}``, or
-    ``regions.csv``, lines of ``1,sky``: a grey level, or a colour such as ``#87ceeb``. Several levels of one name are
-    one region. What belongs to no region is the region ``rest``.
+    image, ``NAME.png`` or ``NAME.mask.png``, with the regions' names in ``regions.json``, ``{"1": "sky", "2":
+    "ground"}``, or ``regions.csv``, lines of ``1,sky``: a grey level, or a colour such as ``#87ceeb``. Several levels
+    of one name are one region. What belongs to no region is the region ``rest``.
 
     Raises:
         OptionError: no folder, names that are not understood, or masks of none of the pictures.
@@ -167,19 +163,18 @@ def read_masks(folder: Path, pictures: Sequence[Picture]) -> Finder:
         raise OptionError(f"masks={str(folder)!r} is no folder: give one with masks called like each picture")
     names = _names(folder)
     files = _indexed(folder, labelled=bool(names))
-    own = {p.source: files.get(p.below) or files.get(Path(p.below).name) or {} for p in pictures}
-    if not any(own.values()):
+    own = paired(folder, files, {p.source: p.below for p in pictures})
+    if not own:
         raise OptionError(
             f"no mask in {str(folder)!r} is called like one of the {len(pictures)} pictures: for {pictures[0].below} "
             f"give {pictures[0].below}.REGION.png for each region, or {pictures[0].below}.png with the names of its "
             "levels in regions.json"
         )
-    _check_names(folder, pictures, files)
 
     def find(picture: Picture, prepared: Prepared) -> dict[str, Mask]:
         size = (prepared.picture.shape[0], prepared.picture.shape[1])
         found: dict[str, Mask] = {}
-        for name, path in own[picture.source].items():
+        for name, path in own.get(picture.source, {}).items():
             pixels = _read(path, size)
             found |= {name: np.asarray(pixels.any(axis=2))} if name else _labelled(pixels, names)
         rest = ~np.any([*found.values()], axis=0) if found else np.zeros(size, np.bool_)
@@ -191,27 +186,16 @@ def read_masks(folder: Path, pictures: Sequence[Picture]) -> Finder:
 def _indexed(folder: Path, labelled: bool) -> dict[str, dict[str, Path]]:
     """Files by what their picture is called, by region; "" of a label image."""
     found: dict[str, dict[str, Path]] = {}
-    for path in sorted(folder.rglob("*")):
+    paths = sorted(folder.rglob("*"), key=lambda p: (p.stem.endswith(MARK), p))  # where masks lie beside pictures
+    for path in paths:
         if is_picture(path.name) or path.name.endswith(".png"):
-            below = path.relative_to(folder).with_suffix("")
-            stem, dot, name = below.name.rpartition(".")
+            whole = called(path.relative_to(folder))
+            stem, dot, name = whole.rpartition(".")
             if labelled:
-                found.setdefault(below.as_posix(), {})[""] = path
-            elif dot and stem:
-                found.setdefault(below.with_name(stem).as_posix(), {})[name] = path
+                found.setdefault(whole.removesuffix(MARK), {})[""] = path
+            elif dot and stem.rpartition("/")[2] and "/" not in name:
+                found.setdefault(stem, {})[name] = path
     return found
-
-
-def _check_names(folder: Path, pictures: Sequence[Picture], files: Mapping[str, Any]) -> None:
-    """A mask that is known by its name alone is of one picture."""
-    known: dict[str, str] = {}
-    for p in (p for p in pictures if p.below not in files):
-        name = Path(p.below).name
-        if name in files and known.setdefault(name, p.source) != p.source:
-            raise OptionError(
-                f"the mask of {name} in {str(folder)!r} may be of {known[name]!r} or of {p.source!r}: lay masks into "
-                "folders like those of the pictures"
-            )
 
 
 def _read(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxcam.batch.walk import JOB
+from onnxcam.errors import OptionError
 from onnxcam.evaluate.statistics import Estimate
 from onnxcam.explanation import make_folder
 from onnxcam.files import write_whole
@@ -21,6 +24,7 @@ Pixels = NDArray[np.uint8]
 RESULTS, ROWS, REPORT, MEAN = "audit.json", "results.jsonl", "report.html", "mean.png"
 VERSION = 1
 SURE = 0.05  # the p value below which a test counts
+LEAST = 5  # pictures of an answer, or group, that gets lines of its own; a bootstrap of fewer is not shown
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,6 @@ class Contrast:
     region: str | None
     estimate: Estimate
     p: float
-
-    @property
-    def told(self) -> bool:
-        """The whole interval lies on one side of no difference."""
-        return self.estimate.excludes_zero
 
 
 @dataclass(frozen=True)
@@ -209,13 +208,28 @@ class Audit:
             The report.
 
         Raises:
+            OptionError: the folder holds results of something else.
             OutputError: it cannot be written.
         """
         from onnxcam.audit.page import mean_panel, write_page
 
-        out = make_folder(folder)
+        out = results_folder(folder)
         write_whole(out / ROWS, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
         write_whole(out / RESULTS, json.dumps(self.to_dict(), indent=1).encode())
         if self.means:
             save_image(out / MEAN, mean_panel(self.means))
         return write_page(out / REPORT, self)
+
+
+def results_folder(folder: str | Path) -> Path:
+    """The folder, made if need be; of an earlier audit it is taken, and its files are written anew.
+
+    Raises:
+        OptionError: it holds results of something else, which an audit's would replace.
+        OutputError: it cannot be made.
+    """
+    out = Path(folder)
+    there = [name for name in (ROWS, REPORT, JOB) if os.path.lexists(out / name)]
+    if there and not (out / RESULTS).exists():
+        raise OptionError(f"{str(out / there[0])!r} is there already, but of no audit: choose another folder")
+    return make_folder(out)

@@ -18,8 +18,10 @@ from onnxcam.audit.work import Auditing, named
 from onnxcam.batch import local
 from onnxcam.core.maps import resize, resize_pixels
 from onnxcam.core.overlay import overlay
+from onnxcam.core.probe import at_least
 from onnxcam.errors import GradientError, ImageError, OptionError, UnknownNameError
-from onnxcam.evaluate.data import Classes, class_map, find_samples
+from onnxcam.evaluate.classes import Answers, Classes, class_map, no_classifier
+from onnxcam.evaluate.data import called, find_samples, paired
 from onnxcam.explainer import Explainer
 from onnxcam.explanation import Explanation
 from onnxcam.model import Model
@@ -75,21 +77,19 @@ def audit(
     """
     _check("class to explain", explain, EXPLAINED)
     _check("swap", swaps, swap.KINDS)
+    at_least(0, seed=seed)
     samples = find_samples(data, images=images)
     kind = regions or _usual(masks, detector, any(s.boxes or s.mask for s in samples))
     _check("kind of regions", kind, KINDS)
     workers = workers or local.cores()
     explainer = Explainer(model, **{"threads": max(1, local.cores() // workers), **options})
     if explainer.logits.kind != "classes":
-        raise OptionError(
-            f"{explainer.model.label} gives {explainer.logits.kind}, and audit takes classifiers: name an output of "
-            "classes with output"
-        )
+        raise no_classifier(explainer.model, explainer.logits.kind, "audit")
     mapped = _classes({s.truth for s in samples if s.truth}, explainer, classes, explain == "truth")
     pictures = _some(gathered(samples, data), limit, seed)
     job = Auditing(
         explainer, _counterfactual(explainer, options), pictures, finder(kind, pictures, masks, detector),
-        mapped, explain, swaps, _counterparts(counterparts or {}, pictures), seed,
+        Answers(mapped, explain), swaps, _counterparts(counterparts or {}, pictures), seed,
     )  # fmt: skip
     rows, means = _looked(job, workers, progress)
     told = {
@@ -147,13 +147,8 @@ def _counterparts(given: Mapping[str, str | Path], pictures: Sequence[Picture]) 
 
 
 def _called_alike(region: str, folder: Path, pictures: Sequence[Picture]) -> dict[str, str]:
-    files = {
-        p.relative_to(folder).with_suffix("").as_posix(): str(p)
-        for p in sorted(folder.rglob("*"))
-        if is_picture(p.name)
-    }
-    found = {p.source: files.get(p.below) or files.get(Path(p.below).name) for p in pictures}
-    kept = {source: path for source, path in found.items() if path is not None}
+    files = {called(p.relative_to(folder)): str(p) for p in sorted(folder.rglob("*")) if is_picture(p.name)}
+    kept = paired(folder, files, {p.source: p.below for p in pictures})
     if not kept:
         raise OptionError(
             f"the counterparts of {region!r} in {str(folder)!r}: none of its {len(files)} pictures is called like one "
@@ -255,5 +250,9 @@ def _notes(job: Auditing, good: Sequence[Row]) -> Iterator[str]:
     failed = [r["swap_error"] for r in good if "swap_error" in r]
     if failed:
         yield f"in {len(failed)} pictures no region could be replaced; the first: {failed[0]}"
-    if job.by == "other" and not job.counterparts and len({r["predicted"] for r in good}) < 2:
+    if (
+        job.by == "other"
+        and not job.counterparts
+        and all(job.answers.same(r["predicted"], good[0]["predicted"]) for r in good)
+    ):
         yield "all answers are the same, so that no region can be swapped for that of a picture with another answer"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from onnxcam.audit.regions import REST
-from onnxcam.audit.result import Share, Swap
-from onnxcam.evaluate.statistics import Estimate
+from onnxcam.audit.regions import ACROSS, DOWN, REST
+from onnxcam.audit.result import LEAST, Share, Swap
+from onnxcam.compare.figures import counted
+from onnxcam.evaluate.statistics import FEW, Estimate
 
-_FEW = 20  # pictures; below, intervals of a bootstrap are too narrow
 _OFTEN = 0.1
 _BY = {
     "other": "what a picture with another answer shows",
@@ -44,20 +44,38 @@ def _sentences(shares: Sequence[Share], swaps: Mapping[str, Swap]) -> Iterator[s
         yield _open(shares)
     for k, s in enumerate(looks):
         told = f"{'It also' if k else 'The model'} looks at {_the(s.region)}: {_figures(s)}{_middle(s)}"
-        yield f"{told}{_consequence(s, swaps.get(s.region))}."
+        swap = swaps.get(s.region)
+        yield f"{told}; {_consequence(swap, 'it')}." if swap else f"{told}."
     seen = {s.region for s in looks}
-    for swap in swaps.values():
-        if swap.decides and swap.region not in seen:
-            yield (
-                f"Replacing {_the(swap.region)} by {_BY[swap.by]} flips {_percent(swap.flips)} of the answers, though "
-                "no more of the evidence lies there than its area would have: the maps do not tell the whole of it."
-            )
-    if held := [f"{_the(w.region)} ({_flip(w.flips)})" for w in swaps.values() if w.idle and w.region not in seen]:
-        yield f"Answers hold where these are replaced: {', '.join(held)}."
+    if seen & {*DOWN} and seen & {*ACROSS}:
+        yield "Thirds of the height and of the width overlap, so that these are partly the same evidence."
+    yield from _unseen([w for w in swaps.values() if w.region not in seen], {s.region: s for s in shares})
     if passed := [f"{_the(s.region)} ({s.ratio.value:.1f} x)" for s in shares if s.less]:
         yield f"Less of its evidence than of the area lies in {', '.join(passed)}."
-    if (count := max(s.ratio.count for s in shares)) < _FEW:
-        yield f"That rests on {count} picture{'s' * (count != 1)}: too few for intervals to be trusted."
+    if (count := max(s.ratio.count for s in shares)) < FEW:
+        yield f"That rests on {counted(count)}: too few for intervals to be trusted."
+
+
+def _unseen(swaps: Sequence[Swap], shares: Mapping[str, Share]) -> Iterator[str]:
+    """What replacing regions does that the maps do not point at."""
+    for swap in swaps:
+        if swap.flips.low > _OFTEN:
+            said = _consequence(swap, _the(swap.region))
+            doubtful = swap.beyond is not None and swap.beyond.low <= 0
+            yield f"{said[0].upper()}{said[1:]}." + ("" if doubtful else f" {_whether(shares.get(swap.region))}.")
+    rest = [w for w in swaps if w.flips.low <= _OFTEN]
+    if held := [f"{_the(w.region)} ({_flip(w.flips)})" for w in rest if w.idle]:
+        yield f"Answers hold where these are replaced: {', '.join(held)}."
+    if unsure := [f"{_the(w.region)} ({_flip(w.flips)})" for w in rest if not w.idle]:
+        yield f"Whether answers hang on these is open: {', '.join(unsure)}."
+
+
+def _whether(s: Share | None) -> str:
+    if s is None:
+        return "The maps show nothing of it"
+    if s.less:
+        return f"Yet less of the evidence than of the area lies there{_times(s)}: the maps do not tell all of it"
+    return f"Whether more of the evidence than of the area lies there is open{_times(s)}"
 
 
 def _open(shares: Sequence[Share]) -> str:
@@ -70,7 +88,12 @@ def _open(shares: Sequence[Share]) -> str:
 
 def _figures(s: Share) -> str:
     where = f"{100 * s.energy:.0f} % of its evidence lies there, on {100 * s.area:.0f} % of the area"
-    return f"{where} ({s.ratio.value:.1f} x, {s.ratio.low:.1f} to {s.ratio.high:.1f})"
+    return f"{where}{_times(s)}"
+
+
+def _times(s: Share) -> str:
+    interval = f", {s.ratio.low:.1f} to {s.ratio.high:.1f}" if s.ratio.count >= LEAST else ""
+    return f" ({s.ratio.value:.1f} x{interval})"
 
 
 def _middle(s: Share) -> str:
@@ -80,18 +103,21 @@ def _middle(s: Share) -> str:
     return f", though a spot in the middle of the picture would have {100 * s.centre:.0f} % there"
 
 
-def _consequence(s: Share, swap: Swap | None) -> str:
-    if swap is None:
-        return ""
-    said = f"; replacing it by {_BY[swap.by]} flips {_percent(swap.flips)} of the answers"
+def _consequence(swap: Swap, what: str) -> str:
+    said = f"replacing {what} by {_BY[swap.by]} flips {_percent(swap.flips)} of the answers"
     if swap.control is not None:
-        said += f", by what one with the same answer shows {_percent(swap.control)}"
-    return f"{said}: {_weight(s, swap)}"
+        said += f", by what one with the same answer shows {_percent(swap.control)}{_of_few(swap.control)}"
+    return f"{said}: {_weight(swap)}"
 
 
-def _weight(s: Share, swap: Swap) -> str:
+def _of_few(control: Estimate) -> str:
+    return f" of {counted(control.count)}" if control.count < FEW else ""
+
+
+def _weight(swap: Swap) -> str:
     if swap.decides:
-        return f"it judges by {_the(s.region)}"
+        few = swap.control is not None and swap.control.count < FEW
+        return f"it judges by {_the(swap.region)}{', as far as so few controls tell' if few else ''}"
     if swap.idle:
         return "its answers do not hang on that alone"
     if swap.beyond is not None and swap.beyond.low <= 0:

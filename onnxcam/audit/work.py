@@ -15,7 +15,7 @@ from onnxcam.audit.result import Case, Row
 from onnxcam.core.localize import energy_inside
 from onnxcam.errors import GradientError, ImageError, MissingPackageError, OnnxcamError, RuntimeUnavailableError
 from onnxcam.evaluate.baselines import centre_gaussian, heatmap_of
-from onnxcam.evaluate.data import Classes
+from onnxcam.evaluate.classes import Answers, logits_of
 from onnxcam.explainer import Explainer, Prepared
 from onnxcam.explanation import Explanation
 
@@ -33,8 +33,7 @@ class Auditing:
         counterfactual: the same model's evidence against an answer; None where there is no such map.
         pictures: all of them; rows are known by their place here.
         find: their regions.
-        classes: the model's classes of each of the data's.
-        explain: ``"predicted"``, or ``"truth"`` where the data tells it.
+        answers: which class is explained, and which answers are right, or the same.
         by: what regions are replaced by, one of :data:`onnxcam.audit.swap.KINDS`.
         counterparts: by region, by picture: the same picture with that region changed.
         seed: of what is drawn.
@@ -44,8 +43,7 @@ class Auditing:
     counterfactual: Explainer | None
     pictures: Sequence[Picture]
     find: Finder
-    classes: Classes
-    explain: str
+    answers: Answers
     by: str
     counterparts: Mapping[str, Mapping[str, str]]
     seed: int
@@ -73,10 +71,10 @@ class Auditing:
 
     def _explained(self, picture: Picture) -> tuple[Prepared, Explanation, Explanation | None]:
         prepared = self.explainer.prepare(picture.source)
-        (e,) = self.explainer.explain_prepared([prepared])
-        known = self.classes.get(picture.truth or "", ()) if self.explain == "truth" else ()
-        if known and e.class_index not in known:
-            (e,) = self.explainer.explain_prepared([prepared], max(known, key=lambda k: _logit(e, k)))
+        asked = None  # the predicted one, without a run of its own
+        if self.answers.explain == "truth":
+            asked = self.answers.explained(picture.truth, logits_of(self.explainer, prepared.tensor))
+        (e,) = self.explainer.explain_prepared([prepared], asked)
         if self.counterfactual is None:
             return prepared, e, None
         return prepared, e, self.counterfactual.explain_prepared([prepared], e.class_index)[0]
@@ -89,11 +87,15 @@ class Auditing:
 
     def _told(self, picture: Picture, e: Explanation) -> Row:
         best = e.top[0][0]
-        own = {k for s in picture.samples for k in self.classes.get(s.truth or "", ())}
+        shown = [s.truth for s in picture.samples if s.truth is not None and s.truth in self.answers.classes]
         return {
-            "answer": named(e), "explained": e.class_index, "predicted": best, "blank": e.is_blank,
-            "correct": best in own if own else None,
+            "answer": named(e), "explained": e.class_index, "predicted": best, "said": self._called(best),
+            "blank": e.is_blank, "correct": self.answers.right(best, shown) if shown else None,
         }  # fmt: skip
+
+    def _called(self, index: int) -> str:
+        labels = self.explainer.labels
+        return labels[index] if labels else f"class {index}"
 
     # The second look
 
@@ -125,9 +127,12 @@ class Auditing:
         by = next(part for name, part in answers if name == region and part != "control")
         e, control = answers[region, by], answers.get((region, "control"))
         return {
-            "by": by, "answer": named(e), "flipped": e.class_index != row["predicted"],
-            "control": None if control is None else control.class_index != row["predicted"],
+            "by": by, "answer": named(e), "flipped": self._flipped(row, e),
+            "control": None if control is None else self._flipped(row, control),
         }  # fmt: skip
+
+    def _flipped(self, row: Row, e: Explanation) -> bool:
+        return not self.answers.same(e.class_index, row["predicted"])
 
     def _edits(
         self, index: int, region: str, found: Mapping[str, Mask], prepared: Prepared, rows: Mapping[int, Row]
@@ -151,7 +156,7 @@ class Auditing:
     def _donor(self, index: int, region: str, rows: Mapping[int, Row], alike: bool) -> int | None:
         """A random other picture with the same answer, which then has the region too; or with another one."""
         own = rows[index]["predicted"]
-        others = [k for k, r in rows.items() if k != index and (r["predicted"] == own) == alike]
+        others = [k for k, r in rows.items() if k != index and self.answers.same(r["predicted"], own) == alike]
         fitting = [k for k in others if not alike or region in rows[k]["regions"]]
         if not fitting:
             return None
@@ -188,10 +193,6 @@ def named(e: Explanation) -> str:
 
 def _why(error: Exception) -> str:
     return str(error) if isinstance(error, OnnxcamError) else f"unexpected {type(error).__name__}: {error}"
-
-
-def _logit(e: Explanation, index: int) -> float:
-    return next((z for k, _, z in e.top if k == index), float("-inf"))
 
 
 def _evidence(e: Explanation, against: Explanation | None, found: Mapping[str, Mask]) -> dict[str, dict[str, Any]]:

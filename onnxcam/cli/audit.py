@@ -63,12 +63,12 @@ def command(
     Exit codes: 0 all pictures were audited; 1 some could not be; 2 cannot start.
     """
     from onnxcam.audit import audit
+    from onnxcam.audit.result import results_folder
     from onnxcam.cli.progress import Bar
-    from onnxcam.explanation import make_folder
 
     by, counterparts = _swaps(swap or [])
     if out is not None:
-        make_folder(out)
+        results_folder(out)
     with Bar("auditing") as progress:
         found = audit(
             model, data, regions, masks=masks, detector=_opened(detector, detector_preprocess), swaps=by,
@@ -104,7 +104,7 @@ def show(found: Audit) -> None:
 
     rows = [
         (s.region, "all" if s.answer is None else s.answer, str(s.ratio.count), _percent(s.energy), _percent(s.area),
-         f"{s.ratio.value:.2f} ({s.ratio.low:.2f} to {s.ratio.high:.2f})", f"{s.p:.2g}",
+         _interval(s.ratio), f"{s.p:.2g}",
          "-" if s.against is None else _percent(s.against), _percent(s.centre))
         for s in found.shares
     ]  # fmt: skip
@@ -122,10 +122,12 @@ def show(found: Audit) -> None:
 
 
 def _told(found: Audit) -> list[str]:
+    from onnxcam.compare.figures import counted
+
     counts = found.counts
     right = "" if found.accuracy is None else f"; {found.accuracy:.1%} right"
     return [
-        f"{counts['pictures']} pictures, {counts['errors']} failed, {counts['blank']} with blank maps, "
+        f"{counted(counts['pictures'])}, {counts['errors']} failed, {counts['blank']} with blank maps, "
         f"{counts['unknown']} without regions{right}. In brackets 95 % intervals.",
         *(plain(text) for text in found.verdict),
     ]
@@ -136,7 +138,9 @@ def _percent(value: float) -> str:
 
 
 def _interval(of: Estimate) -> str:
-    return f"{of.value:.2f} ({of.low:.2f} to {of.high:.2f})"
+    from onnxcam.audit.result import LEAST
+
+    return f"{of.value:.2f}" + (f" ({of.low:.2f} to {of.high:.2f})" if of.count >= LEAST else "")
 
 
 def _flips(of: Estimate) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnxcam.cli.listing import say
+from onnxcam.cli.listing import plain, say
 from onnxcam.errors import OptionError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def command(
 ) -> None:
     """Do maps lie on the object, do they show what the model uses, do they beat maps that know nothing?
 
-    Exit codes: 0 all pictures were evaluated; 1 some could not be; 2 cannot start.
+    Exit codes: 0 all pictures were evaluated; 1 some could not be, or a check failed; 2 cannot start.
     """
     if metrics == "list":
         _list(as_json)
@@ -83,6 +83,7 @@ def command(
         print(json.dumps(found.to_dict()))
     else:
         show(found)
+        print("".join(f"{plain(note)}\n" for note in found.notes[len(job.notices) :]), end="")
     if out is not None:
         say(f"wrote {out / 'report.html'}")
     raise typer.Exit(_code(found))
@@ -129,7 +130,7 @@ def _watched(job: Evaluation) -> None:
 
 
 def _code(found: Results) -> int:
-    if not found.counts["errors"]:
+    if not found.failures:
         return 0
     return 2 if not any(found.table.values()) else 1
 
@@ -159,12 +160,19 @@ def _cell(cell: Cell | None) -> str:
 
 
 def _told(found: Results) -> Iterator[str]:
+    from onnxcam.evaluate.statistics import FEW
+
     counts = found.counts
     pictures = f"{counts['pictures']} picture{'s' * (counts['pictures'] != 1)}"
     accuracy = "" if found.accuracy is None else f"; the model is right on {found.accuracy:.1%}"
-    yield f"{counts['samples']} samples in {pictures}, {counts['errors']} failed{accuracy}."
+    checks = f", {counts['failed_checks']} checks failed" if counts["failed_checks"] else ""
+    samples = f"{counts['samples']} sample{'s' * (counts['samples'] != 1)}"
+    yield f"{samples} in {pictures}, {counts['errors']} failed{checks}{accuracy}."
     yield "^ higher is better, v lower is better; in brackets 95 % intervals (bootstrap over pictures)."
-    yield "* better than random and centre, maps that know nothing, by the whole interval of the paired difference."
+    yield (
+        "* better than random and centre, maps that know nothing, by the whole interval of the paired difference, on "
+        f"{FEW} pictures or more."
+    )
 
 
 def _list(as_json: bool) -> None:

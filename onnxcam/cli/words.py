@@ -59,7 +59,9 @@ def name(
         print(out.read_text())
     else:
         _show(found)
-        print(f"Use them:   onnxcam words explain {plain(model)} PHOTO... --names {out}")
+        print(f"Use them:   onnxcam words explain {plain(model)} PHOTO... --names {plain(str(out))}")
+    if found.doubt:
+        say(found.doubt)
     if not found.channels:
         say(f"no channel of {found.layer} has a name; show more pictures, or take another layer (onnxcam inspect)")
         raise typer.Exit(1)
@@ -141,7 +143,7 @@ def _one(
         from onnxcam.cli.listing import table
 
         table(("", "word", "weight", "score without it falls by", "in this picture", "channels"), rows)
-    print(f"  {files['evidence']}")
+    print(f"  {plain(str(files['evidence']))}")
 
 
 def _told(found: Words, files: dict[str, Path]) -> dict[str, Any]:

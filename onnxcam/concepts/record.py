@@ -13,6 +13,7 @@ from onnxcam.errors import OptionError, reason
 from onnxcam.files import write_whole
 
 VERSION = 1
+_TOLERATED = 0.1  # of the names
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Names:
         count: channels of the layer, named or not; 0 where that is not known.
         model_sha256: of the model's file; "" where that is not known.
         concepts: all that were looked for.
+        by_chance: how many channels get a name where the pictures have the concepts of others; None: not known.
     """
 
     channels: tuple[Named, ...]
@@ -51,6 +53,18 @@ class Names:
     count: int = 0
     model_sha256: str = ""
     concepts: tuple[str, ...] = ()
+    by_chance: float | None = None
+
+    @property
+    def doubt(self) -> str:
+        """What there is to say where more than a tenth of the names may be chance; "" otherwise."""
+        if not self.channels or (self.by_chance or 0) <= _TOLERATED * len(self.channels):
+            return ""
+        have = "1 channel has" if len(self.channels) == 1 else f"{len(self.channels)} channels have"
+        return (
+            f"{have} a name, and {self.by_chance:.3g} would if the pictures had the concepts of others: "
+            "some names, or all, are chance. Show more pictures of each concept"
+        )
 
     def of(self, channel: int) -> Named | None:
         """The name of a channel."""
@@ -92,15 +106,30 @@ def _from_csv(text: str) -> Names:
     rows = [row for row in csv.reader(text.splitlines()) if any(map(str.strip, row))]
     if rows and rows[0][0].strip().lower() == "channel":
         rows = rows[1:]
-    return _given({row[0]: row[1] for row in rows})
+    if short := [row for row in rows if len(row) < 2]:
+        raise ValueError(f"the line {short[0][0]!r} has no name")
+    return Names(tuple(_named(channel, name) for channel, name, *_ in rows))
 
 
 def _from_json(found: Mapping[str, Any]) -> Names:
     if "channels" not in found:
-        return _given(found)
-    channels = tuple(Named(**n) for n in found["channels"])
-    return Names(channels, found["layer"], found["count"], found["model_sha256"], tuple(found["concepts"]))
+        return Names(tuple(_named(channel, name) for channel, name in found.items()))
+    channels = tuple(_read(Named(**n)) for n in found["channels"])
+    return Names(
+        channels, found["layer"], found["count"], found["model_sha256"], tuple(found["concepts"]),
+        found.get("by_chance"),
+    )  # fmt: skip
 
 
-def _given(names: Mapping[str, Any]) -> Names:
-    return Names(tuple(Named(int(channel), str(name).strip()) for channel, name in names.items()))
+def _named(channel: str, name: Any) -> Named:
+    """What somebody wrote."""
+    return _read(Named(int(channel), name.strip()))
+
+
+def _read(named: Named) -> Named:
+    if type(named.channel) is not int or not isinstance(named.name, str) or not named.name:
+        raise ValueError(f"channel {named.channel!r} with the name {named.name!r}")
+    numbers = (named.score, 0.0 if named.level is None else named.level)
+    if any(type(n) not in (int, float) for n in numbers):
+        raise ValueError(f"channel {named.channel} with a score of {named.score!r} and a level of {named.level!r}")
+    return named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from .localize import Box, boxed_components
 
 Mask = NDArray[np.bool_]
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,12 @@ def _shape(region: Region) -> dict[str, Any]:
 
 
 def voc(picture: Annotated) -> str:
-    """Pascal VOC's XML (http://host.robots.ox.ac.uk/pascal/VOC/): pixels are counted from 1, both ends included."""
+    """Pascal VOC's XML (http://host.robots.ox.ac.uk/pascal/VOC/): pixels are counted from 1, both ends included.
+
+    Characters of names that XML does not allow, such as control characters, become U+FFFD.
+    """
     root = ElementTree.Element("annotation")
-    ElementTree.SubElement(root, "filename").text = picture.file
+    _text(root, "filename", picture.file)
     _fields(root, "size", width=picture.size[1], height=picture.size[0], depth=3)
     ElementTree.SubElement(root, "segmented").text = "0"
     for region in picture.regions:
@@ -169,5 +174,9 @@ def voc(picture: Annotated) -> str:
 def _fields(parent: ElementTree.Element, tag: str, /, **values: object) -> ElementTree.Element:
     element = ElementTree.SubElement(parent, tag)
     for key, value in values.items():
-        ElementTree.SubElement(element, key).text = str(value)
+        _text(element, key, value)
     return element
+
+
+def _text(parent: ElementTree.Element, tag: str, value: object) -> None:
+    ElementTree.SubElement(parent, tag).text = _FORBIDDEN.sub("\ufffd", str(value))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxcam.errors import OptionError
-from onnxcam.evaluate.data import Sample, class_map
+from onnxcam.evaluate.classes import class_map, no_classifier
+from onnxcam.evaluate.data import Sample
 from onnxcam.explainer import Explainer
 from onnxcam.methods import find_method
 from onnxcam.model import Model
@@ -39,9 +40,7 @@ def explainers(model: Model, options: Mapping[str, Mapping[str, Any]]) -> list[E
     found = [Explainer(model, method=name, **own) for name, own in options.items()]
     logits = found[0].logits
     if logits.kind != "classes" or logits.classes is None:
-        raise OptionError(
-            f"{model.label} gives {logits.kind}, and evaluate takes classifiers: name an output of classes with output"
-        )
+        raise no_classifier(model, logits.kind, "evaluate")
     for other in found[1:]:
         other.programs = found[0].programs
     return found

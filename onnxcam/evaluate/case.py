@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,9 +16,6 @@ from onnxcam.evaluate.faithfulness import Array, Curve, Predict
 from onnxcam.evaluate.localization import component_boxes, region
 from onnxcam.evaluate.masks import Mask, read_mask
 
-SHARES = tuple(k / 50 for k in range(1, 51))
-"""The thresholds of which the best counts, shares of the maximum."""
-
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -26,12 +24,11 @@ class Case:
     Attributes:
         sample: what is known of it.
         shown: the samples of the same picture, by class of the data, this one among them.
-        is_first: of them.
         x: (1, C, H, W) float32, the picture as the model gets it.
         placement: where the picture lies in it.
         logits: (K,), of the picture.
         explained: the class of the model that maps explain.
-        names: the data's classes of the model's.
+        names: the data's classes of each of the model's.
         probability: of the explained class.
         logit: of the explained class.
         batch: pictures of one run.
@@ -40,12 +37,11 @@ class Case:
 
     sample: Sample
     shown: Mapping[str, Sample]
-    is_first: bool
     x: Array
     placement: Placement
     logits: Array
     explained: int
-    names: Mapping[int, str]
+    names: Mapping[int, tuple[str, ...]]
     probability: Predict
     logit: Predict
     batch: int = 16
@@ -60,11 +56,22 @@ class Case:
         """The classes that the model predicts, best first; equal ones in the order of their indices."""
         return [int(k) for k in np.argsort(-self.logits, kind="stable")[:count]]
 
+    def is_first(self, suits: Callable[[Sample], bool]) -> bool:
+        """Of the samples of its picture that suit: the one that a measure of whole pictures is taken on."""
+        return next(filter(suits, self.shown.values()), None) is self.sample
+
     def region(self, sample: Sample | None = None) -> Mask:
-        """Bool (H, W): the pixels of the objects of a sample, by its mask, else by its boxes."""
+        """Bool (H, W): the pixels of the objects of a sample, by its mask, else by its boxes.
+
+        Those whose centres lie in a box; of boxes too thin for that, the pixels that they touch. Without either, none.
+        """
         one = sample or self.sample
         mask = self.mask if one is self.sample else read_mask(one.mask, self.size)
-        return region(self.size, one.boxes) if mask is None else mask
+        found = region(self.size, one.boxes) if mask is None else mask
+        if one.boxes and not found.any():
+            touched = [(math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)) for x0, y0, x1, y1 in one.boxes]
+            return region(self.size, touched)
+        return found
 
     @cached_property
     def mask(self) -> Mask | None:
@@ -110,8 +117,8 @@ class View:
 
     @cached_property
     def boxes(self) -> list[Array]:
-        """Round its components in the picture's frame, per threshold of :data:`SHARES`, the largest first."""
-        return component_boxes(self.on_picture, SHARES)
+        """Round its components in the picture's frame, per threshold the largest first."""
+        return component_boxes(self.on_picture)
 
     def of_class(self, index: int) -> View:
         """The map of another class."""

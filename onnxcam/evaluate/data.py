@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree import ElementTree
 
 from onnxcam.errors import ImageError, OptionError, reason
-from onnxcam.labels import by_name, index_of
 from onnxcam.photos import LABEL_COLUMNS, PATH_COLUMNS, column, find_photos, is_picture
 
 Corners = tuple[float, float, float, float]
 Outline = str | tuple[Any, ...] | None
+T = TypeVar("T")
 _MISUNDERSTOOD = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 
 
@@ -50,8 +51,8 @@ def find_samples(
             classes, boxes (``box``: four numbers, or ``x0``, ``y0``, ``x1``, ``y1``) and masks; a folder of Pascal
             VOC, pictures and XML files side by side or in ``JPEGImages`` and ``Annotations``; or COCO's JSON.
         images: COCO's pictures, where they are not beside the JSON file.
-        masks: a folder of masks, each called like its picture (and in a folder like the picture's, where there are
-            any); what is not black is the object.
+        masks: a folder of masks, each called like its picture, ``7.png`` or ``7.mask.png`` for ``7.jpg`` (and in a
+            folder like the picture's, where there are any); what is not black is the object.
 
     Raises:
         ImageError: no pictures.
@@ -104,10 +105,18 @@ def _of_xml(root: ElementTree.Element, path: Path, pictures: Path) -> Iterator[S
         if (item.findtext("difficult") or "0").strip() in ("", "0"):
             x0, y0, x1, y1 = (float(_text(item, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
             boxes.setdefault(_text(item, "name"), []).append(_box(x0 - 1, y0 - 1, x1, y1))
-    name = Path((root.findtext("filename") or "").strip() or f"{path.stem}.jpg").name
-    source = pictures / name if (pictures / name).exists() else pictures / f"{path.stem}.jpg"
+    source = str(_picture_of(path, pictures, (root.findtext("filename") or "").strip()))
     for label, own in boxes.items():
-        yield Sample(str(source), label, tuple(own))
+        yield Sample(source, label, tuple(own))
+
+
+def _picture_of(path: Path, pictures: Path, told: str) -> Path:
+    """What the XML names; where that is gone, or was renamed, the picture that is called like the XML."""
+    name = Path(told).name or f"{path.stem}.jpg"
+    if (pictures / name).exists():
+        return pictures / name
+    alike = (p for folder in (pictures, path.parent) for p in sorted(folder.glob(f"{escape(path.stem)}.*")))
+    return next((p for p in alike if is_picture(p.name)), pictures / name)
 
 
 def _box(x0: float, y0: float, x1: float, y1: float) -> Corners:
@@ -229,81 +238,52 @@ def _with_masks(samples: Sequence[Sample], source: Path, folder: Path) -> list[S
     if not folder.is_dir():
         raise OptionError(f"masks={str(folder)!r} is no folder: give one with a mask called like each picture")
     files = [p for p in folder.rglob("*") if is_picture(p.name) or p.name.endswith(".png")]
-    files.sort(key=lambda p: (".mask." in p.name, p))  # the last one counts, where masks lie beside pictures
-    inside = {p.relative_to(folder).as_posix().partition(".")[0]: str(p) for p in files}
-    found = [replace(s, mask=_mask_of(Path(s.source), source, inside) or s.mask) for s in samples]
-    if not any(s.mask for s in found):
+    files.sort(key=lambda p: (p.stem.endswith(MARK), p))  # the last one counts, where masks lie beside pictures
+    inside = {called(p.relative_to(folder)).removesuffix(MARK): str(p) for p in files}
+    own = paired(folder, inside, {s.source: below(Path(s.source), source) for s in samples})
+    if not own:
         raise OptionError(
             f"none of the {len(files)} masks in {str(folder)!r} is called like one of the {len(samples)} pictures, "
             f"such as {Path(samples[0].source).name!r}"
         )
-    return found
+    return [replace(s, mask=own.get(s.source, s.mask)) for s in samples]
 
 
-def _mask_of(picture: Path, source: Path, masks: Mapping[str, str]) -> str | None:
-    """By the path below the data, or by the name alone."""
-    below = picture.relative_to(source) if picture.is_relative_to(source) else Path(picture.name)
-    names = (below.as_posix(), below.name)
-    return next((masks[n.partition(".")[0]] for n in names if n.partition(".")[0] in masks), None)
+MARK = ".mask"
+"""Ends what masks are called that lie beside their pictures."""
 
 
-# ---- which classes of the model the data's classes are ----
+def called(path: Path) -> str:
+    """A path without its last suffix: ``a.b/frame.0001`` of ``a.b/frame.0001.png``."""
+    return path.with_suffix("").as_posix()
 
-Classes = Mapping[str, tuple[int, ...]]
+
+def below(picture: Path, data: Path) -> str:
+    """What files that belong to a picture are called: its path below the data, without its last suffix."""
+    root = data if data.is_dir() else data.parent
+    return called(picture.relative_to(root) if picture.is_relative_to(root) else Path(picture.name))
 
 
-def class_map(
-    names: Iterable[str], labels: Sequence[str] | None, count: int | None, table: str | Path | None = None
-) -> Classes:
-    """The classes of the model that each class of the data stands for; classes that are none of its are left out.
+def paired(folder: Path, files: Mapping[str, T], pictures: Mapping[str, str]) -> dict[str, T]:
+    """By picture, the file that is called like it: by its path, or by its name alone.
 
     Args:
-        names: of the data.
-        labels: the model's class names.
-        count: how many classes it has.
-        table: a CSV with a line for each class of the data: its name, and behind it classes of the model, as names,
-            indices or ranges of indices: ``dog,151-268``. Classes without a line are left out. None: a class is known
-            by its name (whatever the case) or its index.
+        folder: of the files.
+        files: by path without suffix.
+        pictures: what each is called, see `below`.
 
     Raises:
-        OptionError: a table that is not understood, or names classes that the model does not have; the name of several
-            classes; or none of the data's classes is known.
+        OptionError: a file that is known by its name alone may be of two pictures.
     """
-    known = by_name(labels or ())
-    given = sorted(set(names))
-    if table is not None:
-        lines = _lines(Path(table), lambda text: _indices(text, known, count))
-        found = {name: lines[name.casefold()] for name in given if lines.get(name.casefold())}
-    else:
-        pairs = ((name, index_of(name, known, count)) for name in given)
-        found = {name: (index,) for name, index in pairs if index is not None}
-    if given and not found:
-        has = f"{', '.join(labels[:4])} ..." if labels else "no names (give them with --labels)"
-        raise OptionError(
-            f"none of the data's classes ({', '.join(given[:4])}) is one of the model's, which has {has}: map them "
-            "with --classes, a CSV of lines such as dog,151-268"
-        )
+    found: dict[str, T] = {}
+    by_name: dict[str, str] = {}
+    for source, path in pictures.items():
+        name = path if path in files else path.rpartition("/")[2]
+        if name in files:
+            found[source] = files[name]
+        if name in files and name != path and (other := by_name.setdefault(name, source)) != source:
+            raise OptionError(
+                f"{name} in {str(folder)!r} may belong to {other!r} or to {source!r}: lay such files into folders like "
+                "those of the pictures"
+            )
     return found
-
-
-def _lines(table: Path, read: Callable[[str], Iterable[int]]) -> dict[str, tuple[int, ...]]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(file)]
-        return {row[0].casefold(): tuple(dict.fromkeys(k for c in row[1:] for k in read(c))) for row in rows if row}
-    except (OSError, ValueError, csv.Error) as error:
-        raise OptionError(
-            f"cannot read the classes in {table}: {reason(error)}; give lines such as dog,151-268"
-        ) from error
-
-
-def _indices(text: str, known: Mapping[str, Sequence[int]], count: int | None) -> Iterable[int]:
-    first, dash, last = text.partition("-")
-    if dash and first.strip().isdecimal() and last.strip().isdecimal():
-        found = range(int(first), int(last) + 1)
-        if not found or (count is not None and found[-1] >= count):
-            raise ValueError(f"{text!r} is no range of the model's {count} classes")
-        return found
-    if (index := index_of(text, known, count)) is None:
-        raise ValueError(f"{text!r} is neither a name nor an index of the model's {count or 'unknown'} classes")
-    return (index,)

@@ -4,7 +4,7 @@ A picture ``x`` is float (1, C, H, W), as the model gets it; a heatmap is float 
 one score per picture, of the class that the map explains: a probability, where a metric says so. ``batch`` pictures at
 a time are made and scored. What is taken away is replaced by a reference: ``"zero"``, ``"mean"`` (the picture's own
 mean colour, grey), ``"blur"``, a number or an array (:func:`onnxcam.core.baselines.baseline`). Where pixels are ranked,
-equal ones come in reading order.
+equal ones come in reading order: a map that is the same everywhere is judged by where the object lies, so leave it out.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ Predict = Callable[[Array], Array]
 """(B, C, H, W) -> (B,): the scores."""
 Fill = str | float | Array
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Of the picture, which `road` removes."""
 
 
 @dataclass(frozen=True)

@@ -39,15 +39,16 @@ def opened(out: Path, configuration: Mapping[str, Any], resume: bool) -> Iterato
     mine = not out.exists()
     inner = make_folder(make_folder(out) / JOB)
     lock = Lock(inner / "lock")
+    new = not plan.exists()
     try:
-        if plan.exists():
-            _check(plan, configuration, resume)
-        else:
+        if new:
             told = {"version": VERSION, "configuration": configuration}
             write_whole(plan, json.dumps(told, indent=1).encode(), durable=True)
+        else:
+            _check(plan, configuration, resume)
         yield
     finally:
-        if not _has_rows(out):
+        if new and not _has_rows(out):
             _discard(out, inner, plan, mine)
         lock.release()
 
@@ -132,6 +133,10 @@ def _lines(path: Path) -> Iterator[tuple[Row, int]]:
             row: Any = None
             with suppress(ValueError, RecursionError):
                 row = json.loads(line)
-            if not line.endswith(b"\n") or not isinstance(row, dict) or "index" not in row:
+            if not line.endswith(b"\n") or not isinstance(row, dict) or not _is_row(row):
                 return
             yield row, len(line)
+
+
+def _is_row(row: Row) -> bool:
+    return {"index", "source", "method"} <= row.keys() and ("error" in row or "values" in row)

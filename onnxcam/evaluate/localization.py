@@ -18,8 +18,8 @@ from ..errors import OptionError
 Array = NDArray[Any]
 Boxes = Sequence[Sequence[float]] | Array
 Mask = NDArray[np.bool_]
-THRESHOLDS = tuple(k / 100 for k in range(1, 101))
-"""Shares of the maximum that `box_ious` and `mask_ious` try."""
+THRESHOLDS = tuple(k / 50 for k in range(1, 51))
+"""Shares of the maximum that `component_boxes` and `mask_ious` try."""
 
 
 # ---- boxes ----
@@ -43,11 +43,6 @@ def ious(a: Boxes, b: Boxes) -> Array:
     shared = np.maximum(high - low, 0).prod(axis=-1)
     whole = sum((box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (first, second)) - shared
     return np.asarray(np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0))
-
-
-def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes, 0 to 1."""
-    return float(ious([a], [b])[0, 0])
 
 
 def region(size: tuple[int, int], found: Boxes) -> Mask:
@@ -92,55 +87,46 @@ def localization_error(
     return 1.0
 
 
-def box_ious(
-    heatmap: Array, truth: Boxes, thresholds: Sequence[float] = THRESHOLDS, all_components: bool = False
-) -> Array:
-    """Of one image, per threshold the IoU of the map's box with the best fitting true one: a row for `max_box_acc`.
-
-    Args:
-        heatmap: float (H, W).
-        truth: (K, 4), at least one.
-        thresholds: shares of the maximum.
-        all_components: every component's box may fit, not only the largest's.
-
-    Returns:
-        (T,), 0 to 1; 0 where nothing is positive.
-
-    Raises:
-        OptionError: no true box, a map or box that is none, or a threshold out of range.
-    """
-    return fits(component_boxes(heatmap, thresholds), truth, all_components)
-
-
 def component_boxes(heatmap: Array, thresholds: Sequence[float] = THRESHOLDS) -> list[Array]:
     """Per threshold the boxes (K, 4) of the map's components, the largest component's first."""
     return [component_corners(threshold_mask(heatmap, t)) for t in thresholds]
 
 
 def fits(found: Sequence[Array], truth: Boxes, all_components: bool = False) -> Array:
-    """`box_ious` of `component_boxes`, for callers that ask twice."""
+    """Of one image, per threshold the IoU of the map's box with the true one that fits it best.
+
+    Args:
+        found: per threshold the boxes (K, 4) of `component_boxes`.
+        truth: (M, 4), at least one.
+        all_components: every component's box may fit, not only the largest's.
+
+    Returns:
+        (T,), 0 to 1; 0 where nothing is positive.
+
+    Raises:
+        OptionError: no true box, or boxes that are none.
+    """
     if not len(truth):
         raise OptionError("there is no true box: leave the image out")
     return np.array([ious(rows[: None if all_components else 1], truth).max(initial=0.0) for rows in found])
 
 
-def max_box_acc(table: Array, at_least: float | Sequence[float] = 0.5) -> float:
-    """Share of images whose box is right, at the threshold that is best for all of them. Higher is better.
+def at_best_threshold(means: Array) -> Array:
+    """What a method reaches at the threshold that is best for it over all images: of hits, MaxBoxAcc.
 
     Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020,
-    https://arxiv.org/abs/2001.07437, section 4.1: ``max over t of mean over images of [IoU(t) >= 0.5]``. Several IoUs
-    give MaxBoxAccV2 (https://arxiv.org/abs/2007.04178, section 3.2): the mean of the same over 0.3, 0.5 and 0.7, each
-    at its own best threshold, of `box_ious` with all components. That the best threshold is taken makes methods
-    comparable whatever the scale of their maps; chosen on the same images, it flatters: see `calibrated`.
+    https://arxiv.org/abs/2001.07437, section 4.1: ``max over t of mean over images of [IoU(t) >= 0.5]``. MaxBoxAccV2
+    (https://arxiv.org/abs/2007.04178, section 3.2) is the mean of the same over several IoUs, each at its own best
+    threshold. That the best threshold is taken makes methods comparable whatever the scale of their maps; chosen on the
+    same images, it flatters: see `calibrated`.
 
     Args:
-        table: (N, T), rows of `box_ious`.
-        at_least: the IoU that counts as right, or several.
+        means: (..., L, T), over images: per IoU and threshold; higher is better.
 
     Returns:
-        0 to 1.
+        (...), 0 to 1.
     """
-    return float(np.mean([(table >= level).mean(axis=0).max() for level in np.atleast_1d(at_least)]))
+    return np.asarray(means.max(axis=-1).mean(axis=-1))
 
 
 MAX_BOX_ACC_V2 = (0.3, 0.5, 0.7)
@@ -154,7 +140,7 @@ def calibrated(table: Array, held_out: Mask) -> tuple[int, Array]:
     """The threshold that is best on a held-out split, and what it gives for the other images.
 
     Args:
-        table: (N, T): a score per image and threshold, higher is better: IoUs, or ``box_ious(...) >= 0.5``.
+        table: (N, T): a score per image and threshold, higher is better: rows of `fits` or `mask_ious`.
         held_out: bool (N,): the images to choose by.
 
     Returns:
@@ -182,13 +168,12 @@ def split(count: int, share: float = 0.2, seed: int = 0) -> Mask:
 # ---- masks ----
 
 
-def mask_iou(found: Mask, truth: Mask, ignore: Mask | None = None) -> float:
+def mask_iou(found: Mask, truth: Mask) -> float:
     """Intersection over union of a weak segmentation (:func:`onnxcam.core.segment.segment`) and a mask.
 
     Args:
         found: bool (H, W).
         truth: bool (H, W).
-        ignore: bool (H, W), pixels that count for neither, such as Pascal VOC's borders.
 
     Returns:
         0 to 1, higher is better; 0 where both are empty.
@@ -196,18 +181,15 @@ def mask_iou(found: Mask, truth: Mask, ignore: Mask | None = None) -> float:
     Raises:
         OptionError: shapes that differ.
     """
-    if found.shape != truth.shape or (ignore is not None and ignore.shape != truth.shape):
+    if found.shape != truth.shape:
         raise OptionError(f"a mask of {found.shape} cannot be held against one of {truth.shape}")
-    counts = np.ones_like(truth) if ignore is None else ~ignore
-    whole = int(((found | truth) & counts).sum())
-    return float((found & truth & counts).sum() / whole) if whole else 0.0
+    whole = int((found | truth).sum())
+    return float((found & truth).sum() / whole) if whole else 0.0
 
 
-def mask_ious(
-    heatmap: Array, truth: Mask, thresholds: Sequence[float] = THRESHOLDS, ignore: Mask | None = None
-) -> Array:
+def mask_ious(heatmap: Array, truth: Mask, thresholds: Sequence[float] = THRESHOLDS) -> Array:
     """(T,): `mask_iou` of the map at each threshold, all components: a row for `calibrated`."""
-    return np.array([mask_iou(threshold_mask(heatmap, t), truth, ignore) for t in thresholds])
+    return np.array([mask_iou(threshold_mask(heatmap, t), truth) for t in thresholds])
 
 
 # ---- the pointing game ----
@@ -219,9 +201,9 @@ def points_at(heatmap: Array, truth: Mask, tolerance: float = TOLERANCE) -> bool
     """Whether the map's highest point lies on the object, or no more than ``tolerance`` pixels from it.
 
     The pointing game: Zhang et al., "Top-down Neural Attention by Excitation Backprop", ECCV 2016,
-    https://arxiv.org/abs/1608.00507, section 4.2, with its margin of 15 pixels. Its accuracy is the share of hits per
-    class, and the mean over classes (:func:`onnxcam.evaluate.statistics.per_class`). Higher is better. On a plateau
-    the point is :func:`onnxcam.core.localize.peak`'s; a map without anything positive points nowhere.
+    https://arxiv.org/abs/1608.00507, section 4.2, with its margin of 15 pixels. Its accuracy is the mean over
+    classes of each class's share of hits. Higher is better. On a plateau the point is
+    :func:`onnxcam.core.localize.peak`'s; a map without anything positive points nowhere.
 
     Args:
         heatmap: float (H, W), in pixels of the picture: that is what the margin is counted in.

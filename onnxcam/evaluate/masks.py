@@ -20,8 +20,9 @@ def read_mask(given: Outline, size: tuple[int, int]) -> Mask | None:
     """The pixels of the object: bool ``size``; None where the data has no mask.
 
     Args:
-        given: :attr:`onnxcam.evaluate.data.Sample.mask`: the file of a mask, where what is not black is the object; or
-            polygons and run lengths as COCO has them (https://cocodataset.org/#format-data), joined.
+        given: :attr:`onnxcam.evaluate.data.Sample.mask`: the file of a mask, where what is not black is the
+            object (colours are not told apart, nor the pale borders of Pascal VOC's own files); or polygons and run
+            lengths as COCO has them (https://cocodataset.org/#format-data), joined.
         size: (H, W) of the picture.
 
     Raises:
@@ -54,6 +55,14 @@ def within(sample: Sample, size: tuple[int, int]) -> Sample:
                 f"the box {told} of {sample.truth!r} lies outside of the picture's {size[1]} x {size[0]} pixels"
             )
     return replace(sample, boxes=tuple(map(tuple, boxes.tolist())))
+
+
+def located(sample: Sample, size: tuple[int, int]) -> Sample:
+    """As `within`; a sample with a box that lies outside is there all the same, but nobody knows where."""
+    try:
+        return within(sample, size)
+    except ImageError:
+        return replace(sample, boxes=(), mask=None)
 
 
 def _joined(shapes: Sequence[Any], size: tuple[int, int]) -> Mask:

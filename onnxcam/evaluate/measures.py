@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.core.localize import energy_inside
+from onnxcam.core.maps import resize
 from onnxcam.evaluate import faithfulness, localization, sanity
-from onnxcam.evaluate.case import SHARES, View
+from onnxcam.evaluate.case import View
 from onnxcam.evaluate.data import Sample
 from onnxcam.evaluate.faithfulness import Curve
 from onnxcam.evaluate.statistics import spearman
@@ -27,14 +28,15 @@ Checked = tuple[Array, list[tuple[float, float]]]
 
 
 def error(most: int) -> Callable[[View], float]:
-    """Top-``most`` localisation error of a picture; NaN on all but the first of its samples."""
+    """Top-``most`` localisation error of a picture; NaN on all but the first of its samples with boxes."""
 
     def measure(view: View) -> float:
         case = view.case
         truth = {name: s.boxes for name, s in case.shown.items() if s.boxes}
-        tried = [c for c in case.top(most) if case.names.get(c) in truth]
-        maps = ((case.names[c], view.of_class(c).on_picture) for c in tried)
-        return localization.localization_error(maps, truth) if case.is_first else math.nan
+        tried = [(name, c) for c in case.top(most) for name in case.names.get(c, ()) if name in truth]
+        maps = ((name, view.of_class(c).on_picture) for name, c in tried)
+        first = case.is_first(lambda s: bool(s.boxes))
+        return localization.localization_error(maps, truth) if first else math.nan
 
     return measure
 
@@ -62,17 +64,26 @@ def points(view: View) -> float:
 
 
 def recalled(view: View) -> Value:
-    """Of each predicted class: how strong its map is, whether it points at the class, whether the class is there."""
+    """Of each predicted class: how strong its map is, whether it points at the class, whether the class is there.
+
+    Of a class that is there, but nobody knows where, nothing can be told.
+    """
     case = view.case
-    if not case.is_first:
+    if not case.is_first(_has_place):
         return math.nan
-    return [pointed(view.of_class(c), case.shown.get(case.names.get(c, ""))) for c in case.top(5)]
+    there = {c: [case.shown[n] for n in case.names.get(c, ()) if n in case.shown] for c in case.top(5)}
+    found = [pointed(view.of_class(c), own) for c, own in there.items() if all(map(_has_place, own))]
+    return found or math.nan
 
 
-def pointed(view: View, there: Sample | None) -> list[float]:
+def _has_place(sample: Sample) -> bool:
+    return bool(sample.boxes or sample.mask)
+
+
+def pointed(view: View, there: Sequence[Sample]) -> list[float]:
     """Strength, hit and presence."""
-    hit = there is not None and localization.points_at(view.on_picture, view.case.region(there))
-    return [float(view.cam.max()), float(hit), float(there is not None)]
+    hit = any(localization.points_at(view.on_picture, view.case.region(one)) for one in there)
+    return [float(view.cam.max()), float(hit), float(bool(there))]
 
 
 def energy(view: View) -> float:
@@ -83,7 +94,7 @@ def energy(view: View) -> float:
 def mask_ious(view: View) -> list[float]:
     """Per threshold, the IoU with the mask."""
     assert view.case.mask is not None
-    return [float(v) for v in localization.mask_ious(view.on_picture, view.case.mask, SHARES)]
+    return [float(v) for v in localization.mask_ious(view.on_picture, view.case.mask)]
 
 
 # ---- faithfulness ----
@@ -125,18 +136,18 @@ def adcc(view: View) -> float:
     return faithfulness.adcc(lost, coherency(view), faithfulness.complexity(view.heatmap))
 
 
-_SETS = (0.01, 0.1, 0.5)  # shares of the pixels
+_SETS = (0.01, 0.1, 0.5)  # shares of the cells
+_CELLS = 14  # on the shorter side: as fine as the maps of usual layers, and the same for all methods
 
 
 def sensitivity(view: View) -> float:
-    """Sensitivity-n, mean over several n."""
-    case, size = view.case, view.heatmap.size
-    counts = sorted({max(1, round(share * size)) for share in _SETS})
-    found = [
-        faithfulness.sensitivity_n(case.logit, case.x, view.heatmap, n, seed=case.seed, batch=case.batch)
-        for n in counts
-    ]
-    return float(np.mean(found))
+    """Sensitivity-n of the signed map, mean over several n."""
+    case, size = view.case, (view.heatmap.shape[0], view.heatmap.shape[1])
+    cell = max(1, round(min(size) / _CELLS))
+    count = math.prod(math.ceil(side / cell) for side in size)
+    signed = np.asarray(resize(np, view.signed, size), np.float64)
+    asked = partial(faithfulness.sensitivity_n, case.logit, case.x, signed, cell=cell, seed=case.seed, batch=case.batch)
+    return float(np.mean([asked(n) for n in sorted({max(1, round(share * count)) for share in _SETS})]))
 
 
 def rank(view: View) -> float:
@@ -159,19 +170,20 @@ def contrast(view: View) -> float:
     return float(np.mean([spearman(view.signed, view.of_class(int(c)).signed) for c in drawn]))
 
 
-def randomised(explainer: Explainer, pictures: Sequence[str], options: Mapping[str, Any]) -> Checked:
-    """Cascading randomisation: mean over depths and seeds."""
-    curve = sanity.randomisation(explainer.model, pictures, explainer.method, **options)
+def randomised(explainer: Explainer, pictures: Sequence[str], options: Mapping[str, Any], seed: int) -> Checked:
+    """Cascading randomisation: mean over depths and three draws."""
+    seeds = range(3 * seed, 3 * seed + 3)  # of another seed, all others
+    curve = sanity.randomisation(explainer.model, pictures, explainer.method, seeds=seeds, **options)
     alike = curve.values[..., sanity.FIGURES.index("absolute")]  # points, seeds, pictures
     means = alike.mean(axis=(1, 2)).tolist()
     return alike.mean(axis=(0, 1)), [(0.0, 1.0), *zip(curve.share, means, strict=True)]
 
 
-def shifted(explainer: Explainer, pictures: Sequence[str], options: Mapping[str, Any]) -> Checked:
+def shifted(explainer: Explainer, pictures: Sequence[str], options: Mapping[str, Any], seed: int) -> Checked:
     """Input-shift invariance."""
     return sanity.input_shift(explainer.model, pictures, explainer.method, **options), []
 
 
-def unstable(explainer: Explainer, pictures: Sequence[str], options: Mapping[str, Any]) -> Checked:
+def unstable(explainer: Explainer, pictures: Sequence[str], options: Mapping[str, Any], seed: int) -> Checked:
     """Max-sensitivity."""
-    return sanity.stability(explainer, pictures).largest, []
+    return sanity.stability(explainer, pictures, seed=seed).largest, []

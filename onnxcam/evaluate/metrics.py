@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
+
 from onnxcam.errors import OptionError, UnknownNameError
 from onnxcam.evaluate import faithfulness, measures
 from onnxcam.evaluate.case import View
 from onnxcam.evaluate.data import Sample
+from onnxcam.evaluate.localization import MAX_BOX_ACC_V2
 from onnxcam.evaluate.measures import Checked, Value
 from onnxcam.explainer import Explainer
 
@@ -37,8 +40,9 @@ class Metric:
             of a row of numbers per map, the column with the best mean; ``reject``: see `localization.pointing_recall`.
         cost: runs of the model for each map, in words.
         curves: the names of the curves that it draws.
-        check: of metrics that try a method as a whole, instead of ``measure``: (explainer, pictures, its options) -> a
-            number per picture, and the points of a curve.
+        levels: of ``threshold``: how many rows of numbers a map gives, each with a best column of its own.
+        check: of metrics that try a method as a whole, instead of ``measure``: (explainer, pictures, its options, seed)
+            -> a number per picture, and the points of a curve.
     """
 
     name: str
@@ -52,7 +56,8 @@ class Metric:
     pool: Pool = "mean"
     cost: str = "0"
     curves: tuple[str, ...] = ()
-    check: Callable[[Explainer, Sequence[str], Mapping[str, Any]], Checked] | None = None
+    levels: int = 1
+    check: Callable[[Explainer, Sequence[str], Mapping[str, Any], int], Checked] | None = None
 
     def suits(self, sample: Sample) -> bool:
         """Whether a sample has what it needs."""
@@ -82,11 +87,12 @@ LOCALISATION = (
            f"GT-known loc. of Singh 2017 (https://arxiv.org/abs/1704.04232), 4.1; the box as {_PAPER}",
            measures.known_error, "boxes"),
     Metric("max_box_acc", "localisation", "MaxBoxAcc", True,
-           "share of boxes with IoU >= 0.5, at the threshold that is best for the method", f"{_CHOE}, 4.1",
-           measures.box_accuracy, "boxes", "threshold"),
+           "share of samples whose map's box has IoU >= 0.5 with the true one that fits it best, at the threshold that "
+           "is best for the method", f"{_CHOE}, 4.1", measures.box_accuracy, "boxes", "threshold"),
     Metric("max_box_acc_v2", "localisation", "MaxBoxAccV2", True,
            "the same, mean over IoU 0.3, 0.5 and 0.7, the best of all components",
-           "Choe 2020 (https://arxiv.org/abs/2007.04178), 3.2", measures.box_accuracy_v2, "boxes", "threshold"),
+           "Choe 2020 (https://arxiv.org/abs/2007.04178), 3.2", measures.box_accuracy_v2, "boxes", "threshold",
+           levels=len(MAX_BOX_ACC_V2)),
     Metric("pointing_game", "localisation", "Pointing game", True,
            "share of maps whose peak lies on the object or within 15 pixels, mean over classes",
            "Zhang 2016 (https://arxiv.org/abs/1608.00507)", measures.points, "region", "class"),
@@ -102,10 +108,15 @@ LOCALISATION = (
 )  # fmt: skip
 
 
+def _ranked(measure: Callable[[View], float]) -> Callable[[View], float]:
+    """NaN for a map that is the same everywhere: pixels that it does not rank would be judged by their place."""
+    return lambda view: measure(view) if np.ptp(view.heatmap) > 0 else math.nan
+
+
 def _sweeps(kind: str, title: str, higher: bool, words: str) -> tuple[Metric, ...]:
     return tuple(
         Metric(f"{kind}_{ground}", "faithfulness", f"{title}, {ground}", higher,
-               words.format(_GROUNDS[ground]), f"{_RISE}, 4.1", partial(measures.swept, kind, ground),
+               words.format(_GROUNDS[ground]), f"{_RISE}, 4.1", _ranked(partial(measures.swept, kind, ground)),
                cost="51", curves=(f"{kind}_{ground}",))
         for ground in ("blur", "grey", "zero")
     )  # fmt: skip
@@ -116,13 +127,13 @@ FAITHFULNESS = (
     *_sweeps("insertion", "Insertion", True, "mean probability while the strongest pixels come first, out of {}"),
     Metric("road", "faithfulness", "ROAD", True,
            "half of how much more probability is left without the weakest pixels than without the strongest",
-           f"{_RONG}, 4", measures.road_difference, cost="10", curves=("road_morf", "road_lerf")),
+           f"{_RONG}, 4", _ranked(measures.road_difference), cost="10", curves=("road_morf", "road_lerf")),
     Metric("road_morf", "faithfulness", "ROAD, most relevant first", False,
            "mean probability without the strongest pixels, filled in from their neighbours", f"{_RONG}, 4",
-           lambda view: measures.road(view, True).mean, cost="5", curves=("road_morf",)),
+           _ranked(lambda view: measures.road(view, True).mean), cost="5", curves=("road_morf",)),
     Metric("road_lerf", "faithfulness", "ROAD, least relevant first", True,
            "mean probability without the weakest pixels, filled in from their neighbours", f"{_RONG}, 4",
-           lambda view: measures.road(view, False).mean, cost="5", curves=("road_lerf",)),
+           _ranked(lambda view: measures.road(view, False).mean), cost="5", curves=("road_lerf",)),
     Metric("average_drop", "faithfulness", "Average drop", False,
            "share of the probability that is lost when the picture is seen through the map", f"{_PP}, 4.1",
            lambda view: float(faithfulness.drop(view.case.before, view.after)), cost="1"),
@@ -141,7 +152,8 @@ FAITHFULNESS = (
     Metric("adcc", "faithfulness", "ADCC", True, "harmonic mean of coherency, 1 - complexity and 1 - drop",
            f"{_POPPI}, 3.2", measures.adcc, cost="1, and 1 map"),
     Metric("sensitivity_n", "faithfulness", "Sensitivity-n", True,
-           "correlation of the map's sum over n random pixels and the logit lost without them, n = 1, 10, 50 %",
+           "correlation of the signed map's sum over random squares (of a grid of 14) and the logit lost without them, "
+           "n = 1, 10, 50 % of them",
            "Ancona 2018 (https://arxiv.org/abs/1711.06104)", measures.sensitivity, cost="303"),
     Metric("rank_correlation", "faithfulness", "Rank correlation with occlusion", True,
            "Spearman's correlation of the map and an occlusion map of the logit", f"{_PAPER}, 5.3", measures.rank,

@@ -13,7 +13,7 @@ from onnxcam.core.maps import resize_pixels
 from onnxcam.errors import OnnxcamError
 from onnxcam.evaluate.chart import CHART_STYLE, Line, chart
 from onnxcam.evaluate.metrics import METRICS
-from onnxcam.evaluate.statistics import Estimate
+from onnxcam.evaluate.statistics import FEW, Estimate
 from onnxcam.evaluate.table import SAMPLES, Cell, Results, Row
 from onnxcam.explanation import Explanation
 from onnxcam.files import write_whole
@@ -84,6 +84,7 @@ def _section(title: str, body: str) -> str:
 def _stats(found: Results) -> str:
     told = [("Pictures", found.counts["pictures"]), ("Samples", found.counts["samples"])]
     told += [("Failed", found.counts["errors"]), ("Left out", found.counts["left_out"])]
+    told += [("Failed checks", failed)] if (failed := found.counts["failed_checks"]) else []
     cells = [(name, f"{count:,}") for name, count in told]
     cells += [] if found.accuracy is None else [("Top-1 accuracy", f"{100 * found.accuracy:.1f}&nbsp;%")]
     notes = "".join(f'<p class="mute">{markup(note)}</p>' for note in found.notes)
@@ -98,8 +99,9 @@ def _table(found: Results) -> str:
     body = "".join(_line(found, name) for name in found.names)
     told = (
         "<p>&#9733; better than both baselines of the same resolution, by the whole 95 % interval of the paired "
-        "difference; red: worse than one of them, likewise. Intervals: percentile bootstrap over pictures, "
-        f"{SAMPLES:,} draws. Each cell is judged by itself: of many, some stars come by chance.</p>"
+        f"difference, on {FEW} pictures or more; red: worse than one of them, likewise. Intervals: percentile "
+        f"bootstrap over pictures, {SAMPLES:,} draws. Each cell is judged by itself: of many, some stars come by "
+        "chance.</p>"
     )
     return _section(
         "Methods and metrics",

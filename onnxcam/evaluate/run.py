@@ -16,11 +16,13 @@ from onnxcam.batch import local
 from onnxcam.batch.manifest import Manifest, Row
 from onnxcam.batch.paths import located
 from onnxcam.batch.settings import Settings, digest
-from onnxcam.errors import UnknownNameError
+from onnxcam.core.probe import at_least
+from onnxcam.errors import OptionError, UnknownNameError
 from onnxcam.evaluate import beforehand, folder
 from onnxcam.evaluate.data import find_samples
 from onnxcam.evaluate.metrics import CHECKED, Metric, chosen
-from onnxcam.evaluate.table import Results, make_table, mean_curves, of_checks
+from onnxcam.evaluate.statistics import FEW
+from onnxcam.evaluate.table import Cell, Results, make_table, mean_curves, of_checks
 from onnxcam.evaluate.work import Measuring, baseline_names, failure, plain
 from onnxcam.explanation import Explanation
 from onnxcam.files import write_whole
@@ -72,6 +74,8 @@ class Evaluation:
     ) -> None:
         if explain not in EXPLAINED:
             raise UnknownNameError.of("class to explain", explain, EXPLAINED)
+        at_least(0, seed=seed)
+        at_least(1, batch=batch)
         self.data, self.seed, self.out = str(data), seed, None if out is None else Path(out)
         self.workers = workers or local.cores()
         options = {"threads": max(1, local.cores() // self.workers), **options, "batch": batch}
@@ -155,9 +159,11 @@ class Evaluation:
         assert metric.check is not None
         head = {"index": self._asked.index((metric, name)), "check": metric.name, "method": name, "source": ""}
         readable = list(dict.fromkeys(r["source"] for r in self.rows if "error" not in r))
+        if not readable:
+            return {**head, **failure(OptionError("there is no picture to check on: none could be explained"))}
         chosen = [readable[k] for k in sorted({round(k) for k in np.linspace(0, len(readable) - 1, CHECKED)})]
         try:
-            values, curve = metric.check(self.measuring.explainers[name], chosen, self._options[name])
+            values, curve = metric.check(self.measuring.explainers[name], chosen, self._options[name], self.seed)
         except Exception as error:  # whatever it is, the other methods have their own
             return {**head, **failure(error)}
         return {**head, "sources": chosen, "values": plain(values.tolist()), "curve": plain([[*p] for p in curve])}
@@ -192,11 +198,12 @@ class Evaluation:
         drawn = mean_curves(rows)
         drawn = {n: {**drawn.get(n, {}), **curves.get(n, {})} for n in {**drawn, **curves}}
         told = self.measuring
+        table = make_table([*rows, *further], self.metrics, told.baselines, self.seed)
         found = Results(
             str(self.model.path or self.model.label), self.data, tuple(told.explainers), told.baselines,
-            tuple(m.name for m in self.metrics), make_table([*rows, *further], self.metrics, told.baselines, self.seed),
-            self._counts(), None if told.independent else _accuracy(self.rows), drawn,
-            tuple(_failures([*self.rows, *self.checks])), self.configuration, tuple(self.notices),
+            tuple(m.name for m in self.metrics), table, self._counts(),
+            None if told.independent else _accuracy(self.rows), drawn, tuple(_failures([*self.rows, *self.checks])),
+            self.configuration, (*self.notices, *_doubts(table, rows)),
         )  # fmt: skip
         if self.out is not None:
             write_whole(self.out / folder.RESULTS, json.dumps(found.to_dict(), indent=1).encode())
@@ -208,7 +215,10 @@ class Evaluation:
     def _counts(self) -> dict[str, int]:
         failed = {r["index"] for r in self.rows if "error" in r}
         pictures = len({s.source for s in self.samples})
-        return {"pictures": pictures, "samples": len(self.samples), "errors": len(failed), "left_out": self.left_out}
+        return {
+            "pictures": pictures, "samples": len(self.samples), "errors": len(failed),
+            "failed_checks": sum("error" in c for c in self.checks), "left_out": self.left_out,
+        }  # fmt: skip
 
 
 def evaluate(
@@ -256,6 +266,21 @@ def evaluate(
 def _accuracy(rows: Sequence[Row]) -> float | None:
     told = {r["source"]: r["correct"] for r in rows if r.get("correct") is not None}
     return sum(told.values()) / len(told) if told else None
+
+
+def _doubts(table: Mapping[str, Mapping[str, Cell]], rows: Sequence[Row]) -> Iterator[str]:
+    """What a reader of the table should know beforehand."""
+    counts = [d.count for own in table.values() for cell in own.values() for d in cell.against.values()]
+    if counts and min(counts) < FEW:
+        least = min(counts)
+        yield (
+            f"some numbers rest on {least} picture{'s' * (least != 1)}: below {FEW}, intervals are too narrow, and no "
+            "method is called better or worse than a baseline"
+        )
+    for name in table:
+        own = [r for r in rows if r["method"] == name]
+        if blank := sum(r.get("blank", False) for r in own):
+            yield f"{name}: {blank} of {len(own)} maps are blank; deletion, insertion and ROAD leave them out"
 
 
 def _failures(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:

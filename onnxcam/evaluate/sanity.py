@@ -319,13 +319,15 @@ def verdict(curve: Curve) -> str:
     first = f"{title}: with random weights in {_where(curve)} the map has a rank correlation of {_number(signed[0])}"
     if curve.mode == "independent":
         return f"{first}. {_alone(curve, signed)}"
-    half = next(k for k, share in enumerate(curve.share) if share >= 0.5)
-    if signed[half].value >= _KEPT:
-        fall = f"and in half of the layers still {_number(signed[half])}. It hardly falls: {_PICTURE}"
+    half = next((signed[k] for k, share in enumerate(curve.share) if share >= 0.5), None)
+    if half is not None and half.value >= _KEPT:
+        fall = f"and in half of the layers still {_number(half)}. It hardly falls: {_PICTURE}"
     elif signed[0].value <= _FALLEN:
         fall = f"with what it was. It falls at once: {_MODEL}{_in_place(curve)}"
+    elif half is None:
+        fall = f"with what it was. Nothing was measured with half of the layers random: {_MORE}"
     else:
-        fall = f"and in half of the layers {_number(signed[half])}. It falls slowly: {_BOTH}"
+        fall = f"and in half of the layers {_number(half)}. It falls slowly: {_BOTH}"
     return f"{first} {fall}"
 
 
@@ -334,6 +336,7 @@ _PICTURE = (
     "from an untrained one, so do not judge a model, its training or a bias by it."
 )
 _MODEL = "the map depends on what the model has learnt, as an explanation of the model must."
+_MORE = "how it falls is not known; ask for more points."
 _BOTH = "the map shows what the model has learnt and the picture itself; read it beside a method that falls at once."
 
 

@@ -1,8 +1,8 @@
-"""How sure a number is: bootstrap intervals, differences on the same images, rank correlation, means per class."""
+"""How sure a number is: bootstrap intervals, differences on the same images, rank correlation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from ..errors import OptionError
 Array = NDArray[Any]
 Statistic = Callable[[Array], float]
 """Of rows (N, ...), one per image, one number."""
+FEW = 20
+"""Images; of fewer, bootstrap intervals are too narrow to judge by."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,6 @@ def mean(rows: Array) -> float:
     return float(np.mean(rows))
 
 
-def median(rows: Array) -> float:
-    """Of (N,)."""
-    return float(np.median(rows))
-
-
 def ratio(rows: Array) -> float:
     """Of (N, 2): sum of the first column over sum of the second; NaN where that is 0."""
     top, bottom = np.sum(rows, axis=0)
@@ -70,7 +67,7 @@ def bootstrap(
 
     Args:
         rows: (N, ...), one per image. Images with a NaN, where the metric says nothing, are left out.
-        statistic: of rows, one number: `mean`, `median`, `ratio`, or, say, the best of several columns' means.
+        statistic: of rows, one number: `mean`, `ratio`, or, say, the best of several columns' means.
         level: of the interval.
         samples: draws.
         seed: of the draws.
@@ -138,23 +135,6 @@ def difference(a: Array | Sequence[float], b: Array | Sequence[float], **options
     if first.shape != second.shape:
         raise OptionError(f"{len(first)} and {len(second)} images: a paired difference needs the same ones for both")
     return bootstrap(first - second, **options)
-
-
-def per_class(values: Array | Sequence[float], classes: Sequence[Hashable]) -> dict[Hashable, float]:
-    """The mean of each class's values, in the order in which the classes first appear; NaN is left out.
-
-    The accuracy of the pointing game is the mean of these (Zhang 2016).
-
-    Raises:
-        OptionError: not one class per value.
-    """
-    if len(values) != len(classes):
-        raise OptionError(f"{len(values)} values and {len(classes)} classes: give one class per value")
-    groups: dict[Hashable, list[float]] = {}
-    for value, name in zip(values, classes, strict=True):
-        if not np.isnan(value):
-            groups.setdefault(name, []).append(float(value))
-    return {name: float(np.mean(group)) for name, group in groups.items()}
 
 
 def ranks(values: Array) -> Array:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcam.evaluate.localization import pointing_recall, rejection_threshold, split
+from onnxcam.evaluate.localization import at_best_threshold, pointing_recall, rejection_threshold, split
 from onnxcam.evaluate.measures import GRID, ROAD
 from onnxcam.evaluate.metrics import METRICS, Metric
-from onnxcam.evaluate.statistics import Estimate, bootstrap_sums
+from onnxcam.evaluate.statistics import FEW, Estimate, bootstrap_sums
 
 Array = NDArray[Any]
 Row = Mapping[str, Any]
@@ -36,13 +36,13 @@ class Cell:
 
     @property
     def beats(self) -> bool:
-        """Better than every baseline, the whole interval of the paired difference."""
-        return bool(self.against) and all(d.low > 0 for d in self.against.values())
+        """Better than every baseline, the whole interval of the paired difference, on no fewer than 20 pictures."""
+        return bool(self.against) and all(d.low > 0 and d.count >= FEW for d in self.against.values())
 
     @property
     def loses(self) -> bool:
-        """Worse than some baseline, the whole interval of the paired difference."""
-        return any(d.high < 0 for d in self.against.values())
+        """Worse than some baseline, likewise."""
+        return any(d.high < 0 and d.count >= FEW for d in self.against.values())
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Results:
         baselines: by method, the maps that know nothing at the method's own resolution.
         metrics: names, in the order asked for.
         table: by method or baseline, by metric; a metric without a number is left out.
-        counts: ``pictures``, ``samples`` (classes in pictures), ``errors``, and ``left_out``: samples of classes that
-            the model does not have.
+        counts: ``pictures``, ``samples`` (classes in pictures), ``errors`` (of samples), ``failed_checks`` (of methods
+            as a whole), and ``left_out``: samples of classes that the model does not have.
         accuracy: share of pictures that show the class that the model predicts; None where the
             data has no classes, or a picture may show several.
         curves: by method or baseline, by name: points of the mean over maps.
@@ -172,10 +172,7 @@ def _pooled(metric: Metric, totals: Array) -> Array:
         there = counts > 0
         return np.asarray((sums / np.where(there, counts, 1)).sum(axis=1) / there.sum(axis=1))
     means = totals[:, :-1] / totals[:, -1:]
-    return np.asarray(means.reshape(len(totals), _LEVELS.get(metric.name, 1), -1).max(axis=2).mean(axis=1))
-
-
-_LEVELS = {"max_box_acc_v2": 3}
+    return at_best_threshold(means.reshape(len(totals), metric.levels, -1))
 
 
 def _cell(

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from onnxcam.errors import GradientError, MissingPackageError, OnnxcamError, OptionError, RuntimeUnavailableError
 from onnxcam.evaluate.baselines import centre_gaussian, heatmap_of, random_map
 from onnxcam.evaluate.case import Case, View
-from onnxcam.evaluate.data import Classes, Sample
+from onnxcam.evaluate.classes import Answers, Classes, logits_of
+from onnxcam.evaluate.data import Sample
 from onnxcam.evaluate.faithfulness import Curve, Predict, seen_through
-from onnxcam.evaluate.masks import within
+from onnxcam.evaluate.masks import located, within
 from onnxcam.evaluate.measures import GRID
 from onnxcam.evaluate.metrics import Metric
 from onnxcam.explainer import Explainer, Prepared
 from onnxcam.explanation import Explanation
 from onnxcam.inputs import given_inputs
 from onnxcam.probe import ModelProbe
-from onnxcam.programs import Plan
 from onnxcam.targets import Logit, Probability, Target
 
 Array = NDArray[Any]
@@ -65,9 +65,9 @@ class Measuring:
         return next(iter(self.explainers.values()))
 
     @cached_property
-    def names(self) -> dict[int, str]:
-        """The data's class of each of the model's."""
-        return {k: name for name, indices in self.classes.items() for k in indices}
+    def answers(self) -> Answers:
+        """Which class is explained, and which answers are right."""
+        return Answers(self.classes, self.explain)
 
     def rows(self, index: int, sample: Sample, shown: Mapping[str, Sample]) -> list[Row]:
         """One row for each method, then for each baseline; of a picture that cannot be read a single one.
@@ -95,7 +95,7 @@ class Measuring:
         head |= {
             "explained": case.explained,
             "predicted": best,
-            "correct": None if sample.truth is None else case.names.get(best) in shown,
+            "correct": None if sample.truth is None else self.answers.right(best, shown),
             "probability": _rounded(case.before),
         }
         return [{**head, "method": name, **told} for name, told in self._measured(case, prepared)]
@@ -109,34 +109,26 @@ class Measuring:
     # The case
 
     def _case(self, index: int, sample: Sample, shown: Mapping[str, Sample], prepared: Prepared) -> Case:
-        shown = {name: within(one, prepared.placement.source) for name, one in shown.items()}
-        sample = shown[sample.truth or ""]
+        size = prepared.placement.source
+        sample = within(sample, size)
+        others = {name: located(one, size) for name, one in shown.items()}
+        shown = {name: sample if name == (sample.truth or "") else one for name, one in others.items()}
         own = self._probe(prepared.tensor, Logit((0,)))
-        logits = self._logits(prepared.tensor)
-        explained = self._explained(sample, logits)
+        logits = logits_of(self.first, prepared.tensor)
+        explained = self.answers.explained(sample.truth, logits)
         logit = self._probe(prepared.tensor, Logit((explained,))).score
         if self.independent:
             probability: Predict = partial(_sigmoid, logit)
         else:
             probability = self._probe(prepared.tensor, Probability((explained,))).score
         return Case(
-            sample, shown, next(iter(shown.values())) is sample, own.x, prepared.placement, logits, explained,
-            self.names, probability, logit, self.batch, zlib.crc32(f"{self.seed} {index}".encode()),
+            sample, shown, own.x, prepared.placement, logits, explained, self.answers.names, probability,
+            logit, self.batch, zlib.crc32(f"{self.seed} {index}".encode()),
         )  # fmt: skip
 
     def _probe(self, x: Array, target: Target) -> ModelProbe:
         others = given_inputs(self.first.model, self.first.inputs)
         return ModelProbe(self.first.programs, x, target, None, others, self.batch)
-
-    def _logits(self, x: Array) -> Array:
-        others = given_inputs(self.first.model, self.first.inputs)
-        answers, _ = self.first.programs.run(x, Logit((0,)), others, Plan())
-        return np.asarray(answers["logits"][0], np.float64)
-
-    def _explained(self, sample: Sample, logits: Array) -> int:
-        """The true class, of several that it stands for the one with the highest logit; else the predicted one."""
-        known = self.classes.get(sample.truth or "", ()) if self.explain == "truth" else ()
-        return max(known, key=lambda k: (logits[k], -k)) if known else int(logits.argmax())
 
     # Maps
 
@@ -181,7 +173,8 @@ class Measuring:
     def _values(self, view: View) -> Row:
         values = {m.name: plain(m.measure(view)) if m.suits(view.case.sample) else None for m in self.metrics}
         curves = {name: _sampled(curve) for name, curve in view.curves.items()}
-        return {"values": values, **({"curves": curves} if curves else {})}
+        blank = {} if view.heatmap.any() else {"blank": True}
+        return {"values": values, **blank, **({"curves": curves} if curves else {})}
 
 
 def _baseline(name: str, case: Case, size: tuple[int, int], through: Array | None, index: int) -> View:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxcam.errors import OptionError
+from onnxcam.errors import ModelError, OptionError
 from onnxcam.integrity import first_line, give_back_weights
 from onnxcam.model import Model
 from onnxcam.runtime import Array, Session
@@ -29,7 +29,8 @@ def at_opset(model: Model, opset: int) -> Model:
     model computes in float16), and whole numbers of 8 bits, such as grey levels, within 1.
 
     Raises:
-        OptionError: a node needs a later opset, there is no such opset, the converter fails, or the results differ.
+        OptionError: a node needs a later opset, there is no such opset, the converter fails, the runtime refuses what
+            comes of it (a type that an operator takes later only), or the results differ.
         RuntimeUnavailableError: the installed runtime is too old to run it.
     """
     if opset == model.opset:
@@ -177,7 +178,15 @@ def _compare(before: Model, after: Model, opset: int) -> None:
     feeds = _feeds(before)
     names = [str(v.name) for v in before.outputs]
     near = _SAME_IN_HALVES if _held(before) & _HALVES else _SAME
-    want, got = (Session(m, optimize=False).run(feeds, names) for m in (before, after))
+    want = Session(before, optimize=False).run(feeds, names)
+    try:
+        got = Session(after, optimize=False).run(feeds, names)
+    except ModelError as error:  # which names the source's file; the runtime's own words do not
+        why = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        raise OptionError(
+            f"opset={opset}: this export cannot be at it: {why}. Leave it at {before.opset}, or export the source "
+            f"at {opset}"
+        ) from error
     for name, a, b in zip(names, want, got, strict=True):
         if (apart := _distance(a, b)) > near:
             raise OptionError(

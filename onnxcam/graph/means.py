@@ -114,7 +114,7 @@ class _Means:
         """What a node makes of means."""
         given = [t for t in inputs if t is not None]
         if len(given) < len(inputs):
-            return _without_zeros(node, inputs, given)
+            return _without_zeros(node, inputs, given, rows)
         if node.op_type == "Reshape":
             return xp.reshape(given[0], target(node, Rows(rows.axis, 0, 1)))
         return self.writer.op(node.op_type, *given, **{a.name: a.value for a in node.attributes.values()})
@@ -148,11 +148,14 @@ def _within(node: ir.Node, rows: Rows) -> Rows | None:
     return Rows(rows.axis, 0, 0)
 
 
-def _without_zeros(node: ir.Node, inputs: Sequence[Tensor | None], given: Sequence[Tensor]) -> Tensor | None:
+def _without_zeros(
+    node: ir.Node, inputs: Sequence[Tensor | None], given: Sequence[Tensor], rows: Rows
+) -> Tensor | None:
     """What a node makes of means some of which are zero."""
     if not given or node.op_type not in ("Concat", "Add", "Sub"):
         return None
-    if node.op_type == "Add":
+    whole = tuple(1 if a == rows.axis else d for a, d in enumerate(dims_of(node.outputs[0])))
+    if node.op_type == "Add" and given[0].shape == whole:  # not what the zeros would have stretched
         return given[0]
     places = [k for k, t in enumerate(inputs) if t is not None]
     if node.op_type != "Concat" or len(places) <= places[-1] - places[0]:
@@ -173,5 +176,6 @@ def _of_flat_product(node: ir.Node, rows: Rows) -> ir.Value | None:
     flat = _written(_input(gemm)) if gemm is not None and gemm.op_type == "Gemm" and len(gemm.inputs) == 2 else None
     if gemm is None or flat is None or flat.op_type != "Reshape" or bool(gemm.attributes.get_int("transA", False)):
         return None
-    lead, out = dims_of(_input(flat))[:-1], dims_of(node.outputs[0])[:-1]
-    return _input(flat) if lead == out and None not in lead and rows.axis < len(lead) else None
+    dims, out = dims_of(_input(flat)), dims_of(node.outputs[0])[:-1]
+    kept = dims[-1:] == dims_of(_input(gemm))[-1:] and None not in dims  # a row is a token, not several
+    return _input(flat) if kept and dims[:-1] == out and rows.axis < len(out) else None

@@ -104,6 +104,7 @@ def picked(node: ir.Node) -> Rows:
     if node.op_type == "Slice":
         cut = _sliced(node)
         _demand(len(cut) == 1)
+        _demand(cut[0].count == 1 or isinstance(_dims(node)[cut[0].axis], int))  # a free axis may end among them
         return cut[0]
     _demand(node.op_type == "Gather")
     places, dims = _integers(node, 1), _dims(node)

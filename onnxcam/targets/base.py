@@ -61,7 +61,8 @@ class Scene:
 
     @cached_property
     def ranking(self) -> Tensor:
-        """(N, C): numbers whose largest is that of :attr:`rows`, by fewer passes over a class per pixel."""
+        """(N, C): numbers whose largest is that of :attr:`rows`, by fewer passes over a class per pixel; where pixels
+        are ties, of the classes that win some."""
         dense = self.logits.kind == "dense"
         return _ranked(channels_first(self.tensor(), self.logits)) if dense else self.rows
 
@@ -322,7 +323,8 @@ def _own_pixels(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _ranked(z: Tensor) -> Tensor:
     """A class's own pixels hold the top logit, so one product sums it there. No class that wins none is the top one:
-    its mean over all pixels is below that of the top logits, and so below the best mean of a class that wins some.
+    its mean over all pixels is below that of the top logits, and so, where each pixel has one winner, below the best
+    mean of a class that wins some. Low pixels that several share may pull all of these below it; they stay the winners.
     """
     top, won, share = _own_pixels(z)
     classes = z.shape[1] if z.shape is not None and isinstance(z.shape[1], int) else 0

@@ -88,6 +88,18 @@ def test_what_cannot_start(fails, colours, data, tmp_path):
     assert "need a folder of masks" in fails("audit", colours, data, "--regions", "masks")
     assert "no boxes" in fails("audit", colours, data, "--regions", "detector")
     assert "unknown swap 'noise'" in fails("audit", colours, data, "--swap", "noise")
+    assert "seed=-1: give a whole number" in fails("audit", colours, data, "--seed", "-1")
     assert not (tmp_path / "out").exists()
     message = json.loads(json.dumps(fails("audit", colours, tmp_path / "nowhere", "-o", tmp_path / "out")))
     assert "no such file or folder" in message or "no annotated pictures" in message
+
+
+def test_an_evaluation_is_not_replaced(run, fails, colours, data, tmp_path):
+    """Refused before the work; the evaluation goes on."""
+    asked = ("evaluate", colours, data, "--methods", "gradcam", "--metrics", "complexity", "-o", tmp_path / "out")
+    assert run(*asked).code == 0
+    kept = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
+    refused = fails("audit", colours, tmp_path / "nowhere", "-o", tmp_path / "out")
+    assert "results.jsonl' is there already, but of no audit: choose another folder" in refused
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()} == kept
+    assert run(*asked, "--resume").code == 0

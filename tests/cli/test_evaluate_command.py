@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from builders import png
 
+from onnxcam.errors import OptionError
 from onnxcam.evaluate.metrics import METRICS
 
 pytestmark = pytest.mark.anyruntime
@@ -41,6 +42,7 @@ def test_the_table_shows_methods_above_baselines(run, model, data):
         told = [f"{c['value']:.3f}{'*' * bool(c.get('beats'))} ({c['low']:.3f} to {c['high']:.3f})" for c in cells]
         assert " ".join(line.split()[1:]) == " ".join(told)
     assert lines[6].startswith("4 samples in 4 pictures, 0 failed; the model is right on ")
+    assert lines[-1].startswith("some numbers rest on 4 pictures: below 20,")
 
 
 def test_a_folder_holds_all_and_is_gone_on_with(run, fails, model, data, tmp_path):
@@ -67,6 +69,18 @@ def test_failures_are_told_and_counted(run, model, data):
     for k in (0, 1, 3):
         (data.parent / f"{k}.png").write_bytes(b"")
     assert run("evaluate", model, data, *FEW).code == 2
+
+
+def test_a_check_that_fails_makes_the_exit_code_1(run, model, data, monkeypatch):
+    def refuse(*_, **__):
+        raise OptionError("it takes integers")
+
+    monkeypatch.setattr("onnxcam.evaluate.sanity.input_shift", refuse)
+    done = run("evaluate", model, data, *FEW[:-1], "energy,input_shift", "-o", data.parent / "out")
+    assert (done.code, done.err.count("it takes integers")) == (1, 2)  # of both methods
+    assert "4 samples in 4 pictures, 0 failed, 2 checks failed; the model" in done.out
+    page = (data.parent / "out" / "report.html").read_text()
+    assert "<dt>Failed checks</dt><dd>2</dd>" in page
 
 
 def test_progress_comes_in_lines(run, model, data, monkeypatch):
@@ -96,6 +110,8 @@ def test_what_cannot_start_says_why(fails, model, data):
     assert "evaluate takes a model and data" in fails("evaluate", model)
     assert "did you mean 'energy'" in fails("evaluate", model, data, "--metrics", "enery")
     assert "no such file" in fails("evaluate", model, data.parent / "none.csv").lower()
+    assert "seed=-1: give a whole number" in fails("evaluate", model, data, "--seed", "-1")
+    assert "batch=0: give a whole number" in fails("evaluate", model, data, "--batch", "0")
 
 
 def test_the_metrics_are_listed(run):

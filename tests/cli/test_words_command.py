@@ -73,6 +73,11 @@ def test_names_by_hand_and_json(run, colours, photo, tmp_path):
     assert first["sentence"] == "cold, which it did not say because of: grass (+)"
     assert first["positive"][0]["drop"] == pytest.approx(1)
     assert second["files"]["evidence"].endswith("photo-2.words.png")
+    steering = tmp_path / "a\x1b[31mX.png"
+    steering.write_bytes(photo.read_bytes())
+    said = run("words", "explain", colours, steering, "--names", tmp_path / "own.csv", "-o", tmp_path / "out").out
+    assert "\x1b" not in said
+    assert said.count(r"a\x1b[31mX") == 2  # the photo, and the picture of the evidence
     plain = run("words", "explain", colours, photo, "--names", tmp_path / "own.csv", "-o", tmp_path / "out")
     assert "1 of the 1 channels that speak most for it have no name" in plain.out
 

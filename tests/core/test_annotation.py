@@ -104,6 +104,15 @@ def test_voc_counts_pixels_from_one_with_both_ends(pictures):
     assert ElementTree.fromstring(voc(pictures[1])).findtext("filename") == "b & c.jpg"
 
 
+@pytest.mark.parametrize("odd", ["\x00", "\x1b", "\x0b", "\ud800", "\ufffe", "\uffff"])
+def test_what_xml_does_not_allow_is_replaced(pictures, odd):
+    label = Region(f"a{odd}b\t\u20ac\U0001f600", pictures[2].regions[0].box, pictures[2].regions[0].mask)
+    text = voc(Annotated(f"x{odd}.png", (3, 4), [label]))
+    root = ElementTree.fromstring(text.encode())
+    assert root.findtext("filename") == "x\ufffd.png"
+    assert root.findtext("object/name") == "a\ufffdb\t\u20ac\U0001f600"
+
+
 def test_regions_are_the_components():
     heat = np.where(RING, 0.5, 9.0)
     heat[0, 2] = 0.75

@@ -10,7 +10,8 @@ import pytest
 from builders import png
 
 from onnxcam.errors import ImageError, OptionError
-from onnxcam.evaluate.data import Sample, class_map, find_samples
+from onnxcam.evaluate.classes import class_map
+from onnxcam.evaluate.data import Sample, find_samples
 from onnxcam.evaluate.masks import inside, read_mask, run_lengths
 from onnxcam.image import save_image
 
@@ -63,6 +64,33 @@ def test_masks_may_lie_flat_and_none_that_fits_is_refused(tmp_path):
         find_samples(tmp_path / "data", masks=tmp_path / "nowhere")
     beside = mask_file(tmp_path / "data" / "dog" / "7.mask.png", np.ones((20, 16), bool))
     assert [s.mask for s in find_samples(tmp_path / "data", masks=tmp_path / "data")] == [str(beside)]
+
+
+def test_dots_in_names_are_no_suffixes(tmp_path):
+    """Of folders and files: only the last one is cut off, and ``.mask`` before it."""
+    for number in (1, 2, 3):
+        png(tmp_path / "data" / "v1.2" / f"frame.000{number}.jpg.png", number)
+    masks = tmp_path / "masks" / "v1.2"
+    for name in ("frame.0001.jpg.png", "frame.0003.jpg.mask.png", "frame.png", "frame.0002.png"):
+        mask_file(masks / name, np.ones((20, 16), bool))
+    found = find_samples(tmp_path / "data", masks=tmp_path / "masks")
+    names = ("frame.0001.jpg.png", None, "frame.0003.jpg.mask.png")
+    assert [s.mask for s in found] == [name and str(masks / name) for name in names]
+
+
+def test_masks_of_a_table_lie_in_folders_like_its_pictures(tmp_path):
+    """One that lies flat may be of either."""
+    for name in ("a", "b"):
+        png(tmp_path / name / "1.png")
+    table = put(tmp_path / "t.csv", "path,truth\na/1.png,cat\nb/1.png,cat\nb/1.png,dog\n")
+    inner = mask_file(tmp_path / "masks" / "b" / "1.png", np.ones((20, 16), bool))
+    found = find_samples(table, masks=tmp_path / "masks")
+    assert [s.mask for s in found] == [None, str(inner), str(inner)]
+    flat = mask_file(tmp_path / "masks" / "1.png", np.ones((20, 16), bool))
+    assert [s.mask for s in find_samples(table, masks=tmp_path / "masks")] == [str(flat), str(inner), str(inner)]
+    inner.unlink()
+    with pytest.raises(OptionError, match=r"1 in '.*masks' may belong to '.*a.1\.png' or to '.*b.1\.png'"):
+        find_samples(table, masks=tmp_path / "masks")
 
 
 def test_a_table_joins_the_boxes_of_a_class(tmp_path):
@@ -132,6 +160,18 @@ def test_voc_counts_from_one_and_leaves_difficult_objects_out(tmp_path):
     png(tmp_path / "voc" / "JPEGImages" / "1.jpg")
     put(tmp_path / "voc" / "Annotations" / "1.xml", text)
     assert told(find_samples(tmp_path / "voc"), tmp_path / "voc" / "JPEGImages") == expected
+
+
+def test_a_renamed_picture_is_the_one_called_like_the_xml(tmp_path):
+    """Beside it, or in JPEGImages; what the XML names comes first."""
+    one = ("dog", 0, 1, 1, 2, 2)
+    for name in ("flat/a[1].xml", "voc/Annotations/b.xml", "both/c.xml"):
+        put(tmp_path / name, xml("orig.png", one))
+    for name in ("flat/a[1].png", "voc/JPEGImages/b.webp", "both/c.png", "both/orig.png"):
+        put(tmp_path / name, "")
+    found = [find_samples(tmp_path / folder)[0].source for folder in ("flat", "voc", "both")]
+    wanted = ("flat/a[1].png", "voc/JPEGImages/b.webp", "both/orig.png")
+    assert found == [str(tmp_path / name) for name in wanted]
 
 
 def test_a_file_name_in_xml_leads_nowhere_else(tmp_path):

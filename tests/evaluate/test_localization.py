@@ -13,14 +13,14 @@ from onnxcam.errors import OptionError
 from onnxcam.evaluate.localization import (
     MAX_BOX_ACC_V2,
     THRESHOLDS,
-    box_ious,
+    at_best_threshold,
     calibrated,
-    iou,
+    component_boxes,
+    fits,
     ious,
     localization_error,
     mask_iou,
     mask_ious,
-    max_box_acc,
     pointing_recall,
     points_at,
     region,
@@ -52,14 +52,14 @@ def test_iou_counts_pixels():
         p, q = region((8, 8), [a]), region((8, 8), [b])
         whole = (p | q).sum()
         assert table[i, j] == ((p & q).sum() / whole if whole else 0)
-    assert iou((0, 0, 2, 2), (1.5, 0, 3.5, 2)) == pytest.approx(1 / 7)
+    assert ious([(0, 0, 2, 2)], [(1.5, 0, 3.5, 2)]).tolist() == [[pytest.approx(1 / 7)]]
 
 
 def test_corners_in_another_order_are_refused():
     with pytest.raises(OptionError, match="x0 <= x1"):
-        iou((3, 0, 1, 2), (0, 0, 1, 1))
+        ious([(3, 0, 1, 2)], [(0, 0, 1, 1)])
     with pytest.raises(OptionError, match="x0 <= x1"):
-        iou((0, 0, float("nan"), 2), (0, 0, 1, 1))
+        ious([(0, 0, float("nan"), 2)], [(0, 0, 1, 1)])
 
 
 def test_a_region_holds_the_pixels_whose_centres_lie_inside():
@@ -116,7 +116,7 @@ def slow_box_ious(heat, truth, thresholds, all_components):
         for part in parts:
             rows, columns = [r for r, _ in part], [c for _, c in part]
             box = (min(columns), min(rows), max(columns) + 1, max(rows) + 1)
-            best = max([best, *(iou(box, t) for t in truth)])
+            best = max([best, *ious([box], truth)[0]])
         found.append(best)
     return found
 
@@ -128,24 +128,30 @@ def test_ious_per_threshold_are_those_of_plain_loops(all_components):
     spots = [(3, 4, 9.0, 1.0), (10, 12, 4.0, 0.8), (1, 15, 2.0, 0.6)]
     heat = sum(v * np.exp(-((y - r) ** 2 + (x - c) ** 2) / s) for r, c, s, v in spots) + 0.01 * rng.random((14, 17))
     truth = [(10, 8, 15, 13), (2, 1, 8, 7)]
-    levels = THRESHOLDS[::9]
-    found = box_ious(heat, truth, levels, all_components)
+    levels = THRESHOLDS[::5]
+    found = fits(component_boxes(heat, levels), truth, all_components)
     np.testing.assert_array_equal(found, slow_box_ious(heat, truth, levels, all_components))
     assert 0 < found.min() < found.max()
 
 
 def test_max_box_acc_takes_one_threshold_for_all_images():
     table = np.array([[0.9, 0.6, 0.1], [0.2, 0.5, 0.8], [0.3, 0.2, 0.75]])
-    assert max_box_acc(table) == 2 / 3  # at the second threshold, or the third
-    assert max_box_acc(table, 0.9) == 1 / 3
+
+    def best(rows, *levels):
+        return at_best_threshold(np.stack([(rows >= level).mean(axis=0) for level in levels]))
+
+    assert best(table, 0.5) == 2 / 3  # at the second threshold, or the third
+    assert best(table, 0.9) == 1 / 3
     # 0.3: 2, 2, 2 of 3 images; 0.5: 1, 2, 2; 0.7: 1, 0, 2
-    assert max_box_acc(table, MAX_BOX_ACC_V2) == pytest.approx((2 + 2 + 2) / 9)
-    assert max_box_acc(table[:2], MAX_BOX_ACC_V2) == pytest.approx((2 + 2 + 1) / 6)
+    assert best(table, *MAX_BOX_ACC_V2) == pytest.approx((2 + 2 + 2) / 9)
+    assert best(table[:2], *MAX_BOX_ACC_V2) == pytest.approx((2 + 2 + 1) / 6)
+    both = np.array([[[0.1, 0.7], [0.4, 0.2]], [[0.0, 0.5], [0.5, 0.5]]])  # two tables at once
+    assert at_best_threshold(both).tolist() == pytest.approx([0.55, 0.5])
 
 
 def test_an_image_without_true_box_is_refused():
     with pytest.raises(OptionError, match="no true box"):
-        box_ious(np.ones((3, 3)), [])
+        fits(component_boxes(np.ones((3, 3))), [])
 
 
 def test_components_and_their_boxes():
@@ -186,8 +192,6 @@ def test_a_split_leaves_images_on_both_sides():
 def test_mask_iou_by_hand():
     found, truth = np.array([[1, 1, 0], [0, 1, 0]], bool), np.array([[0, 1, 1], [0, 1, 0]], bool)
     assert mask_iou(found, truth) == 0.5
-    assert mask_iou(found, truth, ignore=np.array([[1, 0, 0], [0, 0, 0]], bool)) == 2 / 3
-    assert mask_iou(found, truth, ignore=np.array([[0, 1, 0], [0, 0, 0]], bool)) == 1 / 3
     assert mask_iou(found & ~found, truth & ~truth) == 0.0
     with pytest.raises(OptionError, match=r"\(2, 3\) cannot be held against one of \(3, 2\)"):
         mask_iou(found, truth.T)

@@ -24,7 +24,7 @@ EVIL = "</style><script>alert(1)</script>&\u202e"
 
 
 def estimate(value: float, low: float, high: float) -> Estimate:
-    return Estimate(value, low, high, 9)
+    return Estimate(value, low, high, 29)
 
 
 def results(**changes) -> Results:
@@ -38,7 +38,7 @@ def results(**changes) -> Results:
         "model": f"models/{EVIL}.onnx", "data": EVIL, "methods": ("gradcam", "layercam"),
         "baselines": dict.fromkeys(("gradcam", "layercam"), ("random", "centre")), "metrics": ("energy",),
         "table": table,
-        "counts": {"pictures": 12, "samples": 1234, "errors": 3, "left_out": 4}, "accuracy": 0.875,
+        "counts": {"pictures": 12, "samples": 1234, "errors": 3, "failed_checks": 0, "left_out": 4}, "accuracy": 0.875,
         "curves": {"gradcam": {"insertion_blur": tuple((k / 20, k / 20) for k in range(21))},
                    "random": {"insertion_blur": ((0.0, 0.5), (1.0, 0.5))}},
         "failures": ((EVIL, "gradcam", EVIL),), "configuration": {}, "notes": (EVIL,), **changes,

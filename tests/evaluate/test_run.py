@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from builders import classifier, png, write
 from onnxcam import Explainer
 from onnxcam.errors import GradientError, OptionError, OutputError, UnknownNameError
 from onnxcam.evaluate import evaluate, sanity
-from onnxcam.evaluate.localization import box_ious
+from onnxcam.evaluate.localization import component_boxes, fits
 from onnxcam.evaluate.metrics import METRICS
 from onnxcam.evaluate.run import Evaluation
 from onnxcam.evaluate.table import make_table
@@ -89,7 +90,8 @@ def test_a_row_is_what_explainer_and_formula_give(model, data):
         whole = e.heatmap_on_image().astype(np.float64)
         inside = whole[y0:y1, x0:x1].sum() / whole.sum()
         assert row["values"]["energy"] == pytest.approx(inside, rel=1e-5)
-        one, every = (box_ious(whole, sample.boxes, [k / 50 for k in range(1, 51)], each) for each in (False, True))
+        found_boxes = component_boxes(whole, [k / 50 for k in range(1, 51)])
+        one, every = (fits(found_boxes, sample.boxes, each) for each in (False, True))
         assert row["values"]["max_box_acc"] == [int(v >= 0.5) for v in one]
         assert row["values"]["max_box_acc_v2"] == [[int(v >= level) for v in every] for level in (0.3, 0.5, 0.7)]
         lost = max(0, p(x) - p((x * e.heatmap).astype(np.float32))) / p(x)
@@ -251,6 +253,46 @@ def test_one_baseline_that_is_not_beaten_is_enough():
     assert (cell.beats, cell.loses) == (False, False)
 
 
+@pytest.mark.parametrize(("count", "sure"), [(1, False), (19, False), (20, True)])
+def test_few_pictures_beat_nothing(count, sure):
+    """However far apart the methods are: of one picture the bootstrap's interval has no width at all."""
+    cells = {"m": [(f"{k}", 0.9) for k in range(count)], "b": [(f"{k}", 0.1) for k in range(count)]}
+    cell = table("energy", cells, {"m": ("b",)})["m"]["energy"]
+    assert (cell.against["b"].low, cell.against["b"].count) == (pytest.approx(0.8), count)
+    assert (cell.beats, table("average_drop", cells, {"m": ("b",)})["m"]["average_drop"].loses) == (sure, sure)
+
+
+def test_of_one_picture_the_numbers_are_its_own_and_their_doubt_is_told(model, data):
+    data.write_text(f"path,truth,box\n0.png,0,{BOXES[0]}")
+    found = evaluate(model, data, ["gradcam"], ["energy"], **PLAIN)
+    job = Evaluation(model, data, ["gradcam"], ["energy"], **PLAIN)
+    own = {r["method"]: r["values"]["energy"] for r in rows(job)}
+    for name, cells in found.table.items():
+        e = cells["energy"].estimate
+        assert (e.value, e.low, e.high, e.count) == (*[pytest.approx(own[name])] * 3, 1)
+    assert not found.cell("gradcam", "energy").beats
+    assert found.notes[-1].startswith("some numbers rest on 1 picture: below 20,")
+
+
+def test_blank_maps_are_left_out_where_pixels_are_ranked_and_counted(model, data, monkeypatch):
+    """Of the first picture's sample of class 3: its place would be judged, not the map."""
+    explain = Whole.explain_tensor
+
+    def blank(self, x, target=None, **options):
+        e = explain(self, x, target, **options)[0]
+        return [replace(e, heatmap=0 * e.heatmap) if target == 3 else e]
+
+    monkeypatch.setattr(Whole, "explain_tensor", blank)
+    asked = ["insertion_zero", "deletion_blur", "road", "road_morf", "average_drop"]
+    job = Evaluation(model, data, ["gradcam"], asked, **PLAIN)
+    mine = [r for r in rows(job) if r["method"] == "gradcam"]
+    ranked = [[r["values"][m] for m in asked[:4]] for r in mine]
+    assert [r.get("blank", False) for r in mine] == [values == [None] * 4 for values in ranked]
+    (first,) = [r for r in mine if r.get("blank")]
+    assert (first["truth"], first["values"]["average_drop"] is None, "curves" in first) == ("3", False, False)
+    assert "gradcam: 1 of 6 maps are blank; deletion, insertion and ROAD leave them out" in job.results().notes
+
+
 def test_the_pointing_game_is_a_mean_over_classes():
     cells = {"m": [("p", 1, "a"), ("q", 1, "a"), ("r", 0, "a"), ("r", 0, "b")], "b": [("p", 0, "a")]}
     assert table("pointing_game", cells, {"m": ("b",)})["m"]["pointing_game"].estimate.value == pytest.approx(
@@ -315,6 +357,25 @@ def test_a_check_that_fails_is_told_and_a_killed_one_made_again(model, data, tmp
     assert whole(tmp_path / "out") == expected
 
 
+def test_checks_are_drawn_by_the_seed(model, data, monkeypatch):
+    few = partial(sanity.randomisation, points=1)
+    monkeypatch.setattr(sanity, "randomisation", few)
+    found = evaluate(model, data, ["gradcam"], ["randomisation", "stability"], seed=2, **PLAIN)
+    pictures, options = [str(data.parent / f"{k}.png") for k in range(5)], {"preprocess": "unit", "threads": 1}
+    alike = few(model, pictures, "gradcam", seeds=(6, 7, 8), **options).values[..., 1].mean()
+    moved = sanity.stability(Explainer(model, **options), pictures, seed=2).largest.mean()
+    assert found.cell("gradcam", "randomisation").estimate.value == pytest.approx(alike, abs=1e-5)
+    assert found.cell("gradcam", "stability").estimate.value == pytest.approx(moved, rel=1e-5)
+
+
+def test_without_a_picture_a_check_fails_and_is_counted(model, data):
+    for k in range(5):
+        (data.parent / f"{k}.png").write_bytes(b"none")
+    found = evaluate(model, data, ["gradcam"], ["stability"], **PLAIN)
+    assert found.failures[-1] == ("", "gradcam", "there is no picture to check on: none could be explained")
+    assert (found.counts["errors"], found.counts["failed_checks"]) == (6, 1)
+
+
 # ---- The folder ----
 
 
@@ -348,6 +409,9 @@ def test_lines_of_another_sample_or_none_are_cut_off(model, data, tmp_path):
         [*lines[:3], *lines[6:]],
         [*lines[:3], b"{}\n", *lines[3:]],
         [*lines[:4], b'{"index": \n', *lines[4:]],
+        [*lines[:3], b'{"index": 1, "source": "a", "explained": 0}\n' * 3, *lines[6:]],
+        [*lines[:3], b'{"index": 1, "method": "gradcam", "values": {}}\n' * 3, *lines[6:]],
+        [*lines[:3], b'{"index": 1, "source": "a", "method": "gradcam"}\n' * 3, *lines[6:]],
     ):
         (tmp_path / "out" / "results.jsonl").write_bytes(b"".join(damaged))
         with Evaluation(model, data, ["gradcam"], FEW, tmp_path / "out", resume=True, **PLAIN) as job:
@@ -398,6 +462,20 @@ def test_another_evaluation_does_not_go_on(model, data, tmp_path):
     assert whole(tmp_path / "out") == before
 
 
+def test_a_refused_resume_leaves_the_plan_of_a_job_without_rows(model, data, tmp_path):
+    """Killed before its first row."""
+    evaluate(model, data, ["gradcam"], FEW, tmp_path / "out", **PLAIN)
+    plan = tmp_path / "out" / ".onnxcam" / "evaluation.json"
+    before = plan.read_bytes()
+    for name in whole(tmp_path / "out"):
+        (tmp_path / "out" / name).unlink()
+    for change in ({"resume": True, "seed": 1}, {"resume": False}):
+        with pytest.raises(OptionError):
+            evaluate(model, data, ["gradcam"], FEW, tmp_path / "out", **change, **PLAIN)
+        assert plan.read_bytes() == before
+    assert evaluate(model, data, ["gradcam"], FEW, tmp_path / "out", resume=True, **PLAIN).counts["errors"] == 0
+
+
 def test_the_folder_of_something_else_is_left_alone(model, data, tmp_path):
     (tmp_path / "results.jsonl").write_text("mine")
     with pytest.raises(OptionError, match="of no evaluation: choose another folder"):
@@ -428,7 +506,7 @@ def test_a_picture_that_cannot_be_read_is_one_row_of_error(model, data, tmp_path
     found = evaluate(model, data, ["gradcam"], FEW, tmp_path / "out", **PLAIN)
     kept = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert [r["method"] for r in kept if r["source"].endswith("2.png")] == [None]
-    assert found.counts == {"pictures": 5, "samples": 6, "errors": 1, "left_out": 0}
+    assert found.counts == {"pictures": 5, "samples": 6, "errors": 1, "failed_checks": 0, "left_out": 0}
     assert found.table["gradcam"]["energy"].estimate.count == 4
     assert [(Path(s).name, m) for s, m, _ in found.failures] == [("2.png", "")]
     assert "not a picture in a format that is read" in found.failures[0][2]

@@ -405,6 +405,13 @@ def test_places_that_stay_are_said():
     assert "same places" not in verdict(curve_of([0.0, 0, 0], [0.4, 0.9, 0]))
 
 
+@pytest.mark.parametrize(("first", "said"), [(0.1, "falls at once"), (0.9, "ask for more points")])
+def test_one_point_tells_no_more_than_it_can(first, said):
+    curve = Curve("gradcam", "cascading", ("a",), (0.1,), np.full((1, 1, 3, 3), first))
+    assert said in verdict(curve)
+    assert "hardly" not in verdict(curve)
+
+
 def test_the_words_of_single_layers_name_the_extremes():
     text = verdict(curve_of([0.5, -0.2, 0.9], mode="independent"))
     assert "matters most at b (-0.20" in text

@@ -201,6 +201,14 @@ def test_a_wrong_opset_below_is_found_out(tmp_path, monkeypatch):
         opsets.at_opset(load_model(write(tmp_path / "s.onnx", proto)), 12)
 
 
+def test_a_type_that_an_operator_takes_later_only_is_refused(tmp_path):
+    """Min takes whole numbers from opset 12 on, and keeps a class within those that there are."""
+    ex = Explainer(write(tmp_path / "s.onnx", classifier()), normalize="none")
+    ex.export(tmp_path / "m.onnx", form=Form(opset=12))
+    with pytest.raises(OptionError, match=r"opset=11: .*int64.*Leave it at 18"):
+        explainable([ex], form=Form(opset=11))
+
+
 def test_a_converter_that_fails_is_named(tmp_path, monkeypatch):
     def failing(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         raise RuntimeError("no adapter for Foo\nand a page of C++")

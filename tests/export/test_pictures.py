@@ -392,9 +392,10 @@ def test_real_photos(real_zoo, tmp_path, name, how):
     ex = Explainer(real_zoo / "models" / f"{name}.onnx", preprocess=how)
     export([ex], tmp_path / "m.onnx", form=Form(picture="any", overlay=True))
     entry = load_model(tmp_path / "m.onnx").inputs[0].name
+    near = 1e-3 if "fp16" in name else 1e-5  # the file is of another opset there, where runtimes round at other places
     for file in ("dog_cat_both.png", "zebra.jpg", "daisy.jpg"):
         photo = read_image(real_zoo / "photos" / file)
         e, found = ex.explain(photo), run(tmp_path / "m.onnx", **{str(entry): photo[None]})
         assert found["class_index"][0] == e.class_index
-        np.testing.assert_allclose(found["heatmap"][0], e.heatmap_on_image(), atol=1e-5)
+        np.testing.assert_allclose(found["heatmap"][0], e.heatmap_on_image(), atol=near)
         np.testing.assert_array_equal(found["overlay"][0], overlay(photo, found["heatmap"][0]))

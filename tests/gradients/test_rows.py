@@ -166,6 +166,8 @@ def weights() -> dict[str, np.ndarray]:
         "two": 2,
         "minus_one": -1,
         "minus_two_s": -2,
+        "two_s": [2],
+        "three_s": [3],
         "zeros": [0],
         "ones": [1],
         "last": [-1],
@@ -173,7 +175,8 @@ def weights() -> dict[str, np.ndarray]:
     places |= {"minus_two": [-2], "corner": [0, T - 1, 0], "opposite": [2**31, T, 2**63 - 1]}
     shapes = {"split": [0, 0, 3, H, -1], "heads": [0, 0, H, -1], "flat": [0, 0, D], "free_flat": [-1, D]}
     shapes |= {"turned_split": [T, 1, 3, D], "turned_heads": [T, H, D // H], "turned_flat": [T, D]}
-    shapes |= {"turned_back": [T, 1, D]}
+    shapes |= {"turned_back": [T, 1, D], "tokens_and_channels": [1, 2]}
+    shapes |= {"pairs": [-1, 2 * D], "halves": [1, T - 1, D // 2], "joined": [1, (T - 1) // 2, D]}
     integers = {k: np.asarray(v, np.int64) for k, v in (places | shapes).items()}
     return {k: v * 0.5 for k, v in matrices.items()} | {k: np.asarray(v) for k, v in scalars.items()} | integers
 
@@ -342,6 +345,26 @@ def test_several_values_share_what_is_written() -> None:
         np.testing.assert_allclose(array, evaluated(alone, [f"onnxcam/grad/{name}"], x=x, **{SEED: seed})[0], 1e-9)
 
 
+def test_a_cut_that_a_free_axis_may_not_fill_is_none_of_so_many_rows() -> None:
+    """Two tokens from the second on, of two: one."""
+    text = """z = MatMul(x, w_in)
+        a = MatMul(z, w_q)
+        b = Mul(a, a)
+        c = Slice(b, {start}, {stop}, ones)
+        d = ReduceMean<keepdims = 0>(c, ones)
+        y = MatMul(d, w_head)"""
+    source = opened(proto(text.format(start="ones", stop="three_s"), tokens="T"))
+    model = ir.to_proto(add_gradients(source, of="y", wrt="z").ir_model)
+    x, seed = numbers(2, 2, D), numbers(2, 3)
+    z = x @ WEIGHTS["w_in"]
+    expected = np.zeros_like(z)
+    expected[:, 1] = (2 * (z[:, 1] @ WEIGHTS["w_q"]) * (seed @ WEIGHTS["w_head"].T)) @ WEIGHTS["w_q"].T
+    np.testing.assert_allclose(evaluated(model, ["onnxcam/grad/z"], x=x, **{SEED: seed})[0], expected, 1e-9)
+    assert not by_rows(source, "z")
+    one = opened(proto(text.format(start="ones", stop="two_s"), tokens="T"))
+    assert by_rows(one, "z") == {"a", "b"}, "where it is one, it is there"
+
+
 # Means over tokens, as Grad-CAM weighs channels
 
 
@@ -388,6 +411,47 @@ def test_a_mean_of_doubled_values_is_found_at_once() -> None:
     (mean,) = evaluated(ir.to_proto(model.ir_model), ["mean"], x=numbers(1, T, D), **{SEED: y})
     expected = WEIGHTS["w_in"] @ (WEIGHTS["w_head"] @ y[0]) * 2.0**40
     np.testing.assert_allclose(mean[0, :, 0, 0], expected, rtol=1e-12)
+
+
+MEANT = {  # from x to y, and samples and tokens
+    "a token and the sum over all": (
+        """a = MatMul(x, w_in)
+        first = Gather<axis = 1>(a, zero)
+        of_one = MatMul(first, w_head)
+        all = ReduceSum<keepdims = 0>(a, tokens_and_channels)
+        of_all = Unsqueeze(all, ones)
+        y = Add(of_one, of_all)""",
+        (D, T),
+    ),
+    "a product of two tokens at a time": (
+        """a = Reshape(x, pairs)
+        b = MatMul(a, w_down)
+        c = Reshape(b, halves)
+        d = Tanh(c)
+        e = Reshape(d, joined)
+        f = MatMul(e, w_head)
+        y = ReduceSum<keepdims = 0>(f, ones)""",
+        (1, T - 1),
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "dims"), MEANT.values(), ids=MEANT)
+def test_a_mean_where_zeros_are_stretched_or_rows_are_not_tokens(text, dims) -> None:
+    """A number for all channels stays the mean of as many; a matrix of pairs is none of tokens."""
+    samples, tokens = dims
+    source = opened(proto(text, batch="N" if samples > 1 else 1, tokens=tokens))
+    x, y = numbers(samples, tokens, D), numbers(samples, 3)
+    whole = ir.to_proto(add_gradients(source, of="y", wrt="x").ir_model)
+    (expected,) = evaluated(whole, ["onnxcam/grad/x"], x=x, **{SEED: y})
+    model = source.clone()
+    writer = Writer(model.graph, model.opset)
+    seed = writer.input(SEED, ir.DataType.DOUBLE, dims_of(model.values["y"]))
+    (gradient,) = backward(model, writer, model.values["y"], seed, [model.values["x"]]).gradients
+    turned = xp.permute_dims(xp.take(gradient, range(tokens - 8, tokens), axis=1), (0, 2, 1))
+    writer.output(xp.mean(xp.reshape(turned, (-1, D, 2, 4)), (2, 3), keepdims=True), "mean")
+    (mean,) = evaluated(ir.to_proto(model.ir_model), ["mean"], x=x, **{SEED: y})
+    np.testing.assert_allclose(mean[..., 0, 0], expected[:, -8:].mean(axis=1), rtol=1e-9, atol=1e-12)
 
 
 # Parts of a value, read one by one
