@@ -10,8 +10,9 @@ EXTRA ?= $(shell $(PYTHON) -c "import platform as p, sys; \
 	print('cpu' if sys.version_info >= (3, 13) or arm else 'training')")
 STAMPS := .stamps
 PYTEST := python -m pytest -n 2
+unexport PYTHONDONTWRITEBYTECODE  # the tests start some two hundred processes: compiled once, not by each of them
 
-.PHONY: demo test conformance runtimes lint test-training test-cpu test-browser test-web test-examples test-ray package pictures clean
+.PHONY: demo test conformance runtimes lint test-training test-cpu fuzz soak test-browser test-web test-examples test-ray package pictures clean
 
 demo: $(STAMPS)/run
 	@echo "ONNX Runtime: onnxcam[$(EXTRA)]"
@@ -48,6 +49,16 @@ test-examples: $(STAMPS)/cpu
 # Jobs on two machines, as far as Ray can tell.
 test-ray: $(STAMPS)/ray
 	$(VENV_RAY)/bin/python -m pytest -rs tests/batch/test_ray.py
+
+# Damaged and hostile files: each must give a result or an error of onnxcam. FUZZ_ZOO adds models and pictures.
+fuzz: $(STAMPS)/cpu
+	$(VENV_CPU)/bin/python -m benchmarks.fuzz models --count 5000 $(FUZZ_ZOO:%=--zoo %)
+	$(VENV_CPU)/bin/python -m benchmarks.fuzz images --count 5000 $(FUZZ_ZOO:%=--zoo %)
+	$(VENV_CPU)/bin/python -m benchmarks.fuzz words --count 2000
+
+# Half an hour of mixed work: memory must stay where it was.
+soak: $(STAMPS)/cpu
+	$(VENV_CPU)/bin/python -m benchmarks.soak
 
 # The figures of docs/operators.md: the portable engine on the newest runtime, the training engine on its own build.
 conformance: $(STAMPS)/dev $(STAMPS)/cpu

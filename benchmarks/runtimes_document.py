@@ -64,6 +64,7 @@ What an exported file does so that it runs in so many places:
   does just that with every square weight, so it reads twice the weight and halves the product: the same bits, 1.00 x
   the time on ONNX Runtime (shapes-vit, saliency: 3.40 ms against 3.41), and no second copy in the file.
 - MaxPool's gradient (`ScatterElements` with `reduction="add"` at MaxPool's `Indices`) is right on all of these.
+- OpenVINO takes a `HardSigmoid`'s `beta` of 0 for the default, 0.5: the masks of gradients write -1.2e-38.
 
 OpenVINO computes in half precision where the machine has it: ask for `INFERENCE_PRECISION_HINT: f32`.
 """

@@ -117,7 +117,8 @@ class BlackBox:
             raise ModelError(f"{self.name} gives NaN or infinite scores for this picture; check what it is given")
         assert self.method.procedure is not None
         found = np.asarray(self.method.procedure(probe, **self.options), np.float32)
-        raw = Raw({**_answers(first, index), "score": _score(first, probe.target)[:, None]}, [found[None]])
+        answers = {**_answers(first, index), "score": _score(first, probe.target)[:, None]}
+        raw = Raw(answers, [found[None]], notes=[probe.notes])
         explained = self._recorder(first.shape[1]).explanations(chosen, raw, (pixels.shape[2], pixels.shape[3]))[0]
         return replace(
             explained,
@@ -166,7 +167,7 @@ class _Asked:
 
     def __init__(self, box: BlackBox, x: Array, target: Target, classes: int) -> None:
         self.box, self.x, self.target, self.classes = box, x, target, classes
-        self.batch = box.batch
+        self.batch, self.notes = box.batch, list[str]()
 
     def score(self, x: Array) -> Array:
         """(B, C, H, W) -> (B,): the explained score."""
@@ -179,6 +180,10 @@ class _Asked:
         """Hand progress on."""
         if self.box.progress is not None:
             self.box.progress(done, total)
+
+    def note(self, text: str) -> None:
+        """Keep what the record is to tell."""
+        self.notes.append(text)
 
     def _more(self, *_: Any, **__: Any) -> Any:
         raise OptionError(f"{self.box.method.title} asks for more than scores; {_OFFER.format(_possible())}")
@@ -232,7 +237,7 @@ def _handed(pixels: Array, spec: InputSpec) -> Array:
         limits = np.iinfo(dtype)
         pixels = np.clip(np.rint(pixels), limits.min, limits.max)
     laid = np.moveaxis(pixels, 1, -1) if spec.layout == "NHWC" else pixels
-    return np.ascontiguousarray(laid, dtype=dtype)
+    return np.array(laid, dtype, order="C")  # a copy: the function may keep it, and the next pictures take its place
 
 
 def _score(rows: Array, target: Target) -> Array:

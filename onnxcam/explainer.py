@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxcam.cache import identity
 from onnxcam.core import maps
 from onnxcam.core.localize import Placement
-from onnxcam.errors import GradientError, OptionError, UnknownNameError
+from onnxcam.errors import GradientError, ImageError, OptionError, UnknownNameError
 from onnxcam.explanation import Explanation
 from onnxcam.finding import SMOOTHINGS, Finder
 from onnxcam.gradients import ENGINES
 from onnxcam.graph.attention import find_attention, written_out
 from onnxcam.graph.inspect import Logits, find_logits
-from onnxcam.image import Preprocess, as_image
+from onnxcam.image import MAX_PIXELS, Preprocess, as_image, decode_image, read_file
 from onnxcam.inputs import Given, given_inputs, vocabulary
+from onnxcam.isolation import CrashError, Worker
 from onnxcam.layers import TargetLayer, best_layer, classifier_layer, levels, named_layer
 from onnxcam.looks import Looks
 from onnxcam.methods import Method, find_method
@@ -31,7 +33,7 @@ from onnxcam.opening import choose, input_spec, opened
 from onnxcam.probe import Progress
 from onnxcam.programs import Plan, Programs, repeated
 from onnxcam.record import Recorder, Shaping, provenance
-from onnxcam.runtime import Array, Session
+from onnxcam.runtime import Array, Session, doubting
 from onnxcam.targets import Box, Region, Target, as_target, split_output
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ class Explainer:
         budget: how many samples, masks or steps a method of many runs takes for an image: its option of that kind.
         inputs: what the model takes beside the picture, by name: (1, ...) for every picture, or one row per picture,
             or words where the model has a vocabulary; what is not given here is given with each picture.
-        batch: pictures of one run, for methods of many runs.
+        batch: most pictures of one run, for methods of many runs; on a processor fewer of large ones, for its cache.
         progress: called with (done, total) score calls by methods of many runs.
         fuse: ``"max"`` or ``"mean"`` of several layers' heatmaps; None keeps them apart.
         smooth: ``"aug"``: the mean over mirrored and brighter or darker views; ``"eigen"``: the evidence per channel
@@ -85,6 +87,9 @@ class Explainer:
         normalize: ``"max"`` (ReLU, then divide by the maximum), ``"minmax"``, ``"percentile"`` or ``"none"`` (raw);
             None: what suits the method.
         straight_through: let gradients pass signs, roundings and thresholds, for binarised networks.
+        isolate: open the model once, decode pictures and run the runtime in a process of its own: for files of
+            strangers. Where native code crashes there, a ModelError or ImageError says so, and the next picture gets a
+            new process.
 
     Raises:
         ModelError: the file cannot be used.
@@ -114,8 +119,10 @@ class Explainer:
         smooth: str | Sequence[str] = (),
         normalize: str | None = None,
         straight_through: bool = False,
+        isolate: bool = False,
     ) -> None:
-        self.model = opened(model)
+        self.worker = Worker() if isolate else None
+        self.model = opened(model, self.worker)
         self.method = method if isinstance(method, Method) else find_method(method)
         self.options = self.method.checked(options or {}, budget)
         self.inputs = given_inputs(self.model, inputs or {}, whole=False)
@@ -130,12 +137,14 @@ class Explainer:
         self.spec = input_spec(self.model)
         self.preprocess, self.preprocess_reason, self.labels = choose(self.model, preprocess, labels)
         output, self.element = split_output(output, [str(v.name) for v in self.model.outputs])
-        self.logits: Logits = find_logits(self.model, output)
-        self.layers = self._layers(target_layer)
-        new_session = partial(Session, providers=providers, threads=threads)
+        with doubting(self.model):
+            self.logits: Logits = find_logits(self.model, output)
+            self.layers = self._layers(target_layer)
+            levelled = target_layer in ("auto", ["auto"]) and self.layers
+            self.levels = levels(self.model, self.logits) if levelled else ()
+        new_session = partial(Session, providers=providers, threads=threads, worker=self.worker)
         engine = _one_of("engine", engine, ENGINES)
-        self.programs = Programs(self.model, self.logits, new_session, engine, straight_through)
-        self.levels = levels(self.model, self.logits) if target_layer in ("auto", ["auto"]) and self.layers else ()
+        self.programs = Programs(self.model, self.logits, new_session, engine, straight_through, identity(self.model))
         self.vocabulary = vocabulary(self.model)
         self._looks = Looks(self.programs, self.preprocess, self.spec, self.labels, self.vocabulary)
 
@@ -200,9 +209,22 @@ class Explainer:
         Raises:
             ImageError: the picture cannot be read.
         """
-        picture = as_image(image)
+        picture = self.decode(read_file(image), image) if isinstance(image, str | Path) else as_image(image)
         tensor, placement = self.preprocess.apply(picture, self.spec)
         return Prepared(picture, tensor, placement, str(image) if isinstance(image, str | Path) else "")
+
+    def decode(self, data: bytes, name: str | Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+        """The picture in a file's bytes, as :func:`onnxcam.image.decode_image`; where ``isolate`` is on, elsewhere.
+
+        Raises:
+            ImageError: it cannot be read, or native code crashed over it.
+        """
+        if self.worker is None:
+            return decode_image(data, name, max_pixels=max_pixels)
+        try:
+            return self.worker.call(decode_image, data, name, max_pixels=max_pixels)
+        except CrashError as crash:
+            raise ImageError(f"cannot read {str(name)!r}: its decoder {crash}, in a process of its own") from crash
 
     def explain_prepared(
         self, pictures: Sequence[Prepared], target: TargetLike = None, inputs: Mapping[str, Given] | None = None

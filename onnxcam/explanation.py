@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from onnxcam.core.annotation import Region, regions
 from onnxcam.core.localize import Box, Placement
-from onnxcam.errors import OptionError, OutputError, UnknownNameError
+from onnxcam.errors import OptionError, OutputError, UnknownNameError, reason
 from onnxcam.files import write_whole
 from onnxcam.image import Preprocess, save_image
 
@@ -359,8 +359,8 @@ def make_folder(folder: str | Path) -> Path:
         where.mkdir(parents=True, exist_ok=True)
         if not os.access(where, os.W_OK):
             raise PermissionError(13, "permission denied")
-    except OSError as error:
-        raise OutputError(f"cannot write to the folder {where}: {error.strerror or error}; choose another") from error
+    except (OSError, ValueError) as error:  # a name that no folder can have
+        raise OutputError(f"cannot write to the folder {where}: {reason(error)}; choose another") from error
     return where
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxcam.core import eigen
-from onnxcam.errors import OptionError
+from onnxcam.errors import ModelError, OptionError
 from onnxcam.graph.paths import first_float
 from onnxcam.layers import TargetLayer
 from onnxcam.methods import Method
@@ -101,8 +101,18 @@ class Finder:
         if layer.pooled:
             extra = [np.broadcast_to(e, (len(A), *e.shape[1:])).reshape(len(A), -1, 1, 1) for e in extra]
         else:
-            extra = [layer.fold(np.broadcast_to(e, answers[f"A/{layer.value}"].shape)) for e in extra]
+            extra = [layer.fold(self._stretched(e, answers[f"A/{layer.value}"], layer)) for e in extra]
         return _float32(eigen.join(self.method.terms(np, A, *extra), self._join()))
+
+    def _stretched(self, gradient: Array, activations: Array, layer: TargetLayer) -> Array:
+        """A gradient that is equal along an axis comes with length 1 there."""
+        try:
+            return np.broadcast_to(gradient, activations.shape)
+        except ValueError:
+            raise ModelError(
+                f"{self.programs.model.label}: {layer.name} is {activations.shape}, and its gradient {gradient.shape}; "
+                "the shapes that are noted in the file are not those that its values have. Export it again"
+            ) from None
 
     def _join(self) -> str:
         return "eigen" if "eigen" in self.smooth else self.method.join
@@ -131,27 +141,33 @@ class Finder:
         answers, _ = many.run(x, target, others, plan)
         answers = {k: v if v.dtype.kind == "i" else _float32(v) for k, v in answers.items()}
         z = answers[f"A/{logits.name}" if logits.kind == "dense" else "logits"]
-        rest, found = repeated(others, len(x)), []
+        rest, found, notes = repeated(others, len(x)), [], list[Sequence[str]]()
         for k, index in enumerate(answers["class_index"]):
             one, own = x[k : k + 1], {n: a[k : k + 1] for n, a in rest.items()}
             held = target.held(int(index), z[k : k + 1], logits)
             if held.key != target.key:  # the same score where it is, but not when the image changes
                 answers["score"][k] = many.run(one, held, own, Plan())[0]["score"][0]
-            found.append(self._one_procedure(one, held, own))
+            maps, told = self._one_procedure(one, held, own)
+            found.append(maps)
+            notes.append(told)
         stacked = [_float32(np.stack(maps_of)) for maps_of in zip(*found, strict=True)]
         raw = Raw(answers, [], stacked[0]) if self.method.gives == "pixels" else Raw(answers, stacked)
+        raw = replace(raw, notes=notes)
         walk = many.free.last_walk if set(self.method.needs) - {"layer", "head"} else None
         return replace(raw, walk=walk, quantised=walk is not None and walk.quantised)
 
-    def _one_procedure(self, x: Array, target: Target, others: Mapping[str, Array]) -> list[Array]:
-        """The raw maps of one sample, one per layer."""
+    def _one_procedure(
+        self, x: Array, target: Target, others: Mapping[str, Array]
+    ) -> tuple[list[Array], tuple[str, ...]]:
+        """The raw maps of one sample, one per layer, and what the record is to tell."""
         assert self.method.procedure is not None
         probes = [
             ModelProbe(self.programs, x, target, layer, others, self.batch, self.progress)
             for layer in (self.layers or (None,))
         ]
         try:
-            return [np.asarray(self.method.procedure(probe, **self.options)) for probe in probes]
+            maps = [np.asarray(self.method.procedure(probe, **self.options)) for probe in probes]
+            return maps, tuple(dict.fromkeys(note for probe in probes for note in probe.notes))
         except (TypeError, ValueError, AttributeError, IndexError, MemoryError, ArithmeticError) as error:
             if not self.options:
                 raise

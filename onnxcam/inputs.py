@@ -43,6 +43,8 @@ def given_inputs(model: Model, given: Mapping[str, Given], whole: bool = True) -
     """
     image = model.image_input.name
     wanted = {str(v.name): v for v in model.inputs if v not in model.unread_inputs and v.name != image}
+    if not wanted and not given:
+        return {}
     text = ", ".join(f"{v.name} {v.dtype} {v.shape}" for v in wanted.values()) or "none"
     if unknown := [n for n in given if n not in wanted]:
         raise OptionError(f"{model.label} has no further input {unknown[0]!r}; its inputs beside the picture: {text}")
@@ -74,8 +76,8 @@ def parse_inputs(texts: Sequence[str]) -> dict[str, Given]:
 def _parsed(text: str) -> Given:
     if text.endswith(".npy"):
         try:
-            return np.asarray(np.load(Path(text), allow_pickle=False))
-        except (OSError, ValueError) as error:
+            return np.array(np.load(Path(text), mmap_mode="r", allow_pickle=False))  # mapped: it is as large as it says
+        except Exception as error:  # a damaged header fails in many ways
             raise OptionError(f"cannot read {text}: {error}; give a file that numpy.save wrote") from error
     try:
         numbers = [float(part) for part in text.split(",")]

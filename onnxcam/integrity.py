@@ -17,10 +17,13 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from onnxcam.errors import ModelError
+from onnxcam.errors import ModelError, reason
 
 _LARGER = 1024  # bytes of a weight that is taken out; smaller ones may tell shapes
+_UNCHANGING = ("Identity", "Constant", "Cast")
 _LARGEST_OPSET = 2**31 - 1
+_MOST_NODES = 1_000_000
+_MOST_ROUNDS = 10_000
 
 
 def read(file: Path) -> bytes | mmap.mmap:
@@ -86,7 +89,7 @@ def check_operators(file: Path, proto: onnx.ModelProto) -> int:
     Raises:
         ModelError: no opset, one that is too new, or unknown operators.
     """
-    imports = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
+    imports = _imports(file, proto)
     opset: int | None = imports.get("")
     if opset is None:
         raise ModelError(
@@ -109,6 +112,23 @@ def check_operators(file: Path, proto: onnx.ModelProto) -> int:
     return opset
 
 
+def _imports(file: Path, proto: onnx.ModelProto) -> dict[str, int]:
+    """Opsets by domain; of a domain that is named several times the entries behind the first are taken out."""
+    imports: dict[str, int] = {}
+    first: list[onnx.OperatorSetIdProto] = []
+    for entry in proto.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if imports.setdefault(domain, entry.version) != entry.version:
+            raise ModelError(
+                f"{file} imports two opsets of the domain {domain!r}, {imports[domain]} and {entry.version}; it is "
+                "damaged, export it again"
+            )
+        first += [entry] if len(imports) > len(first) else []
+    del proto.opset_import[:]
+    proto.opset_import.extend(first)
+    return imports
+
+
 def _unknown_operators(proto: onnx.ModelProto, imports: dict[str, int]) -> set[str]:
     functions = {(f.domain, f.name) for f in proto.functions}
     unknown = set()
@@ -119,6 +139,29 @@ def _unknown_operators(proto: onnx.ModelProto, imports: dict[str, int]) -> set[s
         if not onnx.defs.has(node.op_type, imports.get(domain, 1), domain):
             unknown.add(f"{domain + '::' if domain else ''}{node.op_type} (opset {imports.get(domain, '?')})")
     return unknown
+
+
+def check_functions(file: Path, proto: onnx.ModelProto) -> None:
+    """See that functions can be written out: ten that each call the one before ten times are 10 billion nodes.
+
+    Raises:
+        ModelError: one calls itself, or all of it written out is no graph of this world.
+    """
+    names = {(f.domain, f.name): k for k, f in enumerate(proto.functions)}
+    bodies = [[names.get((n.domain, n.op_type)) for n in _nested(f.node)] for f in proto.functions]
+    order = _topological([{k for k in body if k is not None} for body in bodies])
+    if len(order) < len(bodies):
+        stuck = proto.functions[min(set(range(len(bodies))) - set(order))]
+        raise ModelError(f"{file}: its function {stuck.name[:60]!r} calls itself; export it again")
+    sizes: dict[int, int] = {}
+    for k in order:
+        sizes[k] = sum(1 if called is None else sizes[called] for called in bodies[k])
+    called = (names.get((n.domain, n.op_type)) for n in _nested(proto.graph.node))
+    if (count := sum(1 if k is None else sizes[k] for k in called)) > _MOST_NODES:
+        raise ModelError(
+            f"{file}: with its functions written out it has {count:.3g} nodes, more than {_MOST_NODES:,}; export it "
+            "without functions"
+        )
 
 
 def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -175,8 +218,13 @@ def locate_external_data(file: Path, proto: onnx.ModelProto) -> tuple[Path, ...]
 
 
 def _external_location(file: Path, home: Path, location: str) -> str:
-    named = file.parent / location
-    real = named.resolve()
+    try:
+        real = (file.parent / location).resolve()
+        there = real.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that no file can have, links that go round
+        raise ModelError(
+            f"{file} keeps weights in {location[:60]!r}, which is no name of a file ({reason(error)}); export it again"
+        ) from error
     inside = not Path(location).is_absolute() and ".." not in Path(location).parts
     # A hub cache links both files into one folder of blobs: the link's target lies beside the resolved model.
     if not inside or not (real.is_relative_to(home) or real.is_relative_to(file.parent.resolve())):
@@ -184,7 +232,7 @@ def _external_location(file: Path, home: Path, location: str) -> str:
             f"{file} keeps weights in {location!r}, outside its own folder; that is refused for safety. Move the "
             "weights beside the model and save it again"
         )
-    if not real.is_file():
+    if not there:
         raise ModelError(f"{file} keeps its weights in {location!r}, which is missing; put that file beside it")
     if not real.is_relative_to(home):
         raise ModelError(f"{file} is a link whose weights {location!r} are not beside its target; copy both files")
@@ -308,6 +356,7 @@ def check_structure(file: Path, proto: onnx.ModelProto) -> None:
         ModelError: a cycle, a name that nothing makes or that is made twice, a wrong attribute.
     """
     _sort_nodes(file, proto.graph)
+    _check_loops(file, proto)
     _keep_inner_values(proto.graph)
     skeleton = onnx.ModelProto()
     skeleton.CopyFrom(proto)
@@ -319,8 +368,25 @@ def check_structure(file: Path, proto: onnx.ModelProto) -> None:
             value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(skeleton)
-    except (onnx.checker.ValidationError, RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # it has exceptions of several kinds
         raise ModelError(f"{file} is not a valid ONNX graph: {first_line(error)}. Export it again") from error
+
+
+def _check_loops(file: Path, proto: onnx.ModelProto) -> None:
+    """A number of rounds that no condition ends is waited for."""
+    numbers = {t.name: t for t in _all_tensors(proto) if t.data_type == TensorProto.INT64 and t.name}
+    for node in all_nodes(proto):
+        if node.op_type != "Loop" or not node.input or node.input[0] not in numbers:
+            continue
+        rounds = onnx.numpy_helper.to_array(numbers[node.input[0]])
+        body = subgraphs(node)[0]
+        computed = {out: n for n in body.node for out in n.output}
+        ends = computed.get(body.output[0].name) if body.output else None
+        if rounds.size == 1 and rounds.item() > _MOST_ROUNDS and (ends is None or ends.op_type in _UNCHANGING):
+            raise ModelError(
+                f"{file}: its Loop {(node.name or node.output[0])[:60]} goes {rounds.item():,} rounds, and no "
+                f"condition ends it; more than {_MOST_ROUNDS:,} are not waited for"
+            )
 
 
 def _keep_inner_values(graph: onnx.GraphProto) -> None:

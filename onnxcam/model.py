@@ -24,6 +24,7 @@ import onnx_ir.passes.common as passes
 from onnxcam import branches, integrity, lowering
 from onnxcam.errors import ModelError, OutputError, reason
 from onnxcam.files import together
+from onnxcam.inference import check_lengths, free_negative_lengths
 from onnxcam.integrity import first_line
 from onnxcam.outputs import named_scores, reveal_scores
 from onnxcam.shapes import Integers, infer_shapes
@@ -32,7 +33,9 @@ OPSET = 18  # the oldest opset that the gradient rules are written for
 _RESIZE_IN_FULL = 11  # the first opset whose Resize says how it samples
 _SCAN_WITHOUT_BATCH = 9
 _PROTO_LIMIT = 2**31 - 1
-_LARGEST_INPUT = 2**28  # elements; 1 GB of float32
+_LARGEST_PICTURE = 2**26  # elements; of 4096 x 4096 pixels in colour they are 50 million
+_LONGEST_SIDE = 2**15
+_LARGEST_INPUT = 2**28  # of a batch; 1 GB of float32
 Dim = int | str | None
 Layout = Literal["NCHW", "NHWC"]
 
@@ -71,6 +74,7 @@ class Model:
         notes: what bringing it in changed, in words.
         meta: the file's ``metadata_props``, and the class names of a ZipMap as ``ZipMap.classlabels_strings``.
         weights: the files beside it that hold weights.
+        as_read: it surely is what its files hold: nobody else had it, who might have edited it.
     """
 
     ir_model: ir.Model
@@ -80,6 +84,7 @@ class Model:
     notes: tuple[str, ...] = ()
     meta: dict[str, str] = field(default_factory=dict)
     weights: tuple[Path, ...] = ()
+    as_read: bool = False
 
     @property
     def graph(self) -> ir.Graph:
@@ -135,7 +140,7 @@ class Model:
 
     def clone(self) -> Model:
         """A copy whose graph can be edited; weights are shared, not copied."""
-        return replace(self, ir_model=self.ir_model.clone())
+        return replace(self, ir_model=self.ir_model.clone(), as_read=False)
 
     def nbytes(self) -> int:
         """Bytes of all weights."""
@@ -239,19 +244,24 @@ def load_model(path: str | Path | bytes) -> Model:
     digest = hashlib.sha256(data).hexdigest()
     if not isinstance(data, bytes):
         data.close()
-    return Model(model, None if isinstance(path, bytes) else file, digest, source_opset, tuple(notes), meta, beside)
+    place = None if isinstance(path, bytes) else file
+    return Model(model, place, digest, source_opset, tuple(notes), meta, beside)
 
 
 def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> ir.Model:
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     notes += _overridable(proto)
     weights = integrity.take_weights(proto)
+    if proto.functions:
+        integrity.check_functions(file, proto)
     integrity.check_structure(file, proto)
     try:
+        free_negative_lengths(proto.graph)
         if proto.functions:
             proto = ir.to_proto(passes.InlinePass()(ir.from_proto(proto)).model)
             del proto.functions[:]  # those that nothing calls
             integrity.check_structure(file, proto)
+        check_lengths(proto)
         proto, taken = branches.take_known(proto)
         if taken:
             notes.append(f"{taken} If replaced by the branch that it always takes")
@@ -383,8 +393,9 @@ def _as_image(value: ir.Value) -> ImageInput | None:
 
 
 def _sensible(label: str, image: ImageInput) -> ImageInput:
-    size = math.prod(d or 1 for d in (image.batch, image.channels, image.height, image.width))
-    if not 0 < size <= _LARGEST_INPUT:
+    one = math.prod(d or 1 for d in (image.channels, image.height, image.width))
+    fits = 0 < one <= _LARGEST_PICTURE and one * (image.batch or 1) <= _LARGEST_INPUT
+    if not fits or max(image.height or 1, image.width or 1) > _LONGEST_SIDE:
         raise ModelError(
             f"{label}: its input {image.name} is {image.batch or 1} x {image.channels} x {image.height or 'any'} x "
             f"{image.width or 'any'}, which no picture fills; the file is damaged, export it again"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
 from onnxcam.conventions import Known, contradiction, known, known_labels
-from onnxcam.errors import OnnxcamError, OptionError
+from onnxcam.errors import ModelError, OnnxcamError, OptionError
 from onnxcam.graph.surgery import join
 from onnxcam.image import InputSpec, Preprocess
+from onnxcam.isolation import CrashError, Worker
 from onnxcam.labels import Labels, find_labels
 from onnxcam.model import Model, load_model
 from onnxcam.sidecar import read_sidecar
@@ -17,15 +19,36 @@ from onnxcam.sidecar import read_sidecar
 GivenLabels = str | Path | Sequence[str] | None
 
 
-def opened(model: str | Path | Model | Sequence[str | Path | Model]) -> Model:
-    """A model from whatever tells it; several as one, each behind the one before."""
+def opened(model: str | Path | Model | Sequence[str | Path | Model], worker: Worker | None = None) -> Model:
+    """A model from whatever tells it; several as one, each behind the one before.
+
+    Args:
+        model: that.
+        worker: opens files first, so that one that crashes native code crashes it there.
+    """
     if isinstance(model, Model):
         return model
     if isinstance(model, str | Path):
-        return load_model(locate(model))
+        file = locate(model)
+        if worker is not None:
+            _try(file, worker)
+        return replace(load_model(file), as_read=True)
     if not model:
         raise OptionError("no model is given: give a path, zoo:NAME, or several of them")
-    return reduce(join, map(opened, model))
+    return reduce(join, (opened(m, worker) for m in model))
+
+
+def _try(file: Path, worker: Worker) -> None:
+    try:
+        worker.call(_open, file)
+    except CrashError as crash:
+        raise ModelError(
+            f"{file}: native code {crash} while it was opened, in a process of its own; it is damaged, export it again"
+        ) from crash
+
+
+def _open(file: Path) -> None:
+    load_model(file)
 
 
 def locate(model: str | Path) -> Path:

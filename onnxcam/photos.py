@@ -107,8 +107,16 @@ def _check(table: Path, rows: Sequence[tuple[Path, str | None]]) -> None:
     """Each picture has one label."""
     told: dict[Path, str] = {}
     for path, label in rows:
-        if label is not None and told.setdefault(path.resolve(), label) != label:
-            raise OptionError(f"{table} says both {told[path.resolve()]!r} and {label!r} of {path.name}; keep one line")
+        if label is not None and told.setdefault(_real(path), label) != label:
+            raise OptionError(f"{table} says both {told[_real(path)]!r} and {label!r} of {path.name}; keep one line")
+
+
+def _real(path: Path) -> Path:
+    """Where it leads; of a name that no file can have, and of links that go round, itself."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path
 
 
 def column(header: Sequence[str], names: Sequence[str]) -> int | None:
@@ -118,9 +126,9 @@ def column(header: Sequence[str], names: Sequence[str]) -> int | None:
 
 def _labelled(photos: Sequence[Photo], table: Path) -> list[Photo]:
     told = _told(table)
-    whole = {path.resolve(): label for path, label in told.items()}
+    whole = {_real(path): label for path, label in told.items()}
     loose = {path: label for path, label in _elsewhere(photos, told).items() if _has_name_only(path, table)}
-    found = [Photo(p.path, whole.get(p.path.resolve(), _by_name(loose, p.path.name))) for p in photos]
+    found = [Photo(p.path, whole.get(_real(p.path), _by_name(loose, p.path.name))) for p in photos]
     if not any(p.label for p in found):
         raise OptionError(f"{table} names none of the {len(photos)} pictures: {first_line(table)}")
     return found
@@ -145,8 +153,8 @@ def strays(photos: Sequence[Photo], table: str | Path) -> list[str]:
 
 def _elsewhere(photos: Sequence[Photo], told: Mapping[Path, str]) -> dict[Path, str]:
     """The labels whose path is none of the photos'."""
-    whole = {photo.path.resolve() for photo in photos}
-    return {path: label for path, label in told.items() if path.resolve() not in whole}
+    whole = {_real(photo.path) for photo in photos}
+    return {path: label for path, label in told.items() if _real(path) not in whole}
 
 
 def _has_name_only(path: Path, table: Path) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 
-from onnxcam.core.probe import Attention
+from onnxcam.core.probe import Attention, features_at_once
 from onnxcam.graph.biases import bias_sites
 from onnxcam.graph.paths import first_float
 from onnxcam.layers import TargetLayer
@@ -16,8 +16,8 @@ from onnxcam.runtime import Array
 from onnxcam.targets import Target
 
 Progress = Callable[[int, int], None]
-_KEPT = 4  # how many times more a run keeps that goes back
-_PIXELS = 2**20  # of one run: what its inner maps take grows with them
+_CACHED = 4 * 224**2  # pixels of one run on a processor, whose cache holds the maps between two layers
+_HELD = 2**20  # elsewhere
 
 
 class ModelProbe:
@@ -29,7 +29,8 @@ class ModelProbe:
         target: with its class fixed.
         layer: the target layer, for methods that have one.
         inputs: further inputs of the model, for one sample.
-        batch: images of one run at most, where the model's batch axis can be freed; fewer of large ones.
+        batch: images of one run at most, where the model's batch axis can be freed; fewer of large ones, so that the
+            maps between two layers stay in the cache.
         progress: called with (done, total).
     """
 
@@ -54,8 +55,9 @@ class ModelProbe:
         )
         self._x = np.ascontiguousarray(self._nchw(pixels), dtype=np.float32)
         fixed = self._programs.model.image_input.batch if self._entry == image.name else _batch_of(self._value)
-        self._fixed = fixed
-        self._batch = fixed or max(1, min(batch, _PIXELS // (self._x.shape[2] * self._x.shape[3])))
+        self._fixed, self.notes = fixed, list[str]()
+        most = _CACHED if programs.on_processor and programs.free.on_processor else _HELD
+        self._batch = fixed or max(1, min(batch, most // (self._x.shape[2] * self._x.shape[3])))
 
     def _as_float(self, programs: Programs, x: Array) -> Array:
         """What an integer image becomes in the graph."""
@@ -80,34 +82,36 @@ class ModelProbe:
 
     def score(self, x: Array) -> Array:
         """(B, C, H, W) -> (B,): the explained score."""
-        return self._images(x, Plan())["score"][:, 0]
+        return self._images(x, Plan(), "score")["score"][:, 0]
 
     def gradient(self, x: Array, relu: str = "plain") -> Array:
         """(B, C, H, W) -> the gradient of the score there."""
-        return self._nchw(self._images(x, Plan(relu=relu))["pixels"]).astype(np.float32)
+        found = self._images(x, Plan(relu=relu), "pixels")["pixels"]
+        return self._nchw(found).astype(np.float32, copy=False)
 
     def activations(self, x: Array) -> Array:
         """(B, C, H, W) -> (B, K, h, w): the target layer."""
         layer = self._its_layer()
-        return np.asarray(layer.fold(self._images(x, Plan(read=(layer.value,)))[f"A/{layer.value}"]), np.float32)
+        name = f"A/{layer.value}"
+        return np.asarray(layer.fold(self._images(x, Plan(read=(layer.value,)), name)[name]), np.float32)
 
     def layer(self, x: Array) -> tuple[Array, Array]:
         """(B, C, H, W) -> activations and the gradient of the score there."""
         layer = self._its_layer()
-        found = self._images(x, Plan(read=(layer.value,), wrt=(layer.value,)))
-        a = found[f"A/{layer.value}"]
-        g = np.broadcast_to(found[f"G/{layer.value}"], a.shape)
+        names = f"A/{layer.value}", f"G/{layer.value}"
+        found = self._images(x, Plan(read=(layer.value,), wrt=(layer.value,)), *names)
+        a = found[names[0]]
+        g = np.broadcast_to(found[names[1]], a.shape)
         return layer.fold(a).astype(np.float32), layer.fold(g).astype(np.float32)
 
     def head(self, A: Array) -> Array:
         """(B, K, h, w) -> (B,): the score when the target layer is A instead."""
-        layer = self._its_layer()
-        plan = Plan(start=layer.value)
-        found = [
-            self._run({FEATURES: layer.unfold(part, self._own).astype(self._own.dtype)}, len(part), plan)["score"][:, 0]
-            for part in self._parts(A)
-        ]
-        return np.concatenate(found).astype(np.float32)
+        layer, own = self._its_layer(), self._own
+        plan, size = Plan(start=layer.value), self._fixed or features_at_once(self, A)
+        parts = [A[k : k + size] for k in range(0, len(A), size)]
+        edited = ({FEATURES: layer.unfold(part, own).astype(own.dtype, copy=False)} for part in parts)
+        found = [self._run(e, len(part), plan, ("score",))["score"] for e, part in zip(edited, parts, strict=True)]
+        return np.concatenate(found)[:, 0].astype(np.float32)
 
     def bias_gradients(self, x: Array) -> list[tuple[Array, Array]]:
         """(B, C, H, W) -> for each bias of the maps the gradient there, (B, K, h, w), and the bias (K, 1, 1)."""
@@ -136,6 +140,10 @@ class ModelProbe:
         if self._progress is not None:
             self._progress(done, total)
 
+    def note(self, text: str) -> None:
+        """Keep what the record is to tell, in :attr:`notes`."""
+        self.notes.append(text)
+
     # Running
 
     @cached_property
@@ -148,25 +156,30 @@ class ModelProbe:
         assert self._layer is not None, "the method's row does not say that it needs a layer"
         return self._layer
 
-    def _parts(self, a: Array, share: int = 1) -> list[Array]:
-        size = self._fixed or max(1, self._batch // share)
-        return [a[k : k + size] for k in range(0, len(a), size)]
+    def _images(self, x: Array, plan: Plan, *wanted: str) -> dict[str, Array]:
+        """Answers for any number of images, in runs of at most ``batch``; all that the plan tells, or those named."""
+        parts = [x[k : k + self._batch] for k in range(0, len(x), self._batch)]
+        found = [self._run({}, len(part), plan, wanted, part) for part in parts]
+        if len(found) == 1:
+            return found[0]
+        whole = [{k: _filled(a, len(part)) for k, a in f.items()} for f, part in zip(found, parts, strict=True)]
+        return {k: np.concatenate([f[k] for f in whole]) for k in whole[0]}
 
-    def _images(self, x: Array, plan: Plan) -> dict[str, Array]:
-        """Answers for any number of images, in runs of at most ``batch``."""
-        share = _KEPT if plan.wrt or plan.relu else 1
-        found = [self._run({}, len(part), plan, part) for part in self._parts(np.asarray(x), share)]
-        return {k: np.concatenate([f[k] for f in found]).astype(found[0][k].dtype) for k in found[0]}
-
-    def _run(self, feeds: dict[str, Array], count: int, plan: Plan, images: Array | None = None) -> dict[str, Array]:
+    def _run(
+        self,
+        feeds: dict[str, Array],
+        count: int,
+        plan: Plan,
+        wanted: Sequence[str] = (),
+        images: Array | None = None,
+    ) -> dict[str, Array]:
         """One run; a fixed batch axis is filled up, and the filling dropped."""
         whole = self._fixed or count
         pictures = self._x if images is None else images
         x = np.moveaxis(pictures, 1, -1) if self._last else pictures
         feeds = {self._entry: np.ascontiguousarray(x, dtype=self._numpy()), **feeds}
-        filled = {n: np.repeat(a, whole, axis=0) if len(a) == 1 else _filled(a, whole) for n, a in feeds.items()}
-        program = self._programs.get(self._target, plan, lambda: self._feeds(filled, whole))
-        answers = program.run(self._feeds(filled, whole))
+        feeds = self._feeds({n: _filled(a, whole) for n, a in feeds.items()}, whole)
+        answers = self._programs.get(self._target, plan, lambda: feeds).run(feeds, wanted)
         return {k: a[:count] if a.ndim and len(a) == whole else a for k, a in answers.items()}
 
     def _feeds(self, images: Mapping[str, Array], count: int) -> dict[str, Array]:
@@ -186,6 +199,9 @@ def _first(a: Array, count: int) -> Array:
 
 
 def _filled(a: Array, count: int) -> Array:
+    """(n, ...) -> (count, ...), the last one repeated; of one, without a copy: not every graph reads it."""
+    if len(a) == 1:
+        return np.broadcast_to(a, (count, *a.shape[1:]))
     return np.concatenate([a, np.repeat(a[-1:], count - len(a), axis=0)]) if len(a) < count else a
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from threading import RLock
@@ -10,18 +11,20 @@ from threading import RLock
 import numpy as np
 import onnx_ir as ir
 
-from onnxcam.errors import OptionError
+from onnxcam.cache import Draft, Shelf
+from onnxcam.errors import GradientError, ModelError, OptionError
 from onnxcam.gradients import Backward, backward
-from onnxcam.gradients.trial import trial
+from onnxcam.gradients.training import is_proven
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.attention import Attention, find_attention, write_block_scores, written_out
 from onnxcam.graph.inspect import Logits
 from onnxcam.graph.paths import FLOATS, first_float, float_path
 from onnxcam.graph.surgery import TURNED, expose, make_batch_dynamic, splice, turn
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
+from onnxcam.isolation import Worker, tell_of_forks
 from onnxcam.model import Model
-from onnxcam.runtime import Array, Session
-from onnxcam.targets import CLASS, ClassTarget, Scene, Target
+from onnxcam.runtime import Array, Packed, Session, doubting, packed
+from onnxcam.targets import CLASS, ClassTarget, Custom, Scene, Target
 
 _MOST = 12
 FEATURES, PIXELS = f"{PREFIX}features", f"{PREFIX}image"
@@ -65,10 +68,14 @@ class Program:
     walk: Backward | None = None
     untouched: Program | None = None
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The answers by name; gradients that are equal along an axis come with length 1 there."""
+    def run(self, feeds: Mapping[str, Array], wanted: Sequence[str] = ()) -> dict[str, Array]:
+        """The answers by name; gradients that are equal along an axis come with length 1 there.
+
+        Those ``wanted`` at least; () for all.
+        """
         if self.untouched is None:
-            return dict(zip(self.outputs, self.session.run(feeds, list(self.outputs.values())), strict=True))
+            asked = {k: v for k, v in self.outputs.items() if not wanted or k in wanted}
+            return dict(zip(asked, self.session.run(feeds, list(asked.values())), strict=True))
         answer = self.untouched.run(feeds)  # where reading inner values would change the model's own answer
         own = {f"{PREFIX}{CLASS}": answer["class_index"]} if f"{PREFIX}{CLASS}" in feeds else {}
         inner = replace(self, untouched=None).run({**feeds, **own})
@@ -84,6 +91,7 @@ class Programs:
         new_session: makes a session of a model.
         engine: ``"auto"``, ``"portable"`` or ``"training"``.
         straight_through: let gradients pass steps.
+        identity: a hash of the model, by which its graphs are kept on disk; "" for none.
 
     Attributes:
         built: those there are, by kind of target and plan.
@@ -93,15 +101,23 @@ class Programs:
         self,
         model: Model,
         logits: Logits,
-        new_session: Callable[[Model], Session],
+        new_session: Callable[..., Session],
         engine: str = "auto",
         straight_through: bool = False,
+        identity: str = "",
     ) -> None:
         self.model, self.logits, self._new_session = model, logits, new_session
+        self._identity = identity
+        self._shelf = Shelf(model, identity, repr(logits), engine, straight_through)
         self.engine, self.straight_through = engine, straight_through
         self.built: dict[tuple[Hashable, Plan], Program] = {}
         self._peeks: dict[tuple[str, ...], Session] = {}
         self._building = RLock()  # building one program may ask for another
+        tell_of_forks(self)
+
+    def forked(self) -> None:
+        """A process that is forked off has none of the threads that may have been building."""
+        self._building = RLock()
 
     @cached_property
     def free(self) -> Programs:
@@ -118,7 +134,8 @@ class Programs:
             model = splice(model, str(pixels.name), PIXELS)
         if model is self.model:
             return self
-        return Programs(model, self.logits, self._new_session, self.engine, self.straight_through)
+        identity = self._identity and f"{self._identity} free"
+        return Programs(model, self.logits, self._new_session, self.engine, self.straight_through, identity)
 
     @property
     def many(self) -> Programs:
@@ -129,6 +146,11 @@ class Programs:
     def quantised(self) -> bool:
         """Whether reading an inner value may change what the model answers."""
         return any(n.op_type == "QuantizeLinear" for n in self.model.graph)
+
+    @property
+    def on_processor(self) -> bool:
+        """Whether the programs built so far run on the processor, and nowhere faster."""
+        return all(p.session.providers[:1] == ["CPUExecutionProvider"] for p in [*self.built.values()])
 
     @property
     def last_walk(self) -> Backward | None:
@@ -187,18 +209,46 @@ class Programs:
         return {k: a[: len(x)] for k, a in joined.items()}, program
 
     def _build(self, target: Target, plan: Plan, feeds: Callable[[], Mapping[str, Array]]) -> Program:
+        draft = self._shelf.recall(target.key, repr(plan)) or self._drafted(target, plan)
+        session = self._opened(draft.packed, feeds, draft.risky)
+        quantised = draft.walk is not None and draft.walk.quantised
+        untouched = self.get(target, Plan(start=plan.start), feeds) if quantised else None
+        return Program(session, draft.outputs, draft.walk, untouched)
+
+    def _drafted(self, target: Target, plan: Plan) -> Draft:
+        """The graph of a program."""
         names = dict.fromkeys((*plan.read, *plan.wrt, plan.start))
         edited = turn(self.model, [n for n in names if n.startswith(TURNED)])
         edited = splice(edited, plan.start, FEATURES) if plan.start else edited
         edited = written_out(edited) if plan.attention else edited
         writer = Writer(edited.graph, edited.opset)
-        named, walk = self._write(edited, writer, target, plan)
-        outputs = self._expose(edited, writer, named)
-        if walk is not None and walk.engine == "training":
-            trial(edited, feeds())
-        quantised = walk is not None and walk.quantised
-        untouched = self.get(target, Plan(start=plan.start), feeds) if quantised else None
-        return Program(self._new_session(edited), outputs, walk, untouched)
+        with nullcontext() if isinstance(target, Custom) else doubting(self.model):  # whose own error is told
+            named, walk = self._write(edited, writer, target, plan)
+        outputs, graph = self._expose(edited, writer, named), packed(edited)
+        held, former = edited.graph.initializers, self.model.graph.initializers
+        own = {n for n in graph.weights if n not in former or held[n].const_value is not former[n].const_value}
+        draft = Draft(graph, frozenset(own), outputs, walk, walk is not None and not is_proven(edited))
+        if walk is None or walk.changed or plan.relu in (None, "plain"):  # else there is a warning to be told each time
+            self._shelf.keep(draft, target.key, repr(plan))
+        return draft
+
+    def _opened(self, edited: Packed, feeds: Callable[[], Mapping[str, Array]], risky: bool) -> Session:
+        """The session of a program; of kernels that may crash in a process of its own, where it runs once at least.
+
+        Raises:
+            GradientError: it crashed, or failed.
+        """
+        if not risky:
+            return self._new_session(edited)
+        try:
+            session = self._new_session(edited, worker=Worker())
+            session.run(feeds())
+        except ModelError as error:
+            raise GradientError(
+                f"the gradient by the training engine failed: {error}. Use engine='portable', or a layer nearer to "
+                "the output"
+            ) from error
+        return session
 
     def _write(
         self, edited: Model, writer: Writer, target: Target, plan: Plan

@@ -25,7 +25,8 @@ from onnxcam.targets import TOP1, Target
 _TOP = 5
 _OF_ONE_PICTURE = re.compile(
     "the map is blank|the top class is a tie|the model's own output is rounded to a tie|the box scores only|"
-    r"class \d+ wins in most boxes|the (log-)?probability is saturated"
+    r"class \d+ wins in most boxes|the (log-)?probability is saturated|the largest standard error .* above the|"
+    "the map cannot be told from noise"
 )
 _OF_THE_JOB = re.compile("explained at |ReLU policy |steps stop |a quantised network |the graph suppresses the boxes")
 
@@ -69,6 +70,7 @@ class Raw:
         walk: the reverse walk, where there was one.
         quantised: prediction and score come from the untouched model.
         more: the ``cams`` of further views of the same images, whose heatmaps are averaged with these.
+        notes: per sample, what the method told; () for nothing.
     """
 
     answers: Mapping[str, Array]
@@ -77,6 +79,7 @@ class Raw:
     walk: Backward | None = None
     quantised: bool = False
     more: Sequence[Sequence[Array]] = ()
+    notes: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ class Recorder:
             attribution=None if signed is None else signed[k],
             notes=(
                 *target.notes,
+                *(raw.notes[k] if raw.notes else ()),
                 *self._notes(target, logits, heatmap, raw, parts),
                 *filter(None, [target.doubt(float(answers["score"][k, 0]))]),
                 *self._ties(target, answers, k),
@@ -228,8 +232,10 @@ def _best(logits: Array) -> Array:
 
 
 def _probability(answers: Mapping[str, Array], k: int, index: int) -> float | None:
-    there = index >= 0 and "probabilities" in answers
-    return float(answers["probabilities"][k].reshape(-1)[index]) if there else None
+    if index < 0 or "probabilities" not in answers:
+        return None
+    own = answers["probabilities"][k].reshape(-1)
+    return float(own[index]) if len(own) == answers["logits"][k].size else None  # else it is no row per picture
 
 
 def provenance(model: Model, logits: str) -> dict[str, Any]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import warnings
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxcam.errors import ModelError, OptionError, RuntimeUnavailableError
+from onnxcam.errors import ModelError, OnnxcamError, OptionError, RuntimeUnavailableError
+from onnxcam.isolation import CrashError, Worker
 from onnxcam.model import Model
 
 Array = npt.NDArray[Any]
@@ -63,6 +69,32 @@ def installed_builds() -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class Packed:
+    """A model as the runtime takes it.
+
+    Attributes:
+        graph: serialised, without its larger weights.
+        weights: these, by name.
+        idle: zeros for the inputs that nothing reads.
+        label: how messages call it.
+        opset, ir_version: its own.
+    """
+
+    graph: bytes
+    weights: dict[str, Array]
+    idle: dict[str, Array]
+    label: str
+    opset: int
+    ir_version: int
+
+
+def packed(model: Model) -> Packed:
+    """The model as the runtime takes it; its weights are shared, not copied."""
+    idle = {str(v.name): _zeros(v) for v in model.unread_inputs}
+    return Packed(*_serialise(model), idle, model.label, model.opset, model.ir_model.ir_version)
+
+
 class Session:
     """A model that runs.
 
@@ -71,39 +103,46 @@ class Session:
         providers: execution providers by onnxruntime's names, best first; None takes the CPU.
         threads: threads within an operator; None lets the runtime choose.
         optimize: let the runtime fuse nodes; off, outputs are bit-identical to the original model's.
+        worker: the process that it runs in; None: this one.
 
     Raises:
-        RuntimeUnavailableError: no runtime, or one too old for the model's opset or IR version.
+        RuntimeUnavailableError: no runtime, one too old for the model's opset or IR version, or none of the execution
+            providers starts.
         OptionError: an execution provider that this runtime does not have.
-        ModelError: the runtime refuses the graph.
+        ModelError: the runtime refuses the graph, or crashed in the worker.
+
+    Warns:
+        UserWarning: of several execution providers, one did not start.
     """
 
     def __init__(
-        self, model: Model, providers: Sequence[str] | None = None, threads: int | None = None, optimize: bool = True
+        self,
+        model: Model | Packed,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+        optimize: bool = True,
+        worker: Worker | None = None,
     ) -> None:
         if threads is not None and not 1 <= threads <= _MOST_THREADS:
             raise OptionError(f"threads={threads}: give 1 to {_MOST_THREADS}, or leave it to the runtime")
         runtime = load_runtime()
-        options = runtime.SessionOptions()
-        options.log_severity_level = 4
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if not optimize:
-            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._idle = {str(v.name): _zeros(v) for v in model.unread_inputs}
-        graph, self._weights = _serialise(model, runtime)
-        options.add_external_initializers(list(self._weights), list(self._weights.values()))
-        chosen = _known_providers(runtime, providers)
+        given = model if isinstance(model, Packed) else packed(model)
+        self._idle, self._label = given.idle, given.label
+        asked = _known_providers(runtime, providers)
+        parts = (given.graph, given.weights, asked, threads, optimize)
         try:
-            self._session = runtime.InferenceSession(graph, options, providers=chosen)
+            self._session = _Here(*parts) if worker is None else _Apart(worker, *parts)
+        except CrashError as crash:
+            raise _crashed(crash, f"it opened {model.label}") from crash
         except Exception as error:
-            raise _explained(error, model, runtime.__version__) from error
-        self.providers: list[str] = self._session.get_providers()
+            raise _explained(error, given, runtime.__version__) from error
+        self.providers: list[str] = self._session.providers
+        _note_idle(asked, self.providers)
 
     @property
     def inputs(self) -> list[str]:
         """Names of the inputs to feed."""
-        return [i.name for i in self._session.get_inputs()]
+        return self._session.inputs
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Array]:
         """Run once; the arrays come in the order of ``outputs`` (all of them if None).
@@ -111,13 +150,100 @@ class Session:
         Inputs that nothing reads may be left out.
 
         Raises:
-            ModelError: the runtime failed, with its own first line.
+            ModelError: the runtime failed, with its own first line, or crashed in the worker.
         """
         try:
-            found: list[Array] = self._session.run(None if outputs is None else list(outputs), {**self._idle, **feeds})
+            found: list[Array] = self._session.run(None if outputs is None else list(outputs), {**feeds, **self._idle})
+        except CrashError as crash:
+            raise _crashed(crash, f"it ran {self._label}") from crash
         except Exception as error:
             raise ModelError(f"ONNX Runtime could not run the model: {_first_line(error)}") from error
         return found
+
+
+class _Here:
+    """An onnxruntime session, with the weights that it shares with the model."""
+
+    def __init__(
+        self, graph: bytes, weights: Mapping[str, Array], providers: Sequence[str], threads: int | None, optimize: bool
+    ) -> None:
+        runtime = load_runtime()
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if not optimize:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._weights = {name: runtime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
+        options.add_external_initializers(list(self._weights), list(self._weights.values()))
+        _preload(runtime, providers)
+        session = runtime.InferenceSession(graph, options, providers=list(providers), enable_fallback=0)
+        self.inputs, self.providers = [i.name for i in session.get_inputs()], session.get_providers()
+        self.run = session.run
+
+
+class _Apart:
+    """The same in a worker; begun again where the worker was."""
+
+    def __init__(self, worker: Worker, *parts: Any) -> None:
+        self._worker, self._parts, self._key, self._life = worker, parts, next(_keys), 0
+        weakref.finalize(self, worker.gone.append, self._key)
+        with worker.lock:
+            self._ready()
+
+    def _ready(self) -> None:
+        self._worker.ready()
+        if self._life != self._worker.life:
+            self.inputs, self.providers = self._worker.call(_begin_there, self._key, self._parts)
+            self._life = self._worker.life
+
+    def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+        with self._worker.lock:
+            self._ready()
+            gone = [self._worker.gone.popleft() for _ in range(len(self._worker.gone))]
+            return self._worker.call(_run_there, self._key, outputs, feeds, gone)
+
+
+_keys = count(1)
+_there: dict[int, _Here] = {}
+
+
+def _begin_there(key: int, parts: tuple[Any, ...]) -> tuple[list[str], list[str]]:
+    _there[key] = session = _Here(*parts)
+    return session.inputs, session.providers
+
+
+def _run_there(key: int, outputs: Sequence[str] | None, feeds: Mapping[str, Array], gone: Sequence[int]) -> list[Array]:
+    for old in gone:
+        _there.pop(old, None)
+    found: list[Array] = _there[key].run(outputs, feeds)
+    return found
+
+
+def _crashed(crash: CrashError, doing: str) -> ModelError:
+    return ModelError(
+        f"ONNX Runtime {crash} while {doing}, in a process of its own. Check the model with another tool, export it "
+        "again, or try another build or version of ONNX Runtime"
+    )
+
+
+@contextmanager
+def doubting(model: Model) -> Iterator[None]:
+    """What reads a graph may stumble over one that makes no sense; the runtime's refusal says more than that.
+
+    Raises:
+        ModelError: something did, in place of the exception that it raised.
+    """
+    try:
+        yield
+    except OnnxcamError:
+        raise
+    except Exception as error:
+        Session(model, threads=1)
+        raise ModelError(
+            f"{model.label} is not understood, though ONNX Runtime opens it ({type(error).__name__}: "
+            f"{_first_line(error)}); if it runs elsewhere, report it, with the traceback that --debug shows"
+        ) from error
 
 
 def _zeros(value: ir.Value) -> Array:
@@ -126,7 +252,7 @@ def _zeros(value: ir.Value) -> Array:
     return np.zeros([d if isinstance(d, int) else 1 for d in dims], kind.numpy())
 
 
-def _serialise(model: Model, runtime: Any) -> tuple[bytes, dict[str, Any]]:
+def _serialise(model: Model) -> tuple[bytes, dict[str, Array]]:
     """The graph without its larger weights, and those weights."""
     stripped = model.clone()
     _leave_out_unread(stripped.graph)
@@ -139,7 +265,7 @@ def _serialise(model: Model, runtime: Any) -> tuple[bytes, dict[str, Any]]:
             if isinstance(tensor, ir.ExternalTensor):  # of bytes, the runtime does not know where its files lie
                 value.const_value = ir.external_data.convert_tensors_from_external([tensor])[0]
             continue
-        weights[name] = runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
+        weights[name] = np.ascontiguousarray(tensor.numpy())
         value.const_value = ir.ExternalTensor(
             "in-memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
         )
@@ -164,14 +290,41 @@ def _known_providers(runtime: Any, providers: Sequence[str] | None) -> list[str]
     return list(providers)
 
 
+def _preload(runtime: Any, providers: Sequence[str]) -> None:
+    """Find CUDA and cuDNN where pip puts them, which the runtime's own search passes over; it talks on stdout."""
+    if not {"CUDAExecutionProvider", "TensorrtExecutionProvider"}.isdisjoint(providers) and (
+        load := getattr(runtime, "preload_dlls", None)  # from 1.21 on
+    ):
+        with redirect_stdout(io.StringIO()):
+            load()
+
+
+def _note_idle(asked: Sequence[str], running: Sequence[str]) -> None:
+    """The runtime goes on without a provider that does not start, and leaves all work to the processor.
+
+    Raises:
+        RuntimeUnavailableError: none of them started.
+    """
+    if not (idle := [p for p in asked if p not in running]):
+        return
+    told = (
+        f"execution provider {idle[0]} is in this ONNX Runtime but does not start, mostly for want of its libraries or "
+        "of a device; for CUDA: pip install 'onnxruntime-gpu[cuda,cudnn]', and `python -c 'import onnxruntime as r; "
+        "r.print_debug_info()'` tells what is there"
+    )
+    if set(asked).isdisjoint(running):
+        raise RuntimeUnavailableError(f"{told}. To run on the processor, ask for CPUExecutionProvider")
+    warnings.warn(f"{told}. The model runs by {', '.join(running)}", stacklevel=3)
+
+
 _TOO_NEW = ("Unsupported model IR version", "under development", "opset_import", "is not a registered function/op")
 
 
-def _explained(error: Exception, model: Model, version: str) -> Exception:
+def _explained(error: Exception, model: Packed, version: str) -> Exception:
     if any(part in str(error) for part in _TOO_NEW):
         return RuntimeUnavailableError(
             f"ONNX Runtime {version} is too old for {model.label} (opset {model.opset}, IR version "
-            f"{model.ir_model.ir_version}). Install a newer one (onnxcam[cpu]), or export with a lower opset"
+            f"{model.ir_version}). Install a newer one (onnxcam[cpu]), or export with a lower opset"
         )
     return ModelError(f"ONNX Runtime {version} refuses {model.label}: {_first_line(error)}")
 

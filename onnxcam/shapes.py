@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
-from onnx.reference import ReferenceEvaluator
 
+from onnxcam import inference
+from onnxcam.constants import evaluated
 from onnxcam.errors import ModelError
 from onnxcam.integrity import first_line
 
@@ -57,7 +58,6 @@ def infer_shapes(file: Path, proto: ModelProto) -> tuple[Integers, list[str]]:
         ModelError: types or shapes contradict one another.
     """
     notes = []
-    _free_negative_dims(proto.graph)
     try:
         inferred, known = _inferred(proto)
     except Exception:  # a runtime goes by what operators give, not by what the file says of inner values
@@ -105,7 +105,7 @@ def _pads_by_length(proto: ModelProto, known: Integers) -> bool:
 
 
 def _infer(proto: ModelProto) -> ModelProto:
-    inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    inferred = inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     _mend(inferred.graph)
     return inferred
 
@@ -196,7 +196,7 @@ def known_integers(proto: ModelProto) -> Integers:
     draft.CopyFrom(proto)
     _forget_shapes(draft.graph)
     with suppress(Exception):
-        draft = onnx.shape_inference.infer_shapes(draft, data_prop=True)
+        draft = inference.infer_shapes(draft, data_prop=True)
     return _fold_integers(draft, types_of(draft.graph))
 
 
@@ -230,8 +230,7 @@ def _fold_integers(proto: ModelProto, types: Types, follow: bool = False) -> Int
         elif node.op_type in _FOLDED and node.input and all(n in known or n in drawn for n in node.input if n):
             with suppress(Exception):  # what cannot be computed stays unknown
                 feeds = {n: known[n] if n in known else drawn[n] for n in node.input if n}
-                made = cast("list[npt.NDArray[Any]]", ReferenceEvaluator(node, opsets=opsets).run(None, feeds))
-                found = [np.asarray(a) for a in made]
+                found = evaluated(node, opsets, feeds)
                 drawn.update((n, a) for n, a in zip(node.output, found, strict=True) if _few_floats(a))
                 _make_constant(node, found, known)
     return known
@@ -280,7 +279,7 @@ def _lengths(
         return None
     with suppress(Exception):  # an input that is not known at all, among others
         feeds = {n: known[n] if n in known else partly[n] for n in node.input if n}
-        (found,) = cast("list[Any]", ReferenceEvaluator(node, opsets=opsets).run(None, feeds))
+        (found,) = evaluated(node, opsets, feeds)
         return np.asarray(found, dtype=np.float64)
     return None
 
@@ -341,7 +340,7 @@ def _loop_types(node: NodeProto, types: Types, known: Integers, opset: int) -> T
     weights = [*body.initializer, *(onnx.numpy_helper.from_array(a, name) for name, a in known.items())]
     graph = GraphProto(name="body", node=body.node, initializer=weights, input=inputs)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    found = types_of(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    found = types_of(inference.infer_shapes(model, data_prop=True).graph)
     made = [_rank_of(found.get(v.name)) for v in body.output[1:]]
     if None in made or made[: len(ranks)] != ranks:
         return {}
@@ -369,15 +368,12 @@ def infer_node(node: NodeProto, types: Mapping[str, TypeProto], known: Integers,
     if free is not None:
         return free
     data = {n: onnx.numpy_helper.from_array(known[n], n) for n in node.input if n in known}
-    found = onnx.shape_inference.infer_node_outputs(
-        onnx.defs.get_schema(node.op_type, opset, ""), node, given, data,
-        opset_imports=[onnx.helper.make_opsetid("", opset)],
-    )  # fmt: skip
+    found = inference.infer_node_outputs(node, given, opset, input_data=data)
     for k, name in enumerate(node.output):
         if name in found and not has_rank(found[name]) and (rank := _rank(node, k, given)) is not None:
             element = found[name].tensor_type.elem_type
             found[name] = onnx.helper.make_tensor_type_proto(element, [None] * rank)
-    return dict(found)
+    return found
 
 
 def _rank(node: NodeProto, output: int, types: Mapping[str, TypeProto]) -> int | None:
@@ -425,14 +421,6 @@ def _length(given: TypeProto | None) -> int | None:
 
 
 # What a file says
-
-
-def _free_negative_dims(graph: GraphProto) -> None:
-    """Some exporters write -1 for a free axis; ONNX leaves it out."""
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_value < 0:
-                dim.Clear()
 
 
 def _forget_shapes(graph: GraphProto) -> None:

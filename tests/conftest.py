@@ -4,10 +4,29 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from files import FILES, FileServer, file_server, public_table
 from served import Server, serving
+
+os.environ.setdefault("ONNXCAM_CACHE", "")  # graphs that another run has kept would hide what this one writes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sessions take one thread where a test gives no number: of small networks, a second one waits most of the time,
+    and busily, which costs the workers beside it their core."""
+    from onnxcam import runtime
+
+    begin = runtime._Here.__init__
+
+    def alone(self: Any, graph: bytes, weights: Any, providers: Any, threads: int | None, optimize: bool) -> None:
+        begin(self, graph, weights, providers, threads or 1, optimize)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime._Here, "__init__", alone)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,17 @@ STEP = 1e-6
 _MADE: dict[int, tuple[Any, ReferenceEvaluator]] = {}
 
 
+def maps_and_head(classes: int = 2, side: int = 8) -> str:
+    """For :func:`saved`: maps ``Relu(Conv(image, w))`` of an RGB picture, whose means ``head`` and ``bias`` read."""
+    return f"""(float[N,3,{side},{side}] image) => (float[N,{classes}] logits) {{
+    maps = Conv(image, w)
+    act = Relu(maps)
+    pooled = GlobalAveragePool(act)
+    flat = Flatten(pooled)
+    logits = Gemm(flat, head, bias)
+}}"""
+
+
 def saved(path: Path, body: str, meta: Mapping[str, str] | None = None, **weights: Any) -> Path:
     """A file of the graph ``body``; weights are arrays, or shapes to be filled with noise."""
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> g {body}')

@@ -7,21 +7,16 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from small import saved
+from small import maps_and_head, saved
 
 from onnxcam.audit import audit
 from onnxcam.errors import ImageError, OptionError, UnknownNameError
 from onnxcam.evaluate.run import Evaluation
 from onnxcam.image import read_image, save_image
 
+pytestmark = pytest.mark.anyruntime
+
 # Two maps of 8 x 8, red and green. Warm: 4 red - 2 green, in means; cold: the opposite.
-BODY = """(float[N,3,8,8] image) => (float[N,2] logits) {
-    maps = Conv(image, w)
-    act = Relu(maps)
-    pooled = GlobalAveragePool(act)
-    flat = Flatten(pooled)
-    logits = Gemm(flat, head, bias)
-}"""
 META = {"onnxcam/labels": '["warm", "cold"]', "onnxcam/preprocess": '{"name": "unit"}'}
 RED, GREEN = 0, 1
 
@@ -30,7 +25,7 @@ RED, GREEN = 0, 1
 def model(tmp_path):
     kernel = np.eye(2, 3, dtype=np.float32)[:, :, None, None]
     head = np.array([[4, -4], [-2, 2]], np.float32)
-    return saved(tmp_path / "m.onnx", BODY, META, w=kernel, head=head, bias=np.zeros(2, np.float32))
+    return saved(tmp_path / "m.onnx", maps_and_head(), META, w=kernel, head=head, bias=np.zeros(2, np.float32))
 
 
 def scene(sky, land=(0, 0), level=200):
@@ -155,7 +150,7 @@ def test_the_truth_may_be_explained(model, tmp_path):
 
 def colours(path, head, labels):
     """Logits are weights of the means of red, green and blue."""
-    body = BODY.replace("float[N,2]", f"float[N,{len(labels)}]")
+    body = maps_and_head(classes=len(labels))
     kernel, bias = np.eye(3, dtype=np.float32)[:, :, None, None], np.zeros(len(labels), np.float32)
     meta = {**META, "onnxcam/labels": json.dumps(labels)}
     return saved(path, body, meta, w=kernel, head=np.array(head, np.float32), bias=bias)

@@ -11,6 +11,7 @@ from onnxcam.image import InputSpec, read_image, save_image
 from onnxcam.runtime import Session
 from onnxcam.zoo import samples
 
+pytestmark = pytest.mark.anyruntime
 LABELS = ["red corner", "blue corner", "bright"]
 GRID = {"segments": "grid:4", "fill": "zero", "samples": 64}
 

@@ -21,6 +21,8 @@ from onnxcam.errors import ImageError, OptionError, UnknownNameError
 from onnxcam.image import Preprocess, save_image
 from onnxcam.zoo import locate
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.fixture
 def photos(tmp_path):

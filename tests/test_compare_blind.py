@@ -19,6 +19,7 @@ from onnxcam.compare.pictures import data_uri, side_by_side
 from onnxcam.errors import OptionError
 from onnxcam.image import encode_image
 
+pytestmark = pytest.mark.anyruntime
 EVIL = "</script><script>alert(1)</script>&<b>"
 
 

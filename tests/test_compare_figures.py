@@ -12,6 +12,8 @@ import pytest
 from onnxcam.compare.figures import binomial, likeness, pearson, ranks, strongest, summary
 from onnxcam.compare.stages import Channels, errors, rows_stage, swapped, verdict
 
+pytestmark = pytest.mark.anyruntime
+
 
 def exchanged(array: Any, axis: int = 0) -> Any:
     order = [1, 0, *range(2, array.shape[axis])]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from recipes import recipe
-from small import saved
+from small import maps_and_head, saved
 
 from benchmarks import concepts as bench
 from onnxcam import Explainer
@@ -18,21 +18,16 @@ from onnxcam.concepts import Example, Named, Names, in_words, load_names, name_c
 from onnxcam.errors import ImageError, OptionError
 from onnxcam.image import save_image
 
+pytestmark = pytest.mark.anyruntime
+
 # Three maps of 8 x 8: red, green, and red less green; two classes, the second the first's opposite.
-COLOURS = """(float[N,3,8,8] image) => (float[N,2] logits) {
-    maps = Conv(image, w)
-    act = Relu(maps)
-    pooled = GlobalAveragePool(act)
-    flat = Flatten(pooled)
-    logits = Gemm(flat, head, bias)
-}"""
 KERNEL = np.asarray([[1, 0, 0], [0, 1, 0], [1, -1, 0], [0, 0, 0]], np.float32)[:, :, None, None]
 HEAD = np.asarray([[4, -4], [-2, 2], [1, -1], [9, -9]], np.float32)
 
 
 @pytest.fixture
 def explainer(tmp_path) -> Explainer:
-    path = saved(tmp_path / "m.onnx", COLOURS, w=KERNEL, head=HEAD, bias=np.zeros(2, np.float32))
+    path = saved(tmp_path / "m.onnx", maps_and_head(), w=KERNEL, head=HEAD, bias=np.zeros(2, np.float32))
     return Explainer(path, preprocess="unit", labels=["warm", "cold"], threads=1, target_layer="act")
 
 
@@ -84,7 +79,7 @@ def test_the_level_is_what_a_share_of_all_places_exceeds(explainer):
 
 def test_masks_are_seen_as_the_model_sees_the_picture(tmp_path):
     """A photo of twice the size: its mask shrinks with it, to whole places."""
-    path = saved(tmp_path / "m.onnx", COLOURS, w=KERNEL, head=HEAD, bias=np.zeros(2, np.float32))
+    path = saved(tmp_path / "m.onnx", maps_and_head(), w=KERNEL, head=HEAD, bias=np.zeros(2, np.float32))
     explainer = Explainer(path, preprocess="unit,fit=stretch", threads=1, target_layer="act")
     small = painted(red=(slice(2, 3), slice(3, 4)))
     mask = np.zeros((16, 16), bool)
@@ -95,7 +90,7 @@ def test_masks_are_seen_as_the_model_sees_the_picture(tmp_path):
 
 
 def test_a_margin_is_no_part_of_a_concept(tmp_path):
-    path = saved(tmp_path / "m.onnx", COLOURS, w=KERNEL, head=HEAD, bias=np.zeros(2, np.float32))
+    path = saved(tmp_path / "m.onnx", maps_and_head(), w=KERNEL, head=HEAD, bias=np.zeros(2, np.float32))
     explainer = Explainer(path, preprocess="unit,fit=letterbox", threads=1, target_layer="act")
     tall = painted(red=(slice(2, 3), slice(3, 4)), level=255)[:, 2:6]
     found = name_channels(explainer, [Example(tall, masks={"all": np.ones((8, 4), bool)})], at_least=0.001)

@@ -19,6 +19,7 @@ from onnxcam.image import Preprocess
 from onnxcam.model import load_model
 from onnxcam.opening import choose_labels, choose_preprocess
 
+pytestmark = pytest.mark.anyruntime
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 TAIL = "a = Conv <pads = [1,1,1,1]> (h, w) p = GlobalAveragePool (a) f = Flatten (p) z = Gemm <transB = 1> (f, v)"
 W = {"w": (4, 3, 3, 3), "v": (4, 4)}

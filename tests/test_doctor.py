@@ -40,6 +40,8 @@ from onnxcam.image import InputSpec, Preprocess, read_image, save_image
 from onnxcam.model import Model
 from onnxcam.photos import Photo
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.mark.parametrize("truth", USUAL)
 def test_labels_name_the_convention(truth, tmp_path):

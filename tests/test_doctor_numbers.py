@@ -24,6 +24,8 @@ from onnxcam.doctor.scenes import by_unit, joined, units
 from onnxcam.doctor.scenes import scenes as same_scenes
 from onnxcam.image import InputSpec, Preprocess
 
+pytestmark = pytest.mark.anyruntime
+
 
 def test_log_likelihood_is_the_softmax_of_the_true_class_with_a_floor():
     scores = np.log(np.array([[1.0, 3.0], [1.0, 4.0]]))

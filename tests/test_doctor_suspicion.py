@@ -26,6 +26,8 @@ from onnxcam.image import InputSpec, Preprocess, save_image
 from onnxcam.model import Model
 from onnxcam.photos import Photo
 
+pytestmark = pytest.mark.anyruntime
+
 
 def watched(explained: Model, preprocess: str, photos: Sequence[Photo]) -> str:
     explainer = Explainer(explained, preprocess, method="saliency")

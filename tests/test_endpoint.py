@@ -12,6 +12,8 @@ from onnxcam import BlackBox, Endpoint
 from onnxcam.errors import ModelError, OptionError, UnknownNameError
 from onnxcam.image import InputSpec
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.fixture
 def picture():

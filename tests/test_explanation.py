@@ -11,6 +11,8 @@ from onnxcam import Explainer, Explanation, zoo
 from onnxcam.errors import OptionError, OutputError, UnknownNameError
 from onnxcam.image import read_image
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.fixture(scope="module")
 def e() -> Explanation:

@@ -8,6 +8,8 @@ import pytest
 
 from onnxcam.files import whole, write_whole
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.mark.parametrize("durable", [True, False])
 def test_a_durable_file_is_on_the_disk_before_it_appears(tmp_path, monkeypatch, durable):

@@ -12,7 +12,7 @@ from builders import classifier, write
 from small import picture, saved
 
 from onnxcam import Explainer, load_model
-from onnxcam.errors import OptionError
+from onnxcam.errors import ModelError, OptionError
 from onnxcam.image import read_image
 from onnxcam.record import _best
 from onnxcam.targets import Custom
@@ -252,3 +252,17 @@ def test_threads_that_ask_at_once_share_one_session():
     assert len(made) == 1
     assert len({e.heatmap.tobytes() for e in found}) == 1
     assert len(found) == 4
+
+
+def test_a_gradient_of_another_shape_than_its_layer_is_the_files_fault(monkeypatch):
+    """As of a damaged file whose noted shapes are wrong."""
+    explainer = Explainer(MODEL)
+    run = explainer.programs.run
+
+    def contradictory(*given):
+        answers, program = run(*given)
+        return {k: v[:, :8, 0, 0] if k.startswith("G/") else v for k, v in answers.items()}, program
+
+    monkeypatch.setattr(explainer.programs, "run", contradictory)
+    with pytest.raises(ModelError, match=r"is \(1, 64, 14, 14\), and its gradient \(1, 8\); the shapes that are noted"):
+        explainer.explain(SCENE)

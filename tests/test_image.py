@@ -21,6 +21,7 @@ import pytest
 from onnxcam.errors import ImageError, OptionError, OutputError, UnknownNameError
 from onnxcam.image import PRESETS, InputSpec, Preprocess, as_image, read_image, save_image
 
+pytestmark = pytest.mark.anyruntime
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 SMOOTH = np.stack(np.broadcast_arrays(*np.ogrid[0:240:10, 0:240:6], 128), axis=2).astype(np.uint8)  # (24, 40, 3)
 SPEC = InputSpec("NCHW", 3, 224, 224)

@@ -84,3 +84,19 @@ def test_the_command_line_gives_files_numbers_lists_and_words(tmp_path):
 def test_what_is_no_input_is_refused(text, say):
     with pytest.raises(OptionError, match=say):
         parse_inputs([text])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999,)}    \n" + bytes(64),
+        b"\x93NUMPY\x01\x00\x10\x00((((((((((((((((" + bytes(64),
+        b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,)}              \n" + bytes(64),
+        b"PK\x03\x04",
+        b"",
+    ],
+)
+def test_a_damaged_array_is_refused_and_takes_no_memory(tmp_path, data):
+    (tmp_path / "e.npy").write_bytes(data)
+    with pytest.raises(OptionError, match=r"cannot read .*give a file that numpy\.save wrote"):
+        parse_inputs([f"extra={tmp_path / 'e.npy'}"])

@@ -7,6 +7,7 @@ import pytest
 from onnxcam.errors import OptionError
 from onnxcam.labels import find_labels
 
+pytestmark = pytest.mark.anyruntime
 NAMES = ("cat", "dog, hound", "zébra")
 
 

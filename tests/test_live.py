@@ -16,6 +16,7 @@ from onnxcam.errors import ModelError, OptionError, UnknownNameError
 from onnxcam.live import Live, Rounds, paced
 from onnxcam.video import Frame, open_source
 
+pytestmark = pytest.mark.anyruntime
 FRAMES = 24
 
 

@@ -210,6 +210,12 @@ def test_external_entries_that_make_no_sense_are_refused(tmp_path, entry):
     refused(write(tmp_path / "model.onnx", proto))
 
 
+@pytest.mark.parametrize("place", ["x\0y", "a" * 5000, "a/" * 3000 + "b", "round"])
+def test_external_weights_in_what_no_file_is_called_are_refused(tmp_path, place):
+    (tmp_path / "round").symlink_to("round")
+    refused(write(tmp_path / "model.onnx", _at(external(classifier(), "w.bin"), place)))
+
+
 @pytest.mark.parametrize("how", ["parent", "absolute", "link", "linked folder", "absolute inside", "round about"])
 def test_external_weights_outside_the_folder_are_refused(tmp_path, how):
     inner = tmp_path / "model"
@@ -329,6 +335,51 @@ def missing_attribute(g):
 @pytest.mark.parametrize("opset", [9, 18])
 def test_broken_graphs_are_refused(saved, change, said, opset):
     assert said in refused(saved(rewired(change, opset)))
+
+
+def test_functions_that_cannot_be_written_out_are_refused(saved):
+    def calls(name: str, called: str, times: int) -> onnx.FunctionProto:
+        domain = "own" if called.startswith("f") else ""
+        inner = [helper.make_node(called, [f"v{k}"], [f"v{k + 1}"], domain=domain) for k in range(times)]
+        imports = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+        return helper.make_function("own", name, ["v0"], [f"v{times}"], inner, imports)
+
+    def using(*functions: onnx.FunctionProto) -> Path:
+        proto = model([*NODES[:1], helper.make_node(functions[-1].name, ["conv1"], ["y"], domain="own")],
+                      [IMAGE], [value("y", None)], weights(), domains={"own": 1})  # fmt: skip
+        proto.functions.extend(functions)
+        return saved(proto)
+
+    assert "its function 'f1' calls itself" in refused(using(calls("f1", "f2", 1), calls("f2", "f1", 1)))
+    tower = [calls(f"f{k}", f"f{k - 1}" if k else "Relu", 10) for k in range(9)]
+    assert "with its functions written out it has 1e+09 nodes" in refused(using(*tower))
+    assert len(load_model(using(*tower[:3])).graph) == 1 + 10**3
+
+
+def test_a_loop_that_nothing_ends_is_refused(saved):
+    def looping(rounds: int, ends: str) -> Path:
+        given = [value("i", [], TensorProto.INT64), value("go", [], TensorProto.BOOL), value("a", None)]
+        body = [helper.make_node("Relu", ["a"], ["b"]),
+                helper.make_node("Identity", ["go"], ["on"]) if ends == "never" else
+                helper.make_node("Less", ["i", "few"], ["on"])]  # fmt: skip
+        graph = helper.make_graph(body, "body", given, [value("on", [], TensorProto.BOOL), value("b", None)])
+        loop = helper.make_node("Loop", ["rounds", "", "image"], ["y"], body=graph)
+        held = {"rounds": np.int64(rounds), "few": np.int64(3)}
+        return saved(model([loop], [IMAGE], [value("y", None)], held))
+
+    assert "its Loop y goes 4,611,686,018,427,387,904 rounds" in refused(looping(2**62, "never"))
+    assert "its Loop y goes 10,001 rounds" in refused(looping(10**4 + 1, "never"))
+    assert load_model(looping(10**4, "never")).path
+    assert load_model(looping(2**62, "by its condition")).path  # as TensorFlow writes a while
+
+
+def test_one_opset_of_a_domain(saved):
+    proto = classifier()
+    proto.opset_import.extend(list(proto.opset_import))  # of itself, it goes on without end
+    proto.opset_import.add(domain="ai.onnx", version=18)
+    assert load_model(saved(proto)).source_opset == 18
+    proto.opset_import.add(domain="", version=17)
+    assert "imports two opsets of the domain '', 18 and 17" in refused(saved(proto))
 
 
 def inside_nothing():
@@ -774,7 +825,9 @@ def test_a_negative_length_is_a_free_axis(saved):
     assert opened.image_input.height is None
 
 
-@pytest.mark.parametrize("dims", [[1, 3, 2**31, 8], [10**9, 3, 8, 8]])
+@pytest.mark.parametrize(
+    "dims", [[1, 3, 2**31, 8], [10**9, 3, 8, 8], [1, 3, 4096, 8192], [64, 3, 2048, 2048], [1, 3, 32769, 8]]
+)
 def test_an_input_that_no_picture_fills_is_refused(saved, dims):
     proto = entry(dims, nodes=[helper.make_node("Relu", ["image"], ["y"])])
     with pytest.raises(ModelError, match="no picture fills"):

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.peers import Peers, compare, counterpart
 from onnxcam.methods import METHODS
 
+pytestmark = pytest.mark.anyruntime
 GOLDEN = Path(__file__).parent / "golden"
 CLOSE = 1e-4
 NETWORKS = {path.stem: Peers(path) for path in sorted(GOLDEN.glob("*.npz"))}

@@ -10,6 +10,8 @@ from onnxcam.errors import ImageError, OptionError
 from onnxcam.image import read_image
 from onnxcam.photos import Photo, find_photos, strays
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -98,6 +100,16 @@ def test_a_table_of_other_pictures_or_of_none_is_refused(tmp_path, folder):
 
 def test_a_missing_picture_is_left_for_whoever_reads_it(folder):
     assert find_photos([folder / "z.bmp", folder / "gone.JPG"]) == [Photo(folder / "z.bmp"), Photo(folder / "gone.JPG")]
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "round.png", "x" * 5000])
+def test_a_name_that_leads_nowhere_is_left_for_whoever_reads_it(folder, name):
+    (folder / "round.png").symlink_to("round.png")
+    (table := folder / "t.csv").write_text(f"{name},1\nz.bmp,2\n")
+    assert find_photos(table) == [Photo(folder / name, "1"), Photo(folder / "z.bmp", "2")]
+    assert find_photos(folder / "z.bmp", table) == [Photo(folder / "z.bmp", "2")]
+    with pytest.raises(ImageError, match="cannot read"):
+        read_image(folder / name)
 
 
 def test_two_labels_of_one_picture_are_refused(folder):

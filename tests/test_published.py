@@ -12,6 +12,7 @@ import pytest
 from onnxcam.image import InputSpec, Preprocess
 from onnxcam.published import hugging_face, names, timm, ultralytics
 
+pytestmark = pytest.mark.anyruntime
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 HALF = [0.5, 0.5, 0.5]
 FREE = InputSpec("NCHW", 3, None, None)

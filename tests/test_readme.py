@@ -11,6 +11,7 @@ import pytest
 from benchmarks import audit
 from onnxcam.methods import METHODS
 
+pytestmark = pytest.mark.anyruntime
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line[2:] for line in re.findall(r"^\$ onnxcam .*", README, re.M)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+import types
 import warnings
 
 import builders
@@ -16,6 +17,7 @@ from onnx import helper
 
 from onnxcam import load_model, runtime
 from onnxcam.errors import ModelError, OptionError, RuntimeUnavailableError
+from onnxcam.isolation import Worker
 
 X = np.random.default_rng(1).standard_normal((2, 3, 12, 12)).astype(np.float32)
 
@@ -71,6 +73,7 @@ def test_one_build_is_no_warning(fresh, monkeypatch):
         runtime.load_runtime()
 
 
+@pytest.mark.anyruntime
 @pytest.mark.parametrize("failure", ["raise OSError('libcudart.so.12: cannot open')", "raise RuntimeError('ABI')", ""])
 def test_on_the_command_line_it_is_one_message(tmp_path, failure):
     (tmp_path / "onnxruntime").mkdir()
@@ -111,7 +114,7 @@ def test_a_runtime_too_old_for_the_model_says_so(tmp_path, opset, ir_version):
     ],
 )
 def test_what_runtimes_say_of_models_that_are_too_new(tmp_path, text):
-    opened = load_model(write(tmp_path / "model.onnx", classifier()))
+    opened = runtime.packed(load_model(write(tmp_path / "model.onnx", classifier())))
     assert isinstance(runtime._explained(RuntimeError(text), opened, "1.2.3"), RuntimeUnavailableError)
     assert type(runtime._explained(RuntimeError("shape mismatch"), opened, "1.2.3")) is ModelError
 
@@ -148,7 +151,7 @@ def test_weights_of_every_type_reach_the_runtime(tmp_path, dtype, length, outsid
 
 def test_large_weights_are_not_written_into_the_graph(tmp_path):
     opened = load_model(write(tmp_path / "model.onnx", classifier()))
-    graph, handed_over = runtime._serialise(opened, runtime.load_runtime())
+    graph, handed_over = runtime._serialise(opened)
     assert set(handed_over) == {"w2"}  # 1,728 bytes; the others are below 1 kB
     assert opened.graph.initializers["w2"].const_value.numpy().tobytes() not in graph
     assert not isinstance(opened.graph.initializers["w2"].const_value, ir.ExternalTensor)
@@ -170,6 +173,47 @@ def test_an_unknown_provider_lists_those_there_are(tmp_path):
     opened = load_model(write(tmp_path / "model.onnx", classifier()))
     with pytest.raises(OptionError, match=r"'NoSuchProvider'.*CPUExecutionProvider"):
         runtime.Session(opened, providers=["NoSuchProvider"])
+
+
+IDLE = r"CUDAExecutionProvider is in this ONNX Runtime but does not start.*onnxruntime-gpu\[cuda,cudnn\]"
+
+
+@pytest.fixture
+def a_driver_is_missing(monkeypatch) -> None:
+    """The runtime offers CUDA, and then goes on without, as it does where it finds no CUDA libraries or device."""
+    found = runtime.load_runtime()
+    if "CUDAExecutionProvider" in found.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    monkeypatch.setattr(found, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+
+
+@pytest.mark.usefixtures("a_driver_is_missing")
+@pytest.mark.filterwarnings("ignore:Specified provider")  # the runtime's own, which real builds do not give
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_provider_that_does_not_start_is_not_passed_over(tmp_path, apart):
+    opened = load_model(write(tmp_path / "model.onnx", classifier()))
+    with pytest.raises(RuntimeUnavailableError, match=IDLE):
+        runtime.Session(opened, providers=["CUDAExecutionProvider"], worker=Worker() if apart else None)
+
+
+@pytest.mark.usefixtures("a_driver_is_missing")
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_with_another_one_asked_for_it_is_a_warning(tmp_path):
+    opened = load_model(write(tmp_path / "model.onnx", classifier()))
+    with pytest.warns(UserWarning, match=IDLE + ".*The model runs by CPUExecutionProvider"):
+        session = runtime.Session(opened, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run({"image": X})[0], runtime.Session(opened).run({"image": X})[0])
+
+
+@pytest.mark.parametrize(("provider", "loaded"), [("CUDAExecutionProvider", 1), ("CPUExecutionProvider", 0)])
+def test_libraries_of_cuda_are_looked_for_where_it_is_wanted_and_in_silence(capsys, provider, loaded):
+    """What is printed would stand among the JSON lines of a command."""
+    calls = []
+    fake = types.SimpleNamespace(preload_dlls=lambda: calls.append(print("Failed to load libcublas.so")))
+    runtime._preload(fake, [provider])
+    runtime._preload(types.SimpleNamespace(), [provider])  # up to 1.20
+    assert len(calls) == loaded
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("threads", [0, -1])

@@ -7,6 +7,8 @@ import pytest
 
 from onnxcam import signals
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.fixture
 def told(monkeypatch):

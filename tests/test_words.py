@@ -11,6 +11,7 @@ from onnxcam.core.localize import peak
 from onnxcam.targets import Token
 from onnxcam.zoo import locate
 
+pytestmark = pytest.mark.anyruntime
 SEEDS = range(1_700_000, 1_700_012)
 
 

@@ -19,6 +19,7 @@ from recipes import recipe
 from onnxcam import zoo
 from onnxcam.errors import ModelError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
 NAME = "shapes-cnn"
 DETECTOR = "shapes-detector"  # takes one picture at a time, and lists boxes
 NAMING = [m.name for m in zoo.models().values() if (m.labels or m.vocabulary) and m.name != DETECTOR]

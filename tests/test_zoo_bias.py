@@ -14,6 +14,7 @@ from recipes import recipe
 
 from onnxcam import zoo
 
+pytestmark = pytest.mark.anyruntime
 FRESH = 3_200_000  # neither training nor the stated numbers have seen these
 KINDS = ("tanks", "staff")
 NEEDS = ("scenes", "canvas", "bias_scenes")

@@ -13,6 +13,7 @@ from recipes import recipe
 
 from onnxcam import Explainer, zoo
 
+pytestmark = pytest.mark.anyruntime
 FRESH = 3_100_000  # neither training nor the stated numbers have seen these
 HEADS = {"vit": "head.weight", "detector": "class_head.weight", "unet": "head.weight"}
 

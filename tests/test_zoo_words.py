@@ -14,6 +14,7 @@ from recipes import recipe
 
 from onnxcam import zoo
 
+pytestmark = pytest.mark.anyruntime
 VQA, CAPTION = "shapes-vqa", "shapes-caption"
 ENCODER, DECODER = f"{CAPTION}-encoder", f"{CAPTION}-decoder"
 FRESH = range(3_000_000, 3_000_060)

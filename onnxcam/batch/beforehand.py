@@ -32,7 +32,7 @@ def check(settings: Settings, explainer: Explainer, here: bool = True) -> list[s
     _check_target(explainer, explainer.check_target(settings.target))
     given_inputs(explainer.model, explainer.inputs)
     asked, threads = settings.options.get("providers"), settings.options.get("threads")
-    session = Session(explainer.model, asked if here else None, threads)
+    session = Session(explainer.model, asked if here else None, threads, worker=explainer.worker)
     return session.providers if here or asked is None else list(asked)
 
 

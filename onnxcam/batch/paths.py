@@ -64,7 +64,7 @@ class Paths:
 def check_apart(source: Source, out: Path) -> None:
     """Results among the pictures would be taken for pictures the next time."""
     folder = Path(source) if isinstance(source, str | Path) and os.path.isdir(source) else None
-    if folder and folder.resolve().is_relative_to(out.resolve()):
+    if folder and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(out)):  # links may go round
         raise OptionError(f"the pictures lie in {str(out)!r} themselves: give another folder for the results")
 
 

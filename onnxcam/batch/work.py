@@ -35,7 +35,6 @@ from onnxcam.errors import (
 from onnxcam.explainer import Explainer, Prepared
 from onnxcam.explanation import Explanation
 from onnxcam.files import whole
-from onnxcam.image import decode_image
 from onnxcam.labels import by_name, index_of
 from onnxcam.record import of_one_picture, of_the_job
 
@@ -100,7 +99,7 @@ class Work:
         try:
             data = sources.read(item.source)
             case.sha256 = hashlib.sha256(data).hexdigest()
-            picture = decode_image(data, item.source, max_pixels=self.settings.max_pixels)
+            picture = self.explainer.decode(data, item.source, self.settings.max_pixels)
             case.prepared = self.explainer.prepare(picture)
             if item.stamp and sources.stamp_of(item.source) != item.stamp:
                 case.warnings.append("the file has changed since the job was planned")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import sys
 import warnings
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +38,8 @@ from onnxcam.cli.listing import say
 from onnxcam.errors import OnnxcamError
 
 CANNOT_START = 2
+_PUT_OFF = ("sympy", "onnx_ir._symbolic_shapes")  # 0.3 s; only arithmetic with named axes reads them
+_YOUNG = 200_000  # objects; building a graph makes many that stay, explaining a picture leaves no cycles behind
 app = typer.Typer(
     name="onnxcam",
     help="Explain any ONNX image model from the .onnx file alone.",
@@ -71,7 +80,28 @@ def _options(
 
 def run() -> int:
     """Entry point: :func:`main`, guarded against crashes in native code."""
+    _start_quickly()
     return guarded(main)
+
+
+class _Later(MetaPathFinder):
+    """Modules that are executed when something of them is used, which most commands never do."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """The usual place, for `_PUT_OFF` alone."""
+        spec = PathFinder.find_spec(name, path, target) if name in _PUT_OFF else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
+
+
+def _start_quickly() -> None:
+    """For a process of one's own: a program that merely imports onnxcam finds its interpreter as it was."""
+    gc.set_threshold(_YOUNG, 20, 20)
+    atexit.register(gc.freeze)  # what ends with the process is not searched for cycles first
+    if _Later not in sys.meta_path:
+        sys.meta_path.insert(0, _Later)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ _SAVE = typer.Option(
 )
 _THEN = typer.Option(metavar="MODEL", help="A model behind the first, such as its decoder.")
 _SET = typer.Option("--set", metavar="NAME=VALUE", help="An option of the method: samples=50.")
+_ISOLATE = typer.Option("--isolate", help="Native code in a process of its own: a crash is the error of one picture.")
 _STRAIGHT = typer.Option("--straight-through", help="Let gradients pass signs and roundings (binarised networks).")
 
 
@@ -74,6 +75,7 @@ def command(
     max_pixels: Annotated[int | None, typer.Option(help="Largest picture that is opened, in pixels.")] = None,
     runner: Annotated[str, typer.Option(help="local, or ray for several machines.")] = "local",
     ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster: auto, or HOST:6379.")] = None,
+    isolate: Annotated[bool, _ISOLATE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture on stdout.")] = False,
 ) -> None:
     """Explain many pictures: a folder in, explained, whatever happens."""
@@ -90,6 +92,8 @@ def command(
     }  # fmt: skip
     if threads is not None:
         options["threads"] = threads
+    if isolate:
+        options["isolate"] = True
     job = run(
         [model, *then] if then else model, source, out, target=target, save="overlay" if save is None else save,
         image_format=image_format, heatmap_format=heatmap_format, batch=batch, max_pixels=max_pixels,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _MODEL = typer.Argument(metavar="MODEL", help="An .onnx file, or zoo:NAME; left out with --endpoint.")
 _STRAIGHT = typer.Option("--straight-through", help="Let gradients pass signs and roundings (binarised networks).")
+_ISOLATE = typer.Option("--isolate", help="Native code in a process of its own: a crash is the error of one picture.")
 _IMAGES = typer.Argument(metavar="IMAGE", help="Pictures.")
 
 
@@ -77,6 +78,7 @@ def command(
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
     provider: Annotated[list[str] | None, typer.Option(help="Execution provider of the runtime.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Largest picture that is opened, in pixels.")] = None,
+    isolate: Annotated[bool, _ISOLATE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per explanation on stdout.")] = False,
 ) -> None:
     """Explain pictures: why does the model answer as it does?"""
@@ -99,7 +101,7 @@ def command(
         only = {
             "--layer": layer, "--layers": layers, "--fuse": fuse, "--smooth": smooth, "--input": given, "--then": then,
             "--straight-through": straight_through, "--threads": threads, "--provider": provider,
-            "--engine": engine != "auto",
+            "--engine": engine != "auto", "--isolate": isolate,
         }  # fmt: skip
         _check_served([name for name, value in only.items() if value])
     if not pictures:
@@ -112,7 +114,7 @@ def command(
         target_kind=look.target,
         preprocess=preprocess, engine=engine, labels=labels, providers=provider, threads=threads, output=output,
         fuse=fuse, smooth=smooth or (), normalize=normalize, straight_through=straight_through, budget=budget,
-        batch=batch, inputs=parse_inputs(given or []),
+        batch=batch, inputs=parse_inputs(given or []), isolate=isolate,
     )  # fmt: skip
     mine, folder = not out.exists(), make_folder(out)
     shape = "grid" if grid else "layers" if layers else "single"

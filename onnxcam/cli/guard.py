@@ -94,7 +94,8 @@ def _told(ended_by: signal.Signals, interrupted: bool) -> int:
     if ended_by.name in CRASHES:
         print(
             f"onnxcam: native code crashed ({ended_by.name}), most likely ONNX Runtime on this model. Check the model "
-            "with another tool, export it again, or try another build or version of ONNX Runtime",
+            "with another tool, export it again, or try another build or version of ONNX Runtime. With --isolate, "
+            "explain and batch outlive the crash of one picture",
             file=sys.stderr,
         )
         return 2

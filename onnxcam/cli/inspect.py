@@ -37,9 +37,11 @@ def command(
     """
     from onnxcam.model import load_model
     from onnxcam.opening import locate
+    from onnxcam.runtime import doubting
 
     opened = load_model(locate(model))
-    facts = describe(opened, output)
+    with doubting(opened):
+        facts = describe(opened, output)
     if sidecar:
         say(f"wrote {_write_sidecar(opened)}")
     if as_json:

@@ -77,9 +77,10 @@ def explainers(
     **options: Any,
 ) -> list[Explainer]:
     """One explainer per method, on one model (of several, each behind the one before)."""
+    from onnxcam.isolation import Worker
     from onnxcam.opening import opened
 
-    model = opened(models)
+    model = opened(models, Worker() if options.get("isolate") else None)
     names = _every_layer(model, layers, options["output"]) if layers else list(layer)
     found = [
         Explainer(model, target_layer=names if method.has_layer else "auto", method=method, **{**options, **own})
@@ -219,9 +220,7 @@ class Job:
 
     def one(self, path: Path, stem: str) -> None:
         """All explanations of one picture."""
-        from onnxcam.image import MAX_PIXELS, read_image
-
-        picture = read_image(path, max_pixels=self.max_pixels or MAX_PIXELS)
+        picture = self.read(path)
         found = [
             [replace(self.explain(e, picture, target), source=str(path)) for target in self.targets]
             for e in self.explainers
@@ -230,6 +229,15 @@ class Job:
         for row in found:
             for e, target in zip(row, self.targets, strict=True):
                 self.record(e, path, {"figure": whole} if whole else self.save(e, stem, target))
+
+    def read(self, path: Path) -> Pixels:
+        """A picture; by the explainer, which may do it elsewhere."""
+        from onnxcam.image import MAX_PIXELS, read_file, read_image
+
+        first, most = self.explainers[0], self.max_pixels or MAX_PIXELS
+        if isinstance(first, Explainer):
+            return first.decode(read_file(path), path, most)
+        return read_image(path, max_pixels=most)
 
     def explain(self, explainer: Explainer | BlackBox, picture: Pixels, target: str | None) -> Explanation:
         """One explanation, with a bar where it takes many runs."""

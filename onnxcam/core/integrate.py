@@ -55,7 +55,7 @@ def integral(
     total = np.zeros(x.shape[1:])
     for part in parts:
         a = points[part, None, None, None].astype(np.float32)
-        total += np.tensordot(weights[part], gradients(probe, start + a * (x - start), relu), axes=1)
+        total += np.tensordot(weights[part].astype(np.float32), gradients(probe, start + a * (x - start), relu), axes=1)
     return np.asarray(total * (x - start)[0], dtype=np.float32)
 
 

@@ -178,12 +178,27 @@ def _by_maximum(xp: Any, maps: Array) -> Array:
     return positive / xp.where(top <= _TINY, np.inf, top)
 
 
-def _by_range(xp: Any, maps: Array) -> Array:
+def _extent(xp: Any, maps: Array) -> tuple[Array, Array, Array]:
+    """Each map's minimum, its range, and whether that is nothing but rounding; all (..., 1, 1)."""
     low = xp.min(maps, axis=(-2, -1), keepdims=True)
     high = xp.max(maps, axis=(-2, -1), keepdims=True)
     spread = high - low
-    flat = spread <= xp.maximum(_NOISE * xp.maximum(xp.abs(low), xp.abs(high)), _TINY)
+    return low, spread, spread <= xp.maximum(_NOISE * xp.maximum(xp.abs(low), xp.abs(high)), _TINY)
+
+
+def _by_range(xp: Any, maps: Array) -> Array:
+    low, spread, flat = _extent(xp, maps)
     return xp.where(flat, 0.0, (maps - low) / xp.where(flat, 1.0, spread))
+
+
+def stretch(maps: NDArray[np.float32]) -> None:
+    """Bring maps (..., h, w) to [0, 1] as `normalize` does with ``"minmax"``, where they lie.
+
+    For many maps that are wanted for a moment: fresh memory costs more than the sums. An infinite map is NaN.
+    """
+    low, spread, flat = _extent(np, maps)
+    maps -= low
+    maps /= np.where(flat, np.inf, spread)
 
 
 def _as_it_is(xp: Any, maps: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Black-box methods that hide places of a picture: occlusion, RISE and AISE.
+"""Black-box methods that hide places of a picture: occlusion and AISE, and what :mod:`onnxcam.core.rise` shares.
 
 They ask for scores alone. Pictures are float (B, C, H, W) as the model gets them, masks (B, H, W) from 0, hidden, to 1,
 as it is. Every map is (H, W), of the input's size, signed; it is all zero where nothing that was hidden changed the
@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from onnxcam.core.baselines import baseline
-from onnxcam.core.maps import resize_matrix
-from onnxcam.core.probe import Array, Probe, at_least, chunks, finite, scores
+from onnxcam.core.probe import Array, Probe, at_least, finite, scores
 from onnxcam.errors import MissingPackageError, OptionError
 
 Window = tuple[slice, slice]
@@ -36,10 +35,15 @@ def filled(x: Array, kind: Fill) -> Array:
     return hidden
 
 
-def blend(x: Array, hidden: Array, masks: Array) -> Array:
-    """``x * m + hidden * (1 - m)``: (1, C, H, W) and (B, H, W) -> (B, C, H, W)."""
-    m = masks[:, None].astype(x.dtype)
-    return np.asarray(x * m + hidden * (1 - m))
+def blend(x: Array, hidden: Array, masks: Array, out: Array | None = None) -> Array:
+    """``x * m + hidden * (1 - m)``: (1, C, H, W) and (B, H, W) -> (B, C, H, W), written to ``out`` where given."""
+    seen = np.empty((len(masks), *x.shape[1:]), x.dtype) if out is None else out
+    shows = bool(np.any(hidden))
+    for image, mask in zip(seen, masks.astype(x.dtype, copy=False), strict=True):
+        np.multiply(x[0], mask, out=image)
+        if shows:
+            image += hidden[0] * (1 - mask)
+    return seen
 
 
 def steady(found: Array) -> bool:
@@ -120,77 +124,14 @@ def occlusion(
     places = windows(size, asked, _pair("stride", stride, min(tenth, *asked)))
     hidden = filled(probe.x, fill)
 
-    def images(part: slice) -> Array:
-        batch = np.repeat(probe.x, part.stop - part.start, axis=0)
-        for image, (rows, columns) in zip(batch, places[part], strict=True):
+    def images(part: slice, out: Array) -> None:
+        out[...] = probe.x
+        for image, (rows, columns) in zip(out, places[part], strict=True):
             image[:, rows, columns] = hidden[0, :, rows, columns]
-        return batch
 
     whole, found = finite(probe.score(probe.x)), scores(probe, len(places), images)
     drops = np.zeros_like(found) if steady(np.append(whole, found)) else whole - found
     return mean_over_windows(places, drops, size)
-
-
-# ---- RISE ----
-
-
-def upsampled(grids: Array, shifts: Array, size: tuple[int, int]) -> Array:
-    """Grids (B, s, s) -> masks (B, H, W): one cell larger than the picture, and cut out at a shift (B, 2).
-
-    A cell is ``ceil(side / s)`` pixels; the grid is stretched bilinearly to ``(s + 1) * cell`` pixels.
-    """
-    cells = grids.shape[1]
-    rows, columns = (
-        resize_matrix(cells, (cells + 1) * math.ceil(n / cells))[shifts[:, axis, None] + np.arange(n)]
-        for axis, n in enumerate(size)
-    )
-    return np.asarray(rows @ grids.astype(np.float32) @ columns.transpose(0, 2, 1))
-
-
-def rise(
-    probe: Probe,
-    *,
-    samples: int = 2000,
-    cells: int = 7,
-    keep: float = 0.5,
-    fill: Fill = "zero",
-    seed: int | np.random.Generator = 0,
-) -> Array:
-    """RISE: the mean of random soft masks, weighted by the scores that they leave.
-
-    Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018,
-    https://arxiv.org/abs/1806.07421, equation 6.
-
-    ``S = 1 / (E[M] N) * sum_i f(x * M_i) M_i`` with ``E[M] = keep``. The paper takes 4000 masks for VGG16, 8000 for
-    ResNet50; the noise falls with the root of their number. Masks are made ``probe.batch`` at a time.
-
-    Args:
-        probe: the model.
-        samples: number of masks N.
-        cells: cells of a mask along a side.
-        keep: the share of cells that stay visible.
-        fill: what hides; :func:`~onnxcam.core.baselines.baseline`.
-        seed: of the random masks: first ``random((N, cells, cells)) < keep``, then shifts down and right.
-
-    Returns:
-        (H, W), in units of the score; all of one sign if the scores are.
-
-    Raises:
-        OptionError, UnknownNameError: options out of range.
-        ModelError: scores that are no numbers.
-    """
-    at_least(1, samples=samples, cells=cells)
-    if not 0 < keep < 1:
-        raise OptionError(f"keep={keep}: the share of visible cells is above 0 and below 1")
-    rng, size = np.random.default_rng(seed), (int(probe.x.shape[2]), int(probe.x.shape[3]))
-    grids = rng.random((samples, cells, cells)) < keep
-    shifts = np.stack([rng.integers(0, math.ceil(n / cells), samples) for n in size], axis=1)
-    hidden, found, total = filled(probe.x, fill), np.empty(samples), np.zeros(size)
-    for part in chunks(probe, samples):
-        masks = upsampled(grids[part], shifts[part], size)
-        found[part] = finite(probe.score(blend(probe.x, hidden, masks)))
-        total += np.tensordot(found[part], masks, axes=1)
-    return np.zeros(size, np.float32) if steady(found) else (total / (samples * keep)).astype(np.float32)
 
 
 # ---- AISE ----

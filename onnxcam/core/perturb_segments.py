@@ -112,7 +112,8 @@ def _hiding(x: Array, kind: Fill, labels: Array) -> Array:
 def _asked(probe: Probe, labels: Array, rows: Array, fill: Fill) -> Array:
     """(n,): the scores of coalitions (n, K)."""
     hidden = _hiding(probe.x, fill, labels)
-    return scores(probe, len(rows), lambda part: blend(probe.x, hidden, rows[part][:, labels])).astype(np.float64)
+    seen = rows.astype(np.float32)
+    return scores(probe, len(seen), lambda part, out: blend(probe.x, hidden, seen[part][:, labels], out))
 
 
 def _painted(values: Array, found: Array, labels: Array) -> Array:

@@ -39,8 +39,8 @@ class Attention:
 class Probe(Protocol):
     """One model, one image, one target (a class that stays the same whatever is asked), one target layer.
 
-    Images and maps are float32 (B, C, H, W), whatever the model's own layout and type; any B, which the probe splits
-    into runs of at most ``batch``.
+    Images and maps are float32 (B, C, H, W), whatever the model's own layout and type; any B above 0, which the probe
+    splits into runs of at most ``batch``.
 
     Attributes:
         x: (1, C, H, W), the image as the model gets it (preprocessed).
@@ -82,18 +82,44 @@ class Probe(Protocol):
     def advance(self, done: int, total: int) -> None:
         """Tell of progress, in score calls."""
 
+    def note(self, text: str) -> None:
+        """Say what whoever reads the map ought to know."""
 
-def chunks(probe: Probe, total: int) -> Iterator[slice]:
-    """Slices of at most ``probe.batch`` that cover ``range(total)``; progress is told after each."""
-    for start in range(0, total, probe.batch):
-        stop = min(start + probe.batch, total)
+
+def chunks(probe: Probe, total: int, size: int = 0) -> Iterator[slice]:
+    """Slices of at most ``size`` (0: ``probe.batch``) that cover ``range(total)``; progress is told after each."""
+    size = size or probe.batch
+    for start in range(0, total, size):
+        stop = min(start + size, total)
         yield slice(start, stop)
         probe.advance(stop, total)
 
 
-def scores(probe: Probe, total: int, images: Callable[[slice], Array]) -> Array:
-    """(total,): the scores of images that are made as they are needed, ``images(slice)`` -> (B, C, H, W)."""
-    return finite(np.concatenate([probe.score(images(part)) for part in chunks(probe, total)]))
+def scores(
+    probe: Probe,
+    total: int,
+    images: Callable[[slice, Array], object],
+    enough: Callable[[Array], bool] = lambda found: False,
+) -> Array:
+    """(total,) float64: the scores of images made as they are needed: ``images(slice, out)`` fills out (B, C, H, W).
+
+    All in the same memory: the system takes longer to hand out new pages than it takes to fill them. ``enough`` is
+    shown the scores so far, and may end it; progress is then complete.
+    """
+    found, room = np.empty(total), np.empty((min(probe.batch, total), *probe.x.shape[1:]), probe.x.dtype)
+    for part in chunks(probe, total):
+        out = room[: part.stop - part.start]
+        images(part, out)
+        found[part] = finite(probe.score(out))
+        if enough(found[: part.stop]):
+            probe.advance(total, total)
+            return found[: part.stop]
+    return found
+
+
+def features_at_once(probe: Probe, A: Array) -> int:
+    """How many features (B, K, h, w) go into one run of the head: as many as are no larger than a run's images."""
+    return probe.batch * max(1, int(probe.x[0].size // A[0].size))
 
 
 def finite(scores: Array) -> Array:

@@ -21,7 +21,7 @@ from .probe import Array, Probe, at_least, finite, scores
 
 Seed = int | np.random.Generator
 NOISY = ("mask", "input")
-_Look = Callable[[Array, NDArray[Any]], Array]
+_Look = Callable[[Array, NDArray[Any], Array], object]
 
 
 def scorecam(probe: Probe, *, softmax: bool = True) -> Array:
@@ -108,10 +108,11 @@ def sscam(probe: Probe, *, samples: int = 35, sigma: float = 2.0, noisy: str = "
         raise UnknownNameError.of("place of the noise", str(noisy), NOISY)
     draw, x, A = np.random.default_rng(seed), probe.x, probe.activations(probe.x)[0]
 
-    def look(masks: Array, _: NDArray[Any]) -> Array:
-        seen = masks if noisy == "mask" else masks * x
-        seen = seen + draw.normal(0.0, sigma, seen.shape).astype(np.float32)
-        return seen * x if noisy == "mask" else seen
+    def look(masks: Array, _: NDArray[Any], out: Array) -> None:
+        seen = masks if noisy == "mask" else np.multiply(masks, x, out=out)
+        seen += draw.normal(0.0, sigma, seen.shape).astype(np.float32)
+        if noisy == "mask":
+            np.multiply(seen, x, out=out)
 
     everyone = np.ones(len(A), bool)  # even a constant channel's noise shows something of the image
     return _joined(A, _varies(A), _increase(probe, A, everyone, samples, look), True)
@@ -145,18 +146,22 @@ def iscam(probe: Probe, *, steps: int = 10) -> Array:
 def _masked(probe: Probe, A: Array, shares: NDArray[Any]) -> Array:
     """The increase of confidence of the image under every mask times each of ``shares``; 0 for constant channels."""
     factors, x = np.asarray(shares, np.float32), probe.x
-    return _increase(
-        probe, A, _varies(A), len(shares), lambda masks, turns: factors[turns, None, None, None] * masks * x
-    )
+
+    def look(masks: Array, turns: NDArray[Any], out: Array) -> None:
+        np.multiply(factors[turns, None, None, None] * masks, x, out=out)
+
+    return _increase(probe, A, _varies(A), len(shares), look)
 
 
 def _increase(probe: Probe, A: Array, which: Array, turns: int, look: _Look) -> Array:
     """(K,) float64: mean over turns of f(look(mask, turn)) - f(0), for the channels ``which``; 0 for the others."""
     chosen, size = np.flatnonzero(which), probe.x.shape[-2:]
 
-    def images(part: slice) -> Array:
+    def images(part: slice, out: Array) -> None:
         turn, place = np.divmod(np.arange(part.start, part.stop), len(chosen))
-        return look(maps.normalize(np, maps.resize(np, A[chosen[place]], size), "minmax")[:, None], turn)
+        masks = maps.resize(np, A[chosen[place]], size)
+        maps.stretch(masks)
+        look(masks[:, None], turn, out)
 
     increase = np.zeros(len(A))
     if len(chosen):

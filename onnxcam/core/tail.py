@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from . import maps
-from .probe import Array, Probe, chunks, finite
+from .probe import Array, Probe, chunks, features_at_once, finite
 
 
 def ablationcam(probe: Probe) -> Array:
@@ -39,7 +39,7 @@ def ablationcam(probe: Probe) -> Array:
         return edited
 
     score = float(finite(probe.head(A))[0])
-    drops = score - _behind(probe, len(alive), ablated)
+    drops = score - _behind(probe, A, len(alive), ablated)
     return np.tensordot(drops / (abs(score) or 1.0), A[0, alive], axes=1).astype(np.float32)
 
 
@@ -78,7 +78,8 @@ def reciprocam(probe: Probe, *, gaussian: bool = False) -> Array:
         rows, columns = np.divmod(np.arange(part.start, part.stop), w)
         return np.asarray(A * (down[rows, None, :, None] * across[columns, None, None]))
 
-    return np.asarray(maps.normalize(np, _behind(probe, h * w, left).reshape(h, w), "minmax"), np.float32)
+    found = _behind(probe, A, h * w, left).reshape(h, w)
+    return np.asarray(maps.normalize(np, found, "minmax"), np.float32)
 
 
 def bands(n: int, gaussian: bool) -> Array:
@@ -89,7 +90,7 @@ def bands(n: int, gaussian: bool) -> Array:
     return np.asarray(np.eye(n, dtype=np.float32) / 2 + sides / 4)  # (1, 2, 1) / 4 along each axis: 3 x 3, sum 1
 
 
-def _behind(probe: Probe, total: int, features: Callable[[slice], Array]) -> Array:
-    """(total,): the head's scores of features that are made as they are needed."""
-    found = [probe.head(features(part)) for part in chunks(probe, total)]
+def _behind(probe: Probe, A: Array, total: int, features: Callable[[slice], Array]) -> Array:
+    """(total,): the head's scores of features as large as A, which are made as they are needed."""
+    found = [probe.head(features(part)) for part in chunks(probe, total, features_at_once(probe, A))]
     return finite(np.concatenate([np.zeros(0, np.float32), *found]))

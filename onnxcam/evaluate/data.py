@@ -17,7 +17,8 @@ from onnxcam.photos import LABEL_COLUMNS, PATH_COLUMNS, column, find_photos, is_
 Corners = tuple[float, float, float, float]
 Outline = str | tuple[Any, ...] | None
 T = TypeVar("T")
-_MISUNDERSTOOD = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+_MISUNDERSTOOD = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+_FARTHEST = 1e9  # pixels from the picture
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,11 @@ def _frozen(segmentation: Any) -> Any:
     """Polygons, or run lengths with the size of their mask."""
     if isinstance(segmentation, dict):
         counts, (height, width) = segmentation["counts"], segmentation["size"]
-        return counts if isinstance(counts, str) else tuple(counts), (int(height), int(width))
-    return tuple(tuple(float(v) for v in polygon) for polygon in segmentation)
+        return counts if isinstance(counts, str) else tuple(map(int, counts)), (int(height), int(width))
+    outlines = tuple(tuple(float(v) for v in polygon) for polygon in segmentation)
+    if any(len(line) % 2 or not all(abs(v) < _FARTHEST for v in line) for line in outlines):
+        raise ValueError("a polygon that is not x0 y0 x1 y1 ... in pixels")
+    return outlines
 
 
 def _beside(path: Path, images: Path | None, name: str) -> str:

@@ -65,7 +65,8 @@ class _Asked:
     batch: int
 
     def score(self, x: Array) -> Array:
-        return np.asarray(self.predict(x), np.float64).reshape(len(x))
+        found = self.predict(x.copy())  # which may keep it; the next pictures take the place of these
+        return np.asarray(found, np.float64).reshape(len(x))
 
     def advance(self, done: int, total: int) -> None:
         """Nobody waits."""
@@ -142,9 +143,10 @@ def _swept(
     counts = [*range(0, order.size, pixels), order.size]
     before, after = (perturb.filled(x, reference), x) if keep else (x, perturb.filled(x, reference))
 
-    def pictures(part: slice) -> Array:
-        masks = np.stack([_marked(order, count, heatmap.shape) for count in counts[part]])
-        return np.where(masks[:, None], after, before)
+    def pictures(part: slice, out: Array) -> None:
+        out[...] = before
+        for picture, count in zip(out, counts[part], strict=True):
+            np.copyto(picture, after[0], where=_marked(order, count, heatmap.shape))
 
     return Curve(np.array(counts) / order.size, probe.scores(asked, len(counts), pictures))
 
@@ -296,9 +298,10 @@ def road(
     order = strongest_first(heatmap if strongest else -heatmap)
     grain = np.random.default_rng(seed).standard_normal(x.shape[1:]) * noise * float(x.std())
 
-    def pictures(part: slice) -> Array:
-        masks = [_marked(order, round(share * order.size), heatmap.shape) for share in shares[part]]
-        return np.stack([linear_imputation(x[0], mask) + mask * grain for mask in masks]).astype(x.dtype)
+    def pictures(part: slice, out: Array) -> None:
+        for picture, share in zip(out, shares[part], strict=True):
+            mask = _marked(order, round(share * order.size), heatmap.shape)
+            picture[...] = linear_imputation(x[0], mask) + mask * grain
 
     return Curve(np.asarray(shares, np.float64), probe.scores(asked, len(shares), pictures))
 
@@ -357,7 +360,12 @@ def sensitivity_n(
     probe.at_least(2, samples=samples)
     sets = _random_sets((heatmap.shape[0], heatmap.shape[1]), n, cell, samples, np.random.default_rng(seed))
     whole = probe.finite(asked.score(x))
-    found = probe.scores(asked, samples, lambda part: np.where(sets[part, None], hidden, x))
+
+    def pictures(part: slice, out: Array) -> None:
+        out[...] = x
+        np.copyto(out, hidden, where=sets[part, None])
+
+    found = probe.scores(asked, samples, pictures)
     sums = np.where(sets, heatmap.astype(np.float64), 0).sum(axis=(1, 2))
     return 0.0 if perturb.steady(found) else pearson(sums, whole - found)
 

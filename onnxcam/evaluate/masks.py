@@ -94,11 +94,11 @@ def run_lengths(counts: str | Sequence[int], of: tuple[int, int], size: tuple[in
     Raises:
         ImageError: they are of another size, or do not fill it.
     """
-    runs = np.asarray(_unpacked(counts) if isinstance(counts, str) else counts, np.int64)
-    if of != size or (runs < 0).any() or int(runs.sum()) != size[0] * size[1]:
+    runs = _unpacked(counts) if isinstance(counts, str) else counts
+    if of != size or min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
         raise ImageError(f"run lengths of {of[0]} x {of[1]} pixels do not fill a picture of {size[0]} x {size[1]}")
     values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(size[1], size[0]).T
+    return np.repeat(values, np.asarray(runs, np.int64)).reshape(size[1], size[0]).T
 
 
 def _unpacked(text: str) -> list[int]:

@@ -22,6 +22,7 @@ from onnxcam.export.writing import Exhibit, Shown, free
 from onnxcam.graph.inspect import Logits
 from onnxcam.graph.symbolic import PREFIX, Tensor
 from onnxcam.model import Model
+from onnxcam.runtime import doubting
 from onnxcam.targets import CLASS, TOP1, ClassTarget, Target
 
 __all__ = ["MARK", "Exported", "Form", "explainable", "export"]
@@ -107,7 +108,12 @@ def explainable(explainers: Sequence[Explainer], target: Any = None, form: Form 
         GradientError: no gradient.
     """
     _check_explainers(explainers)
-    form, first = form or Form(), explainers[0]
+    with doubting(explainers[0].model):
+        return _written(explainers, target, form or Form())
+
+
+def _written(explainers: Sequence[Explainer], target: Any, form: Form) -> Exported:
+    first = explainers[0]
     chosen, settled = _chosen(first, target, form)
     layers = [layer.value for e in explainers for layer in e.layers]
     exhibit = Exhibit(first, chosen, settled, layers, form.size)

@@ -155,7 +155,7 @@ def _raised(model: Model, opset: int) -> Model:
     give_back_weights(found.graph, held)
     ids = [onnx.helper.make_opsetid(domain, version) for domain, version in found.opset_imports.items()]
     found.ir_version = max(found.ir_version, onnx.helper.find_min_ir_version_for(ids, ignore_unknown=True))
-    return replace(model, ir_model=found)
+    return replace(bare, ir_model=found)
 
 
 def _taken_out(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:

@@ -12,7 +12,7 @@ from onnxcam.errors import GradientError, OptionError, UnknownNameError
 from onnxcam.gradients import portable, training
 from onnxcam.gradients.dead_ends import listed, steps_on_the_way
 from onnxcam.gradients.expansion import expand, is_covered, stopping
-from onnxcam.gradients.refusals import doubtful_pools, refusal_error
+from onnxcam.gradients.refusals import DO_NOT_FIT, doubtful_pools, refusal_error
 from onnxcam.gradients.relu import POLICIES, policy
 from onnxcam.gradients.rows import shortcut
 from onnxcam.gradients.rules import working_type
@@ -83,7 +83,10 @@ def add_gradients(
     seed = writer.input(f"{PREFIX}seed", portable.element_type(target), dims_of(target))
     for value in values:
         portable.element_type(value)
-    walk = backward(edited, writer, target, seed, values, relu, engine, straight_through)
+    try:
+        walk = backward(edited, writer, target, seed, values, relu, engine, straight_through)
+    except (*DO_NOT_FIT, MemoryError) as error:
+        raise GradientError(f"the values of {model.label} do not fit together: {error}. Export it again") from error
     for name, gradient in zip(names, walk.gradients, strict=True):
         writer.output(gradient, f"{PREFIX}grad/{name}")
     writer.sweep()

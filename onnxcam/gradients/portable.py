@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxcam.errors import GradientError
+from onnxcam.gradients.composites import composite
 from onnxcam.gradients.dead_ends import disconnected
 from onnxcam.gradients.expansion import Expansion, StandIn, Step
 from onnxcam.gradients.refusals import DO_NOT_FIT, Refusal, refusal_error
@@ -19,7 +20,7 @@ from onnxcam.gradients.relu import POLICIES, Policy
 from onnxcam.gradients.rules import Cotangents, Node, Rule, UnsupportedError, working_type
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.paths import FLOATS, reads
-from onnxcam.graph.symbolic import PREFIX, Tensor
+from onnxcam.graph.symbolic import PREFIX, Tensor, same_shape
 from onnxcam.model import dims_of
 
 
@@ -61,7 +62,7 @@ def backward(
         GradientError: an operator on the path has no rule, or a rule does not cover the node (all of them are
             named), or ``of`` does not depend on one of ``wrt``.
     """
-    walk = _Walk(expansion, policy, rectifiers)
+    walk = _Walk(expansion, policy, rectifiers, wrt)
     walk.cotangents[id(of)] = [seed]
     for step in reversed(expansion.steps):
         walk.step(step)
@@ -74,9 +75,11 @@ def backward(
 
 
 class _Walk:
-    def __init__(self, expansion: Expansion, policy: Policy, rectifiers: Container[int]) -> None:
+    def __init__(
+        self, expansion: Expansion, policy: Policy, rectifiers: Container[int], wrt: Sequence[ir.Value]
+    ) -> None:
         self.writer, self.live, self.rule, self.policy = expansion.writer, expansion.live, expansion.rule, policy
-        self.rectifiers = rectifiers
+        self.rectifiers, self.wrt = rectifiers, {id(v) for v in wrt}
         self.cotangents: dict[int, list[Tensor]] = {}
         self.refused: list[Refusal] = []
 
@@ -88,7 +91,7 @@ class _Walk:
 
     def node(self, node: ir.Node) -> None:
         dys = [self.total(v) for v in node.outputs]
-        if all(dy is None for dy in dys):
+        if all(dy is None for dy in dys) or self.as_a_whole(node, dys[0]):
             return
         wanted = frozenset(i for i, v in enumerate(node.inputs) if v is not None and id(v) in self.live)
         policy = self.policy if id(node) in self.rectifiers else POLICIES["plain"]
@@ -103,6 +106,14 @@ class _Walk:
         except DO_NOT_FIT as error:
             self.refused.append(Refusal(node, str(error)))
             self.pass_zeros(node)
+
+    def as_a_whole(self, node: ir.Node, dy: Tensor | None) -> bool:
+        """Pass an activation that is written in parts, unless a cotangent between them is asked for."""
+        found = composite(node) if dy is not None else None
+        if dy is None or found is None or any(id(v) in self.wrt for v in found.inner):
+            return False
+        self.cotangents.setdefault(id(found.source), []).append(dy * found.slope(self.writer))
+        return True
 
     def pass_zeros(self, node: ir.Node) -> None:
         """Behind a refused node the walk goes on, to find what else is refused."""
@@ -129,6 +140,8 @@ class _Walk:
             return None
         if len(parts) > 1 and (whole := _side_by_side(parts)) is not None:
             parts[:] = [whole]
+        if len(parts) > 2 and all(same_shape(t, self.writer.tensor(value)) and t.small is t for t in parts):
+            parts[:] = [self.writer.op("Sum", *parts)]
         while len(parts) > 1:
             parts[:2] = [parts[0] + parts[1]]
         return parts[0]

@@ -23,6 +23,10 @@ from onnxcam.model import Model
 from onnxcam.quiet import silent
 
 MAX_OPSET, MAX_IR = 21, 10  # what onnxruntime-training 1.19.2, its last release, loads
+# Kernels of training that the tests and the conformance suite run without a crash, whatever the shapes.
+PROVEN = {"BroadcastGradientArgs", "ConvGrad", "DivGrad", "FusedMatMul", "GatherElementsGrad", "GatherGrad"}
+PROVEN |= {"GatherNDGrad", "GeluGrad", "LayerNormalizationGrad", "LogSoftmaxGrad_13", "ReluGrad", "Scale"}
+PROVEN |= {"SigmoidGrad", "SliceGrad", "SoftmaxGrad_13", "TanhGrad", "Trilu"}
 _INSTEAD = "Use engine='portable', or a layer nearer to the output"
 _INSTALL = "pip install 'onnxcam[training]' in an environment without another onnxruntime"
 
@@ -30,6 +34,17 @@ _INSTALL = "pip install 'onnxcam[training]' in an environment without another on
 def why_not(path: Sequence[ir.Node], model: Model | None = None) -> str:
     """Why this engine cannot differentiate the path; empty where it can."""
     return _unavailable() or _too_new(path, model) or _refusals(Copy(path, (), _opset(path), LOWERINGS))
+
+
+def is_proven(model: Model) -> bool:
+    """Whether every kernel that this engine wrote into a model is one that is not known to crash."""
+    return kernels(model) <= PROVEN
+
+
+def kernels(model: Model) -> set[str]:
+    """The operators in a model that only this engine writes."""
+    own = (n for n in model.graph if (n.name or "").startswith(f"{PREFIX}training/"))
+    return {n.op_type for n in own if n.domain or not onnx.defs.has(n.op_type, model.opset, "")}
 
 
 def backward(

@@ -252,6 +252,7 @@ def target_layers(model: Model, logits: Logits) -> list[Layer]:
         return levels
     grids = find_grids(model, path, image)
     found: dict[str, Layer] = {}
+    attends = any(map(_is_product, path))
     for value in reversed(cuts(path, image)):
         value = _before_class_conv(value, logits) if logits.kind == "dense" else value
         back = _before_pooling(value)
@@ -260,7 +261,7 @@ def target_layers(model: Model, logits: Logits) -> list[Layer]:
             continue
         value = value if found else past_normalization(path, value, grids)
         crossing = logits.kind in ("tokens", "boxes")  # what is written or listed looks at the map by attention
-        if grids.places is not None or crossing or not _mixes_tokens(path, value):
+        if grids.places is not None or crossing or not (attends and _mixes_tokens(path, value)):
             found.setdefault(str(value.name), _layer(value, grids, _reason(value, of, logits, grids, not found)))
     return list(found.values())
 
@@ -271,9 +272,14 @@ def _mixes_tokens(path: Sequence[ir.Node], value: ir.Value) -> bool:
     for node in path:
         if any(id(v) in behind for v in reads(node)):
             behind.update(id(v) for v in node.outputs)
-            if node.op_type == "MatMul" and all(v is not None and id(v) in behind for v in node.inputs):
+            if _is_product(node) and all(id(v) in behind for v in node.inputs):
                 return True
     return False
+
+
+def _is_product(node: ir.Node) -> bool:
+    """A product of two computed matrices."""
+    return node.op_type == "MatMul" and all(v is not None and not v.is_initializer() for v in node.inputs)
 
 
 def is_map(value: ir.Value, grids: Grids) -> bool:

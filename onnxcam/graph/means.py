@@ -7,6 +7,7 @@ reads the gradient it is not computed at all.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from onnxcam.graph.row_rules import ROW_RULES, MixesError, Rows, picked, target
 from onnxcam.graph.symbolic import PREFIX, Tensor, Writer
 from onnxcam.model import dims_of
 
-_MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Concat", "Add", "Sub", "Neg", "Identity"}
+_MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Concat", "Add", "Sum", "Sub", "Neg", "Identity"}
 _FACTORS = {"MatMul", "Mul"}  # linear in one input at a time
 _DEPTH = 40  # nodes; a mean pays through the products next to it, not through a whole network
 
@@ -152,11 +153,11 @@ def _without_zeros(
     node: ir.Node, inputs: Sequence[Tensor | None], given: Sequence[Tensor], rows: Rows
 ) -> Tensor | None:
     """What a node makes of means some of which are zero."""
-    if not given or node.op_type not in ("Concat", "Add", "Sub"):
+    if not given or node.op_type not in ("Concat", "Add", "Sum", "Sub"):
         return None
     whole = tuple(1 if a == rows.axis else d for a, d in enumerate(dims_of(node.outputs[0])))
-    if node.op_type == "Add" and given[0].shape == whole:  # not what the zeros would have stretched
-        return given[0]
+    if node.op_type in ("Add", "Sum") and whole in [t.shape for t in given]:  # not what the zeros would have stretched
+        return functools.reduce(operator.add, given)
     places = [k for k, t in enumerate(inputs) if t is not None]
     if node.op_type != "Concat" or len(places) <= places[-1] - places[0]:
         raise MixesError

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
+from onnxcam.constants import evaluated
 from onnxcam.model import Model, dims_of
 from onnxcam.shapes import infer_node
 
@@ -88,10 +88,8 @@ class Sizes:
     def _evaluate(self, node: ir.Node) -> None:
         feeds = {str(v.name): self.data(v) for v in node.inputs if v is not None}
         with suppress(Exception):  # what cannot be computed stays unknown
-            found = ReferenceEvaluator(ir.to_proto(node), opsets={"": self.opset}).run(
-                None, cast("dict[str, Any]", feeds)
-            )
-            self._hold(node.outputs, [np.asarray(a) for a in cast("list[Any]", found)])
+            found = evaluated(ir.to_proto(node), {"": self.opset}, cast("dict[str, Array]", feeds))
+            self._hold(node.outputs, found)
 
     def _hold(self, values: Sequence[ir.Value], arrays: Sequence[Array]) -> None:
         for value, array in zip(values, arrays, strict=False):

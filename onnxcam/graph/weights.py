@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
+from onnxcam.constants import evaluated
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor, Writer
 
@@ -109,5 +109,5 @@ def _evaluated(writer: Writer, node: ir.Node) -> Tensor:
     attributes: dict[str, Any] = {a.name: a.value for a in node.attributes.values()}
     proto = onnx.helper.make_node("DequantizeLinear", names, ["y"], **attributes)
     # The reference evaluator has the operator from opset 19 on; what it computes did not change.
-    found = ReferenceEvaluator(proto, opsets={"": max(writer.opset, 19)}).run(None, held)
-    return writer.constant(cast("list[Any]", found)[0], node.outputs[0].dtype)
+    (found,) = evaluated(proto, {"": max(writer.opset, 19)}, held)
+    return writer.constant(found, node.outputs[0].dtype)

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
+from onnxcam.constants import evaluated
 from onnxcam.model import Dim
 from onnxcam.shapes import infer_node
 
@@ -60,7 +60,7 @@ class Writer:
         data = np.asarray(array, dtype=dtype.numpy() if dtype is not None else None)
         key = (str(data.dtype), data.shape, hashlib.sha1(data.tobytes()).digest())
         if key not in self._constants:
-            self._constants[key] = Tensor(ir.Value(const_value=ir.tensor(data), **_type(data)), self)
+            self._constants[key] = Tensor(ir.Value(const_value=ir.Tensor(data), **_type(data)), self)
         return self._constants[key]
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> Tensor:
@@ -156,13 +156,13 @@ class Writer:
         node = onnx.helper.make_node(op_type, names, [f"o{k}" for k in range(outputs)], **attrs)
         feeds = {n: cast("Tensor", t).const for n, t in zip(names, inputs, strict=True) if n}
         try:
-            results = ReferenceEvaluator(node, opsets={"": self.opset}).run(None, feeds)
+            results = evaluated(node, {"": self.opset}, cast("dict[str, Array]", feeds))
         except Exception:  # what the evaluator lacks (it says so in many ways) is left to the runtime
             return None
         given_bytes = sum(a.nbytes for a in arrays if a is not None)
-        if sum(r.nbytes for r in cast("list[Array]", results)) > given_bytes + _MAY_GROW:
+        if sum(r.nbytes for r in results) > given_bytes + _MAY_GROW:
             return None
-        return tuple(self.constant(np.asarray(r)) for r in cast("list[Array]", results))
+        return tuple(map(self.constant, results))
 
     def _node(
         self,

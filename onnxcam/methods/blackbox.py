@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxcam.core import perturb, perturb_segments
+from onnxcam.core.rise import rise
 from onnxcam.methods.row import Method, papers
 
 BLACK_BOX = (
@@ -13,7 +14,7 @@ BLACK_BOX = (
     ),
     Method(
         "rise", "RISE", "1 / (E[M] N) sum_i y(x * M_i) M_i, M_i random soft masks", papers("petsiuk2018rise"),
-        procedure=perturb.rise, gives="map", runs="2000", budget="samples", target="probability", normalize="minmax",
+        procedure=rise, gives="map", runs="2000", budget="samples", target="probability", normalize="minmax",
     ),
     Method(
         "aise", "AISE", "sum_i (g_i - min g) K_i, g_i = y(x * K_i) - y(x * (1 - K_i)), Gaussians K_i found by DIRECT",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxcam.errors import OptionError
+from onnxcam.errors import ModelError, OptionError
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.detector import Detector
 from onnxcam.graph.inspect import Logits
@@ -145,6 +145,8 @@ class _Seen:
         """From a plain run."""
         names = [n for n in dict.fromkeys((detector.scores, detector.boxes, detector.selection)) if n]
         found = dict(zip(names, view.peek(names), strict=True))
+        if not len(found[detector.scores]):
+            raise ModelError(f"{view.label} gives no scores for a picture: {detector.scores} is empty. Export it again")
         rows = np.moveaxis(found[detector.scores][0], detector.box_axis - 1, 0).astype(np.float64)
         scores = _probabilities(_class_scores(detector, rows), view.logits.stepped_over)
         boxes = decoded(detector, found.get(detector.boxes), view.placement.size)

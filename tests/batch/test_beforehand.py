@@ -12,6 +12,8 @@ from running import job, rows
 from onnxcam import Explainer
 from onnxcam.errors import ImageError, MissingPackageError, OnnxcamError, OptionError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.mark.parametrize(
     ("name", "options", "kind", "words"),
@@ -60,7 +62,8 @@ def test_what_is_about_one_picture_stops_no_job(tmp_path, photos, model):
 
 def test_a_run_tells_the_providers_that_a_session_has(model, photos, tmp_path, monkeypatch):
     class Other:
-        def __init__(self, model, providers, threads):
+        def __init__(self, model, providers, threads, worker):
+            assert worker is None
             self.providers = [*(providers or ["None"]), f"with {threads}"]
 
     monkeypatch.setattr("onnxcam.batch.beforehand.Session", Other)

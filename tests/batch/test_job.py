@@ -23,6 +23,7 @@ from onnxcam.batch.job import Job
 from onnxcam.errors import OptionError, UnknownNameError
 from onnxcam.programs import Programs
 
+pytestmark = pytest.mark.anyruntime
 LABELS = ["ant", "bee", "cat", "dog"]
 OPTIONS = {"labels": LABELS, "preprocess": "unit"}
 

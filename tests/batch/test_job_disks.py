@@ -164,6 +164,12 @@ def test_a_file_in_the_place_of_the_folder(model, photos, tmp_path):
     assert (tmp_path / "out").read_text() == "mine"
 
 
+def test_a_folder_below_links_that_go_round(model, photos, tmp_path):
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(OutputError, match=r"cannot write to the folder .*: Too many levels of symbolic links"):
+        job(model, photos, tmp_path / "round" / "out")
+
+
 def test_a_file_in_the_place_of_a_folder_of_pictures_fails_these(model, photos, tmp_path, whole):
     """As does a name that the disk does not take; the others are explained, and these once there is room."""
     out = tmp_path / "out"

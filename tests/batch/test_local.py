@@ -7,6 +7,8 @@ import pytest
 
 from onnxcam.batch import local
 
+pytestmark = pytest.mark.anyruntime
+
 
 def groups(count: int, read: list[int] | None = None):
     for k in range(count):

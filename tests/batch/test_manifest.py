@@ -13,6 +13,8 @@ from onnxcam.batch.plan import make_plan
 from onnxcam.batch.sources import Entry
 from onnxcam.errors import OutputError
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.fixture
 def plan(tmp_path):

@@ -15,6 +15,7 @@ from onnxcam.batch.settings import Saving
 from onnxcam.batch.sources import Entry
 from onnxcam.errors import ImageError, OptionError, OutputError
 
+pytestmark = pytest.mark.anyruntime
 CONFIGURATION = {"batch": 3, "method": "gradcam"}
 
 

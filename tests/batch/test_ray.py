@@ -26,6 +26,7 @@ from onnxcam.batch.settings import Settings
 from onnxcam.batch.work import Work
 from onnxcam.errors import GradientError, OptionError, OutputError
 
+pytestmark = pytest.mark.anyruntime
 LABELS = ["ant", "bee", "cat", "dog"]
 OPTIONS: dict[str, Any] = {"labels": LABELS, "preprocess": "unit", "threads": 1}
 BAD = 5  # this picture is none

@@ -22,6 +22,7 @@ from onnxcam.batch import remote
 from onnxcam.batch.sources import Entry, entries, read, stamp_of
 from onnxcam.errors import ImageError, OptionError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
 
 

@@ -6,17 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from small import saved
+from small import maps_and_head, saved
 
 from onnxcam.image import save_image
 
-BODY = """(float[N,3,8,8] image) => (float[N,2] logits) {
-    act = Relu(image)
-    pooled = GlobalAveragePool(act)
-    flat = Flatten(pooled)
-    logits = Gemm(flat, head, bias)
-}"""
-BODY = BODY.replace("act = Relu(image)", "maps = Conv(image, w)\n    act = Relu(maps)")
+pytestmark = pytest.mark.anyruntime
 META = {"onnxcam/labels": '["warm", "cold"]', "onnxcam/preprocess": '{"name": "unit"}'}
 
 
@@ -24,7 +18,7 @@ META = {"onnxcam/labels": '["warm", "cold"]', "onnxcam/preprocess": '{"name": "u
 def colours(tmp_path):
     kernel = np.eye(2, 3, dtype=np.float32)[:, :, None, None]
     head = np.array([[1, -1], [-1, 1]], np.float32)
-    return saved(tmp_path / "m.onnx", BODY, META, w=kernel, head=head, bias=np.zeros(2, np.float32))
+    return saved(tmp_path / "m.onnx", maps_and_head(), META, w=kernel, head=head, bias=np.zeros(2, np.float32))
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import pytest
 from builders import classifier, png, weights, write
 from onnx import numpy_helper
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.fixture
 def photos(tmp_path):

@@ -13,6 +13,7 @@ from onnxcam.image import Preprocess, save_image
 from onnxcam.model import load_model
 from onnxcam.opening import choose_preprocess
 
+pytestmark = pytest.mark.anyruntime
 COLOURS = np.array([[220, 60, 40], [60, 170, 60], [70, 80, 190], [200, 180, 60]])
 
 

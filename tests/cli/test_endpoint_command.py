@@ -11,6 +11,8 @@ from served import corners
 from onnxcam import BlackBox
 from onnxcam.image import save_image
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.fixture
 def picture(tmp_path):

@@ -20,6 +20,7 @@ from transformers import ViT
 from onnxcam import Explainer, Explanation, explanation, files
 from onnxcam.methods import METHODS
 
+pytestmark = pytest.mark.anyruntime
 FILES = ["picture.gradcam.json", "picture.gradcam.npz", "picture.gradcam.png"]
 
 

@@ -11,6 +11,7 @@ import pytest
 from builders import classifier, png, write
 from small import saved
 
+pytestmark = pytest.mark.anyruntime
 WORDS = {"onnxcam/vocabulary": json.dumps(["<start>", "a", "star"])}
 FIRST = """(float[N,3,8,8] image) => (float[N,5,4,4] features) {
     c = Conv <pads=[1,1,1,1], strides=[2,2]> (image, w)

@@ -11,6 +11,7 @@ from onnx import helper
 from onnxcam import Explainer
 from onnxcam.core import localize
 
+pytestmark = pytest.mark.anyruntime
 PICTURES = np.random.default_rng(3).random((2, 3, 12, 12), dtype=np.float32)
 
 

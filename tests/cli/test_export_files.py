@@ -13,6 +13,7 @@ from builders import classifier, png, write
 from onnxcam import Explainer
 from onnxcam.export.provenance import MARK, provenance
 
+pytestmark = pytest.mark.anyruntime
 LABELS = ["ant", "bee", "cat", "dog"]
 
 

@@ -8,7 +8,10 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here: the command runs in this process")
+pytestmark = [
+    pytest.mark.anyruntime,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here: the command runs in this process"),
+]
 CODE = """
 import os, signal, sys, time
 from onnxcam.cli.guard import guarded

@@ -190,6 +190,7 @@ def page(url: str, path: str, body: str | None = None) -> str:
 def test_on_a_page_a_file_goes_round_and_a_class_can_be_chosen(run, clip, monkeypatch):
     told, failures, seen, ended = [], [], [], threading.Event()
     monkeypatch.setattr("onnxcam.cli.live.say", told.append)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
     def until(wanted) -> dict:
         for _ in range(200):

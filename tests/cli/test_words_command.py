@@ -6,17 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from small import saved
+from small import maps_and_head, saved
 
 from onnxcam.image import save_image
 
-BODY = """(float[N,3,8,8] image) => (float[N,2] logits) {
-    maps = Conv(image, w)
-    act = Relu(maps)
-    pooled = GlobalAveragePool(act)
-    flat = Flatten(pooled)
-    logits = Gemm(flat, head, bias)
-}"""
+pytestmark = pytest.mark.anyruntime
 
 
 @pytest.fixture
@@ -24,7 +18,7 @@ def colours(tmp_path):
     kernel = np.asarray([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)[:, :, None, None]
     head = np.asarray([[4, -4], [-2, 2], [1, -1]], np.float32)
     meta = {"onnxcam/labels": '["warm", "cold"]', "onnxcam/preprocess": '{"name": "unit"}'}
-    return saved(tmp_path / "colours.onnx", BODY, meta, w=kernel, head=head, bias=np.zeros(2, np.float32))
+    return saved(tmp_path / "colours.onnx", maps_and_head(), meta, w=kernel, head=head, bias=np.zeros(2, np.float32))
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from files import BODY, REAL
 
 from onnxcam import zoo
 
+pytestmark = pytest.mark.anyruntime
+
 
 def test_the_list_tells_every_model_and_where_it_is(run, host, zoo_cache):
     zoo.locate("real")

@@ -12,6 +12,8 @@ from onnxcam.core.bands import Bands, Taps, find_taps
 from onnxcam.core.maps import joined, resize_pixels, split
 from onnxcam.errors import OptionError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
+
 
 def row_of(taps, i, n_in):
     row = np.zeros(n_in)

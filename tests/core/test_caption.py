@@ -7,6 +7,8 @@ import pytest
 
 from onnxcam.core.caption import captioned
 
+pytestmark = pytest.mark.anyruntime
+
 
 def inked(picture, height, bright=100):
     """Columns of the bar that hold letters."""

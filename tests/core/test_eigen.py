@@ -8,6 +8,7 @@ import pytest
 from onnxcam.core import eigen
 from onnxcam.errors import OptionError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
 PATTERN = np.array([[0, 1, 5], [0, 0, 0]], np.float32)  # mean 1, so centred [-1, 0, 4, -1, -1, -1]
 CENTRED = PATTERN - 1
 

@@ -10,6 +10,7 @@ import pytest
 from onnxcam.core.factorize import dff, factorize
 from onnxcam.errors import OptionError
 
+pytestmark = pytest.mark.anyruntime
 sklearn = pytest.importorskip("sklearn.decomposition", reason="scikit-learn is not installed")
 
 # Two concepts in different pixels and channels, of two images: nothing else has these as its factors.

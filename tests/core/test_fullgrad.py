@@ -9,6 +9,8 @@ from cubic import Cubic
 from onnxcam.core.fullgrad import fullgrad
 from onnxcam.errors import ModelError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
+
 
 class Biased(Cubic):
     """Gradients at three biases: smaller maps, one equal over its pixels and so of length 1, and one pixel."""

@@ -10,6 +10,8 @@ from onnxcam.core.baselines import baseline
 from onnxcam.core.integrate import RULES, gradient_shap, integrated_gradients
 from onnxcam.errors import ModelError, OptionError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.mark.parametrize("kind", ["zero", "mean", 0.4])
 def test_two_points_integrate_a_quadratic_exactly(kind):

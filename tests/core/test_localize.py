@@ -18,6 +18,7 @@ from onnxcam.core.localize import (
 )
 from onnxcam.errors import OptionError
 
+pytestmark = pytest.mark.anyruntime
 HEAT = np.array(
     [
         [0.0, 0.9, 0.1, 0.0, 0.0],

@@ -14,6 +14,7 @@ from onnxcam.core import maps
 from onnxcam.core.bands import INTERPOLATIONS
 from onnxcam.errors import OptionError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
 Y, X, C = np.mgrid[:9, :13, :3]
 PICTURE = ((37 * Y + 91 * X + 53 * C + 7 * X * Y) % 256).astype(np.uint8)
 

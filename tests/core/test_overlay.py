@@ -9,6 +9,7 @@ import pytest
 from onnxcam.core import overlay as ov
 from onnxcam.errors import OptionError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
 IMAGE = np.array([[[200, 100, 0], [0, 0, 0]], [[10, 20, 30], [255, 255, 255]]], np.uint8)
 HEAT = np.array([[0.0, 1.0], [0.5, 0.25]], np.float32)
 

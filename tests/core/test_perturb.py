@@ -5,18 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-import tracemalloc
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import cosine
 from sklearn.linear_model import Ridge
+from toys import Scored as Toy
 
 from onnxcam.core import perturb
-from onnxcam.core.perturb import aise, occlusion, rise
+from onnxcam.core.perturb import aise, occlusion
 from onnxcam.core.perturb_segments import coalitions, feature_ablation, kernelshap, lime, segmented, shapley
+from onnxcam.core.rise import rise
 from onnxcam.errors import ModelError, OptionError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
 ALL = (
     (occlusion, {"window": 4, "stride": 2}),
     (rise, {"samples": 20}),
@@ -26,22 +28,6 @@ ALL = (
     (kernelshap, {"samples": 20, "segments": "grid:3", "fill": "zero"}),
 )
 EACH = pytest.mark.parametrize(("procedure", "options"), ALL, ids=[p.__name__ for p, _ in ALL])
-
-
-class Toy:
-    """A probe of a function (B, C, H, W) -> (B,)."""
-
-    def __init__(self, function, x, batch=4):
-        self.function, self.x, self.batch = function, np.asarray(x, np.float32), batch
-        self.calls, self.progress = [], []
-
-    def score(self, x):
-        assert x.dtype == np.float32
-        self.calls.append(len(x))
-        return np.asarray(self.function(x), np.float32)
-
-    def advance(self, done, total):
-        self.progress.append((done, total))
 
 
 def picture(height=12, width=15, channels=3, seed=0):
@@ -114,65 +100,6 @@ def test_occlusion_takes_a_fifth_of_the_shorter_side_in_steps_of_a_tenth():
 def test_occlusion_refuses_windows_that_do_not_fit(options, say):
     with pytest.raises(OptionError, match=say):
         occlusion(Toy(patch_score, picture()), **options)
-
-
-# ---- RISE ----
-
-
-def stretched(grid, size):
-    """Bilinear, half-pixel centres, edges repeated: pixel by pixel."""
-    s = len(grid)
-    out = np.empty(size)
-    for r, c in np.ndindex(*size):
-        v, u = (r + 0.5) * s / size[0] - 0.5, (c + 0.5) * s / size[1] - 0.5
-        top, left = math.floor(v), math.floor(u)
-        out[r, c] = sum(
-            grid[min(max(top + i, 0), s - 1)][min(max(left + j, 0), s - 1)]
-            * (v - top if i else 1 - v + top)
-            * (u - left if j else 1 - u + left)
-            for i in (0, 1)
-            for j in (0, 1)
-        )
-    return out
-
-
-@pytest.mark.parametrize("batch", [1, 4, 64])
-def test_rise_is_the_scored_mean_of_its_masks(batch):
-    x, samples, cells, keep = picture(), 30, 4, 0.3
-    rng = np.random.default_rng(7)
-    grids = rng.random((samples, cells, cells)) < keep
-    down, right = rng.integers(0, 3, samples), rng.integers(0, 4, samples)  # cells of 3 x 4 pixels
-    total = np.zeros((12, 15))
-    for grid, r, c in zip(grids, down, right, strict=True):
-        mask = stretched(grid.astype(float), (15, 20))[r : r + 12, c : c + 15]
-        total += float(curved(x * mask)[0]) * mask
-    found = rise(Toy(curved, x, batch), samples=samples, cells=cells, keep=keep, seed=7)
-    np.testing.assert_allclose(found, total / (samples * keep), rtol=1e-4, atol=1e-5)
-
-
-def test_rise_takes_a_generator_and_another_filling():
-    x = picture()
-    one, two = (rise(Toy(curved, x), samples=8, seed=s, fill="mean") for s in (3, np.random.default_rng(3)))
-    np.testing.assert_array_equal(one, two)
-    assert np.abs(one - rise(Toy(curved, x), samples=8, seed=3)).max() > 1e-3
-
-
-def test_rise_makes_its_masks_a_batch_at_a_time():
-    probe = Toy(patch_score, np.ones((1, 3, 96, 96)), batch=8)
-    rise(probe, samples=16)  # what is loaded once
-    tracemalloc.start()
-    rise(probe, samples=800)  # 29 MB of masks, 88 MB of pictures, if they were all made at once
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert set(probe.calls) == {8}
-    assert peak < 10e6
-    assert probe.progress[-1] == (800, 800)
-
-
-@pytest.mark.parametrize("options", [{"samples": 0}, {"cells": 0}, {"keep": 0.0}, {"keep": 1.0}, {"samples": 2.5}])
-def test_rise_refuses_options_out_of_range(options):
-    with pytest.raises(OptionError, match=f"{next(iter(options))}="):
-        rise(Toy(patch_score, picture()), **options)
 
 
 # ---- AISE ----

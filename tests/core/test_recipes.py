@@ -9,6 +9,8 @@ import pytest
 from onnxcam.core.recipes import RECIPES, additive, find_recipe, hook, matlab, matlab_jet
 from onnxcam.errors import OptionError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
+
 
 @pytest.fixture
 def cam():

@@ -9,6 +9,8 @@ from onnxcam.core.attention import legrad, rollout
 from onnxcam.core.probe import Attention
 from onnxcam.errors import OptionError
 
+pytestmark = pytest.mark.anyruntime
+
 
 class Given:
     """A probe that has nothing but attention."""

@@ -11,6 +11,8 @@ from toys import Toy
 from onnxcam.core.scorecam import faster_scorecam, iscam, scorecam, sscam
 from onnxcam.errors import ModelError, OptionError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
+
 
 def upsampled(channel, H, W):
     """Bilinear with half-pixel centres and repeated edges, pixel by pixel."""
@@ -62,6 +64,13 @@ def test_scorecam_is_the_weighted_sum_of_equation_9(kind, softmax):
     toy = Toy(kind)
     expected = loops(toy, masked(toy), softmax)
     np.testing.assert_allclose(scorecam(toy, softmax=softmax), expected, rtol=2e-5, atol=1e-6)
+
+
+def test_channels_that_are_nowhere_zero_are_stretched_from_their_lowest_value():
+    toy = Toy()
+    toy.shift = toy.shift + 3
+    assert toy.features(toy.x[0]).min() > 0.5
+    np.testing.assert_allclose(scorecam(toy), loops(toy, masked(toy)), rtol=2e-5, atol=1e-6)
 
 
 def test_weights_are_the_softmax_over_channels_of_a_known_model():

@@ -9,6 +9,8 @@ from cubic import SHAPE, Broken, Cubic, by_hand
 from onnxcam.core.smooth import BASES, smooth_gradcampp, smoothgrad, smoothgrad_sq, vargrad
 from onnxcam.errors import ModelError, OptionError, UnknownNameError
 
+pytestmark = pytest.mark.anyruntime
+
 
 class Layered(Cubic):
     """A layer of 5 maps with a gradient that is different everywhere, and 0 in the last map."""

@@ -12,6 +12,7 @@ from onnxcam.core import weights
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Writer
 
+pytestmark = pytest.mark.anyruntime
 RNG = np.random.default_rng(7)
 H, W = 4, 3
 A = np.maximum(RNG.normal(size=(2, 5, H, W)), 0).astype(np.float32) * 10

@@ -1,4 +1,4 @@
-"""A small network in NumPy behind a probe that remembers how much it was asked at a time."""
+"""Probes that remember how much they were asked at a time: a small network in NumPy, and any function of images."""
 
 from __future__ import annotations
 
@@ -61,3 +61,22 @@ class Toy:
 
     def advance(self, done, total):
         self.told.append((done, total))
+
+
+class Scored:
+    """A probe of a function (B, C, H, W) -> (B,)."""
+
+    def __init__(self, function, x, batch=4):
+        self.function, self.x, self.batch = function, np.asarray(x, np.float32), batch
+        self.calls, self.progress, self.notes = [], [], []
+
+    def score(self, x):
+        assert x.dtype == np.float32
+        self.calls.append(len(x))
+        return np.asarray(self.function(x), np.float32)
+
+    def advance(self, done, total):
+        self.progress.append((done, total))
+
+    def note(self, text):
+        self.notes.append(text)

@@ -188,6 +188,7 @@ def test_a_file_name_in_xml_leads_nowhere_else(tmp_path):
         "<a><object><name>x</name></object></a>",
         xml("1.jpg", ("dog", 0, 1, 1, 2, 2), ("dog", 0, "x", 1, 2, 2)),
         xml("1.jpg", ("dog", 0, 9, 1, 2, 2)),
+        '<?xml version="1.0" encoding="nonsense"?><annotation/>',
     ],
 )
 def test_xml_that_is_none_is_named(tmp_path, text):
@@ -261,6 +262,10 @@ def test_json_that_is_not_coco_is_named(tmp_path, changes):
         ({"category_id": 9}, "image_id 2, category_id 9: no such id: 9"),
         ({"bbox": [5, 5, 0, 1]}, "image_id 2, category_id 3: the box 5 5 5 6"),
         ({"bbox": [5, 5, 1]}, "image_id 2, category_id 3: "),
+        ({"segmentation": [[1, 2, 3]]}, "image_id 2, category_id 3: a polygon that is not x0 y0 x1 y1"),
+        ({"segmentation": [[1, 2, 3, float("nan"), 1, 1]]}, "image_id 2, category_id 3: a polygon that is not"),
+        ({"segmentation": [[1, 2, 3, 1e300, 1, 1]]}, "image_id 2, category_id 3: a polygon that is not"),
+        ({"segmentation": {"counts": [1e999], "size": [3, 4]}}, "category_id 3: cannot convert float infinity"),
     ],
 )
 def test_a_bad_annotation_spoils_no_other(tmp_path, changes, why):
@@ -316,7 +321,8 @@ def test_packed_run_lengths_have_long_numbers_and_differences():
     assert np.array_equal(np.flatnonzero(np.diff(mask.astype(int))) + 1, np.cumsum([100, 3, 5, 98]))
 
 
-@pytest.mark.parametrize(("counts", "of"), [([1, 3, 3], (2, 3)), ([1, 3, 2], (3, 2)), ([8, -2], (2, 3)), ("1", (2, 3))])
+@pytest.mark.parametrize(("counts", "of"), [([1, 3, 3], (2, 3)), ([1, 3, 2], (3, 2)), ([8, -2], (2, 3)), ("1", (2, 3)),
+                                            ([2**63 - 1, 2**63 - 1, 8], (2, 3))])  # fmt: skip
 def test_run_lengths_of_another_size_are_refused(counts, of):
     with pytest.raises(ImageError, match="do not fill a picture of 2 x 3"):
         run_lengths(counts, of, (2, 3))

@@ -30,6 +30,8 @@ from onnxcam.graph.inspect import find_logits
 from onnxcam.runtime import Session
 from onnxcam.zoo import locate
 
+pytestmark = pytest.mark.anyruntime
+
 
 def layers_of(source):
     opened = load_model(source)

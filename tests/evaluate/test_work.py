@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import saved
+from small import maps_and_head, saved
 
 from onnxcam.evaluate import evaluate, faithfulness
 from onnxcam.evaluate.classes import Answers
@@ -18,13 +18,6 @@ from onnxcam.image import save_image
 
 pytestmark = pytest.mark.anyruntime
 
-BODY = """(float[N,3,40,40] image) => (float[N,3] logits) {
-    maps = Conv(image, w)
-    act = Relu(maps)
-    pooled = GlobalAveragePool(act)
-    flat = Flatten(pooled)
-    logits = Gemm(flat, head)
-}"""
 META = {"onnxcam/labels": '["red", "green", "blue"]', "onnxcam/preprocess": '{"name": "unit"}'}
 PLAIN = {"workers": 1, "threads": 1}
 RED, GREEN = "2 2 12 12", "26 26 38 38"
@@ -33,7 +26,14 @@ RED, GREEN = "2 2 12 12", "26 26 38 38"
 @pytest.fixture
 def model(tmp_path) -> Path:
     kernel = np.eye(3, dtype=np.float32)[:, :, None, None]
-    return saved(tmp_path / "m.onnx", BODY, META, w=kernel, head=np.eye(3, dtype=np.float32))
+    return saved(
+        tmp_path / "m.onnx",
+        maps_and_head(classes=3, side=40),
+        META,
+        w=kernel,
+        head=np.eye(3, dtype=np.float32),
+        bias=np.zeros(3, np.float32),
+    )
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from onnxcam.errors import OptionError, OutputError
 from onnxcam.export import Form, delivery, explainable
 from onnxcam.export.delivery import with_half_weights
 
+pytestmark = pytest.mark.anyruntime
 RNG = np.random.default_rng(4)
 PICTURE = RNG.random((2, 3, 12, 12), dtype=np.float32)
 WEIGHTS = {

@@ -24,6 +24,7 @@ from onnxcam.export import Form
 from onnxcam.image import read_image
 from onnxcam.zoo import samples
 
+pytestmark = pytest.mark.anyruntime
 EXAMPLES = Path(__file__).parents[2] / "examples"
 INSTALLS = pytest.mark.skipif(not os.environ.get("ONNXCAM_EXAMPLES"), reason="it installs packages: make test-examples")
 

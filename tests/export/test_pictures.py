@@ -64,6 +64,7 @@ def bytes_in(folder: Path, batch: int | str = "n") -> Path:
 # ---- the way in ----
 
 
+@pytest.mark.anyruntime
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("kind", ["bilinear", "bicubic", "nearest"])
 @pytest.mark.parametrize("fit", ["stretch", "crop", "squash", "letterbox", "letterbox,align=topleft"])

@@ -28,6 +28,7 @@ from onnxcam.image import InputSpec
 from onnxcam.web import describe, levels, write_site
 from onnxcam.web.library import PAGE, find_library, package
 
+pytestmark = pytest.mark.anyruntime
 NAMES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 
 

@@ -16,7 +16,10 @@ from onnxcam.web import levels
 from onnxcam.web.library import PAGE
 
 NODE = shutil.which("node")
-pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed: apt-get install nodejs")
+pytestmark = [
+    pytest.mark.anyruntime,
+    pytest.mark.skipif(NODE is None, reason="Node.js is not installed: apt-get install nodejs"),
+]
 
 SCRIPT = """
 import {readFileSync} from 'node:fs';

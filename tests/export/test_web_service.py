@@ -11,7 +11,10 @@ import pytest
 from onnxcam.web.library import PAGE
 
 NODE = shutil.which("node")
-pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed: apt-get install nodejs")
+pytestmark = [
+    pytest.mark.anyruntime,
+    pytest.mark.skipif(NODE is None, reason="Node.js is not installed: apt-get install nodejs"),
+]
 
 WORLD = """
 import {readFileSync} from 'node:fs';

@@ -10,7 +10,7 @@ from benchmarks.conformance import judge, listed
 RUNS_ALL = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 31)
 GROUPS = 32
 HOW = {"plain": {}, "symbolic axes": {"free": True}, "weights": {"weights": True}}
-VARIANTS = {"plain": range(GROUPS), "symbolic axes": range(0, GROUPS, 2), "weights": range(1, GROUPS, 2)}
+VARIANTS = {"plain": range(GROUPS), "symbolic axes": range(1, GROUPS, 4), "weights": range(3, GROUPS, 4)}
 """The groups that each variant takes; `make conformance` judges all of all."""
 # Nothing of the list may be added here without its reason; docs/operators.md tells them all.
 REFUSED = {

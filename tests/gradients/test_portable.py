@@ -294,6 +294,14 @@ def test_an_output_of_unknown_rank_is_told_with_its_maker() -> None:
         add_gradients(opened(proto), of="y", wrt="x")
 
 
+def test_cotangents_that_do_not_fit_together_are_told() -> None:
+    """Of a weight for 2 channels on a value of 3: ONNX's inference does not hold one against the other."""
+    nodes = [node("Relu", ["x"], ["r"]), node("Conv", ["r", "w"], ["c"]), node("Add", ["c", "r"], ["y"])]
+    proto = model_of(nodes, {"x": (1, 3, 5, 5)}, {"w": np.ones((3, 2, 1, 1), np.float32)})
+    with pytest.raises(GradientError, match=r"the values of the model do not fit together: .*dimensions"):
+        add_gradients(opened(proto), of="y", wrt="x", engine="portable")
+
+
 def test_policies_leave_what_a_body_writes_by_itself() -> None:
     """RoiAlign clamps its places by Max with 0: no activation of the model's."""
     nodes = [

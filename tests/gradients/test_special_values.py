@@ -242,3 +242,50 @@ def test_refusals_name_node_operator_opset_and_reason(what) -> None:
     model = opened(proto)
     with pytest.raises(GradientError, match=rf"(?s)\(node \w+, opset 18\): .*({reason})"):
         add_gradients(model, of="y", wrt=wrt)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        *[(-3, -0.2), (-0.3, 0.1), (0, 6), (0, 1e-3), (1e-3, 1), (6, 8e5), (7e5, 8e5), (-5, 0), (2e-38, 1)],
+        *[(-1, -1e-35), (-3e37, 6), (0, 2e37)],
+    ],
+)
+def test_a_clip_passes_the_gradient_up_to_the_last_number_before_its_bounds(low, high) -> None:
+    low, high = F(low), F(high)
+    tiny = np.finfo(np.float32).smallest_normal
+    above = np.nextafter(low, F(np.inf)) if low else tiny
+    below = np.nextafter(high, F(-np.inf)) if high else -tiny
+    x = [[-F(3e38), np.nextafter(low, -F(np.inf)), low, above, (low + high) / 2, below, high, F(3e38)]]
+    found = gradient([node("Clip", ["x", "low", "high"])], {"low": low, "high": high}, x=x)
+    assert found == [[0, 0, 0, 1, 1, 1, 0, 0]]
+
+
+def test_relu_passes_the_gradient_from_the_smallest_normal_number_on() -> None:
+    tiny = np.finfo(np.float32).smallest_normal
+    x = [-np.inf, -3e38, -tiny, -0.0, 0.0, tiny, 1e-30, 3e38, np.inf]
+    assert gradient([node("Relu", ["x"])], seed=np.full(9, 2.0), x=x) == [0, 0, 0, 0, 0, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("op", "bounds"), [("Relu", {}), ("Clip", {"low": F(0), "high": F(6)})])
+def test_no_mask_rests_on_a_beta_of_zero(op, bounds) -> None:
+    """OpenVINO reads it as the default, 0.5."""
+    edited = add_gradients(opened(model_of([node(op, ["x", *bounds])], {"x": (3,)}, bounds)), of="y", wrt=["x"])
+    masks = [n for n in edited.ir_model.graph if n.op_type == "HardSigmoid"]
+    assert [n.attributes["beta"].as_float() != 0 for n in masks] == [True] * (len(bounds) or 1)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1, 0.3])
+def test_the_slope_of_a_leaky_relu_is_exact(slope) -> None:
+    x = [-3e38, -1e-30, 0.0, 1e-30, 3e38]
+    found = gradient([node("LeakyRelu", ["x"], alpha=slope)], x=x)
+    assert found == [F(slope), F(slope), F(slope), 1, 1]
+
+
+def test_the_lowest_and_the_highest_number_are_no_bounds() -> None:
+    """As old exporters write a Clip that has one bound."""
+    most = np.finfo(np.float32).max
+    x = [-7.0, 0.0, 5.0, 7.0]
+    assert gradient([node("Clip", ["x", "low", "high"])], {"low": -most, "high": F(6)}, x=x) == [1, 1, 1, 0]
+    assert gradient([node("Clip", ["x", "low", "high"])], {"low": F(0), "high": most}, x=x) == [0, 0, 1, 1]
+    assert gradient([node("ThresholdedRelu", ["x"], alpha=-float(most))], x=x) == [1, 1, 1, 1]

@@ -87,6 +87,7 @@ MEASURED = body(
 )
 
 
+@pytest.mark.anyruntime
 @pytest.mark.parametrize(
     ("loop", "said"),
     [

@@ -11,7 +11,7 @@ import pytest
 from small import outputs, picture, saved, slope_holds
 
 from onnxcam import Explainer
-from onnxcam.errors import GradientError, OptionError
+from onnxcam.errors import GradientError, ModelError, OptionError
 from onnxcam.graph.detector import Detector
 from onnxcam.graph.inspect import find_logits, target_layers
 from onnxcam.graph.surgery import cut, expose
@@ -107,6 +107,14 @@ def test_of_the_boxes_that_hold_a_point_the_best_is_explained(ex, plain, point):
     assert inside
     (e,) = ex.explain_tensor(picture(), "box:1@{},{}".format(*point))
     assert told(e)["index"] == max(inside, key=lambda k: scores[k, 1])
+
+
+def test_no_scores_at_all_are_the_files_fault(monkeypatch, ex):
+    """As of a damaged file that keeps no row of the batch."""
+    run = Session.run
+    monkeypatch.setattr(Session, "run", lambda *given, **named: [a[:0] for a in run(*given, **named)])
+    with pytest.raises(ModelError, match=r"gives no scores for a picture: .* is empty"):
+        ex.explain_tensor(picture(), Box())
 
 
 def test_away_from_all_boxes_the_nearest_likely_one_is_explained(tmp_path):

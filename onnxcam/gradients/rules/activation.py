@@ -6,22 +6,53 @@ import functools
 import math
 import operator
 
+import numpy as np
+import onnx_ir as ir
+
 from onnxcam.gradients.rules import Cotangents, Node, UnsupportedError, vjp
 from onnxcam.graph import symbolic as xp
 from onnxcam.graph.symbolic import Tensor
 
+_FLOAT32 = np.finfo(np.float32)
+
+
+def above(x: Tensor, bound: Tensor | float) -> Tensor:
+    """1 where ``x > bound``, else 0.
+
+    Of float32 it is one HardSigmoid, clip(a x + b, 0, 1), so steep that the next number above the bound gives 1.
+    Runtimes compute it in whatever layout ``x`` lies in, at a quarter of what a comparison and a cast take. Beside the
+    bound 0, denormal numbers, which runtimes are free to take for 0, count in part. A NaN stays one.
+    """
+    return _step(x, bound, 1)
+
+
+def below(x: Tensor, bound: Tensor | float) -> Tensor:
+    """1 where ``x < bound``, else 0; as :func:`above`."""
+    return _step(x, bound, -1)
+
+
+def _step(x: Tensor, bound: Tensor | float, sign: int) -> Tensor:
+    at = x.lift(bound)
+    place = float(at.const.item()) if at.const is not None and at.const.size == 1 else math.nan
+    if x.dtype != ir.DataType.FLOAT or not (place == 0 or 1e-30 < abs(place) < 1e30):  # else the slope has no number
+        return xp.astype(x > at if sign > 0 else x < at, x.dtype)
+    tiny = float(_FLOAT32.smallest_normal)
+    steep = 2 / float(np.spacing(np.float32(abs(place)))) if place else 1 / tiny
+    shift = -sign * steep * place if place else -tiny  # OpenVINO takes a beta of 0 for the default, 0.5
+    return x.each(lambda t: t.writer.op("HardSigmoid", t, alpha=sign * steep, beta=shift))
+
 
 @vjp("Relu")  # dx = dy * [y > 0]
 def relu(node: Node, dy: Tensor) -> Cotangents:
-    return node.gate(dy, node.y > 0)
+    return node.gate(dy, above(node.y, 0))
 
 
 @vjp("Clip", broadcasts=True)  # dx = dy * [low < y < high]; a bound from zero upwards is a ReLU6
 def clip(node: Node, dy: Tensor) -> Cotangents:
     low, high = node.input(1), node.input(2)
-    inside = [node.y > low] if low is not None else []
-    inside += [node.y < high] if high is not None else []
-    dx = node.gate(dy, functools.reduce(operator.and_, inside)) if inside else dy
+    inside = [above(node.y, low)] if low is not None else []
+    inside += [below(node.y, high)] if high is not None else []
+    dx = node.gate(dy, functools.reduce(operator.mul, inside)) if inside else dy
     dlow = node.mask(dy, node.x < low) if low is not None and 1 in node.wanted else None
     return dx, dlow, node.mask(dy, node.x > high) if high is not None and 2 in node.wanted else None
 
@@ -44,7 +75,7 @@ def prelu(node: Node, dy: Tensor) -> Cotangents:
 
 @vjp("ThresholdedRelu")  # dx = dy * [x > alpha]
 def thresholded_relu(node: Node, dy: Tensor) -> Cotangents:
-    return node.gate(dy, node.x > node.attr("alpha", 1.0))
+    return node.gate(dy, above(node.x, node.attr("alpha", 1.0)))
 
 
 @vjp("Elu")  # y = alpha (exp(x) - 1) below zero, so dy/dx = y + alpha there
@@ -87,7 +118,7 @@ def softsign(node: Node, dy: Tensor) -> Cotangents:
 
 @vjp("HardSigmoid")  # dx = dy * alpha * [0 < y < 1]
 def hard_sigmoid(node: Node, dy: Tensor) -> Cotangents:
-    return node.mask(dy * node.attr("alpha", 0.2), (node.y > 0) & (node.y < 1))
+    return dy * (above(node.y, 0) * below(node.y, 1)) * node.attr("alpha", 0.2)
 
 
 @vjp("HardSwish")  # y = x clip(x / 6 + 1/2, 0, 1)
@@ -105,9 +136,8 @@ def mish(node: Node, dy: Tensor) -> Cotangents:
 
 @vjp("Swish")  # y = x s(alpha x), s the sigmoid
 def swish(node: Node, dy: Tensor) -> Cotangents:
-    scaled = node.x * node.attr("alpha", 1.0)
-    s = node.writer.op("Sigmoid", scaled)
-    return dy * (s + scaled * s * (1.0 - s))
+    alpha = node.attr("alpha", 1.0)
+    return dy * silu_slope(node.writer.op("Sigmoid", node.x * alpha), node.y * alpha)
 
 
 @vjp("Shrink")  # dx = dy * [|x| > lambda]
@@ -119,16 +149,29 @@ def shrink(node: Node, dy: Tensor) -> Cotangents:
 def gelu(node: Node, dy: Tensor) -> Cotangents:
     approximate = node.attr("approximate", "none")
     if approximate == "none":
-        return dy * _exact_gelu_slope(node)
+        return dy * gelu_slope(node.x)
     if approximate == "tanh":
         return dy * _tanh_gelu_slope(node.x)
     raise UnsupportedError(f"approximate={approximate!r}")
 
 
-def _exact_gelu_slope(node: Node) -> Tensor:  # Phi(x) + x phi(x)
-    x = node.x
-    phi = xp.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
-    return (node.writer.op("Erf", x * math.sqrt(0.5)) + 1.0) * 0.5 + x * phi
+def gelu_slope(x: Tensor) -> Tensor:
+    """Phi(x) + x phi(x) of the normal distribution: (1 + erf(t)) / 2 + t exp(-t^2) / sqrt(pi) with t = x / sqrt(2)."""
+    t = x * math.sqrt(0.5)
+    phi = _unit(x.writer.op("Erf", t), 0.5, 0.5)
+    return phi + t * xp.exp(-0.5 * math.log(math.pi) - t * t)
+
+
+def silu_slope(s: Tensor, y: Tensor) -> Tensor:
+    """d(x s(x))/dx = s + y (1 - s), from the sigmoid s and y = x s."""
+    return s + y * _unit(s, -1.0, 1.0)
+
+
+def _unit(x: Tensor, alpha: float, beta: float) -> Tensor:
+    """``alpha x + beta`` that lies in [0, 1]; in float32 by one node, and in the layout in which ``x`` lies."""
+    if x.dtype != ir.DataType.FLOAT:
+        return x * alpha + beta
+    return x.writer.op("HardSigmoid", x, alpha=alpha, beta=beta)
 
 
 def _tanh_gelu_slope(x: Tensor) -> Tensor:

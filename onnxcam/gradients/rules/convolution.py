@@ -102,9 +102,31 @@ def spread_out(dy: Tensor, w: Tensor, win: Window, group: int, like: Tensor) -> 
     fits = all(isinstance(p, int) and p <= r for p, r in zip((*win.before, *win.after), win.reach * 2, strict=True))
     head = dy.shape is not None and all(d == 1 for d in dy.shape[2:])  # as quick, and needs no copy of the weight
     known = all(isinstance(d, int) for d in w.shape or (None,)) and is_settled(w)
-    if flat and fits and known and not head:
-        return _by_flipped_conv(dy, w, win, group)
+    if fits and known and not head:
+        if flat:
+            return _by_flipped_conv(dy, w, win, group)
+        if (apart := _at_stride_one(dy, w, win, group, like)) is not None:
+            return _by_flipped_conv(apart[0], w, apart[1], group)
     return _by_transposed_conv(dy, w, win, group, like)
+
+
+def _at_stride_one(dy: Tensor, w: Tensor, win: Window, group: int, like: Tensor) -> tuple[Tensor, Window] | None:
+    """Of a depthwise convolution, ``dy`` with zeros between its pixels, where all windows at stride 1 would be.
+
+    A ConvTranspose per channel is slow in its taps; one of a single tap and a convolution are twice as quick together.
+    """
+    assert w.shape is not None
+    outs, ins, *_ = (d if isinstance(d, int) else 0 for d in w.shape)
+    lengths, counts = ([d for d in (t.shape or ())[2:] if isinstance(d, int)] for t in (like, dy))
+    before = [p for p in win.before if isinstance(p, int)]
+    known = len(lengths) == len(counts) == len(before) == len(win.kernel)
+    if not known or not group == outs > ins == 1 or max(win.kernel) == 1:
+        return None
+    one = w.writer.constant(np.ones((group, 1, *[1] * len(win.kernel))), w.dtype)
+    apart = dy.writer.op("ConvTranspose", dy, one, strides=list(win.strides), group=group)
+    reached = [(m - 1) * s + r + 1 for m, s, r in zip(counts, win.strides, win.reach, strict=True)]
+    after = tuple(e - n - p for e, n, p in zip(reached, lengths, before, strict=True))
+    return apart, replace(win, strides=(1,) * len(after), after=after)
 
 
 def _by_flipped_conv(dy: Tensor, w: Tensor, win: Window, group: int) -> Tensor:

@@ -1,0 +1,136 @@
+"""Lengths below nothing, which would end this process where a Slice sees them: told, before and after conversion."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+
+import numpy as np
+import onnx
+import pytest
+from builders import model, value
+from onnx import TensorProto, helper
+
+from onnxcam import inference
+from onnxcam.errors import ModelError
+from onnxcam.model import load_model
+
+pytestmark = pytest.mark.anyruntime
+ENDS = [value("x", [1, 3, 12, 12])], [value("y", None)]
+SLICE = {"s": [0], "e": [2**62], "a": [2]}
+
+
+def cut(before: str, after: str) -> onnx.NodeProto:
+    return helper.make_node("Slice", [before, "s", "e", "a"], [after])
+
+
+def conv(before: str, after: str, weight: str) -> onnx.NodeProto:
+    return helper.make_node("Conv", [before, weight], [after])
+
+
+def kernel(size: int, channels: int = 3) -> np.ndarray:
+    return np.zeros((3, channels, size, size), np.float32)
+
+
+SHRINKING = {
+    "a window larger than the picture": ([conv("x", "c", "w")], {"w": kernel(100)}),
+    "behind another Slice": (
+        [cut("x", "p"), conv("p", "q", "v"), cut("q", "r"), conv("r", "c", "w")],
+        {"v": kernel(3), "w": kernel(100)},
+    ),
+    "a pool": ([helper.make_node("MaxPool", ["x"], ["c"], kernel_shape=[100, 100])], {}),
+    "padding taken away": ([helper.make_node("Pad", ["x", "w"], ["c"])], {"w": [0, 0, -20, 0, 0, 0, 0, 0]}),
+    "a transposed convolution": (
+        [helper.make_node("ConvTranspose", ["x", "w"], ["c"], pads=[50] * 4)],
+        {"w": kernel(3)},
+    ),
+    "a negative part": ([helper.make_node("Split", ["x", "w"], ["d", "c"], axis=2)], {"w": [24, -12]}),
+    "a negative scale": ([helper.make_node("Resize", ["x", "", "w"], ["c"])], {"w": np.float32([1, 1, -2, 1])}),
+}
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize("how", SHRINKING)
+def test_a_negative_length_before_a_slice_is_refused(how, opset):
+    nodes, held = SHRINKING[how]
+    proto = model([*nodes, cut("c", "y")], *ENDS, {**held, **SLICE}, opset)
+    with pytest.raises(ModelError, match=r"c has a negative length"):
+        load_model(proto.SerializeToString())
+
+
+def test_a_declared_negative_length_is_a_free_one():
+    """Of the input, and in the body of a loop."""
+    proto = model([cut("x", "y")], [value("x", [1, 3, -12, 12])], [value("y", None)], SLICE)
+    assert load_model(proto.SerializeToString()).values["y"].shape[3] == 12
+    ends = [value("i", [], TensorProto.INT64), value("go", [], TensorProto.BOOL), value("b", [1, 3, -5, 12])]
+    body = helper.make_graph([cut("b", "z"), helper.make_node("Identity", ["go"], ["on"])], "body", ends,
+                             [value("on", [], TensorProto.BOOL), value("z", None)])  # fmt: skip
+    loop = helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)
+    opened = load_model(model([loop], *ENDS, {**SLICE, "n": np.int64(3)}).SerializeToString())
+    assert len(opened.values["y"].shape) == 4
+
+
+def test_each_round_shows_what_the_next_slices_see(monkeypatch):
+    """Between two Slices a convolution: two looks, then the Slice behind the second one is seen as well."""
+    nodes = [conv("x", "a", "w"), cut("a", "b"), conv("b", "c", "w"), cut("c", "y")]
+    proto, looks = model(nodes, *ENDS, {"w": kernel(3), **SLICE}), []
+    real = onnx.shape_inference.infer_shapes
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", lambda m, **more: (looks.append(m), real(m, **more))[1])
+    inference.check_lengths(proto)
+    assert [[n.op_type for n in m.graph.node] for m in looks] == [["Conv"], ["Conv", "Slice", "Conv"]]
+    looks.clear()
+    inference.check_lengths(model([cut("x", "b"), conv("b", "y", "w")], *ENDS, {"w": kernel(3), **SLICE}))
+    assert looks == []  # no convolution before the Slice, no look
+
+
+def chain(levels, side, **how):
+    """Convolutions and Slices in turn."""
+    names = ["x", *(f"v{k}" for k in range(2 * levels - 1)), "y"]
+    steps = enumerate(itertools.pairwise(names))
+    nodes = [cut(*ab) if k % 2 else helper.make_node("Conv", [ab[0], "w"], [ab[1]], **how) for k, ab in steps]
+    return model(nodes, [value("x", [1, 3, side, side])], ENDS[1], {"w": kernel(3), **SLICE})
+
+
+def test_a_long_chain_of_slices_takes_no_long_time():
+    """Times of one process, the least of three: a busy machine is no slow code."""
+    for how in ({}, {"pads": [1] * 4}):
+        proto, times = chain(200, 800, **how).SerializeToString(), []
+        for _ in range(3):
+            start = time.process_time()
+            load_model(proto)
+            times.append(time.process_time() - start)
+        assert min(times) < 2
+
+
+def test_convolutions_whose_padding_covers_their_window_need_no_look(monkeypatch):
+    looks, real = [], onnx.shape_inference.infer_shapes
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", lambda m, **more: (looks.append(m), real(m, **more))[1])
+    inference.check_lengths(chain(9, 12, pads=[1] * 4))
+    inference.check_lengths(chain(9, 12, pads=[2] * 4, dilations=[2, 2], kernel_shape=[3, 3]))
+    assert looks == []
+    for how in ({"pads": [1] * 4, "dilations": [2, 2]}, {"pads": [2, 0, 0, 1]}, {"pads": [1] * 4, "strides": [-1, 1]}):
+        with contextlib.suppress(ValueError):
+            inference.check_lengths(chain(1, 12, **how))
+        assert looks, how
+        looks.clear()
+
+
+def test_more_slices_than_can_be_looked_at_are_refused():
+    with pytest.raises(ModelError, match="more than 300 Slices follow one another"):
+        load_model(chain(301, 800).SerializeToString())
+    assert load_model(chain(301, 12, pads=[1] * 4).SerializeToString()).values["y"].shape[3] == 12
+
+
+def test_far_down_a_chain_a_negative_length_is_found():
+    with pytest.raises(ModelError, match="has a negative length"):
+        load_model(chain(9, 12).SerializeToString())
+
+
+def test_a_single_node_takes_negative_lengths_as_free_ones():
+    types = {n: helper.make_tensor_type_proto(k, d) for n, k, d in
+             (("x", 1, [1, 3, -7, 12]), ("s", 7, [1]), ("e", 7, [1]), ("a", 7, [1]))}  # fmt: skip
+    data = {n: onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in SLICE.items()}
+    found = inference.infer_node_outputs(cut("x", "y"), types, 18, input_data=data)
+    dims = found["y"].tensor_type.shape.dim
+    assert [d.dim_value if d.HasField("dim_value") else None for d in dims] == [1, 3, None, 12]
