@@ -8,9 +8,11 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from ctypes import py_object, pythonapi
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import count
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxcam.errors import ModelError, OnnxcamError, OptionError, RuntimeUnavailableError
-from onnxcam.isolation import CrashError, Worker
+from onnxcam.isolation import CrashError, Worker, tell_of_forks
 from onnxcam.model import Model
 
 Array = npt.NDArray[Any]
@@ -162,7 +164,10 @@ class Session:
 
 
 class _Here:
-    """An onnxruntime session, with the weights that it shares with the model."""
+    """An onnxruntime session, with the weights that it shares with the model.
+
+    A process that is forked off has none of the session's threads, and opens its own when it first runs.
+    """
 
     def __init__(
         self, graph: bytes, weights: Mapping[str, Array], providers: Sequence[str], threads: int | None, optimize: bool
@@ -177,9 +182,23 @@ class _Here:
         self._weights = {name: runtime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
         options.add_external_initializers(list(self._weights), list(self._weights.values()))
         _preload(runtime, providers)
-        session = runtime.InferenceSession(graph, options, providers=list(providers), enable_fallback=0)
-        self.inputs, self.providers = [i.name for i in session.get_inputs()], session.get_providers()
-        self.run = session.run
+        self._open = partial(runtime.InferenceSession, graph, options, providers=list(providers), enable_fallback=0)
+        self._session, self._opening = self._open(), Lock()
+        self.inputs, self.providers = [i.name for i in self._session.get_inputs()], self._session.get_providers()
+        if threads != 1:
+            tell_of_forks(self)
+
+    def forked(self) -> None:
+        """In a process that was forked off: leaves the session, which would wait for its threads to end, alone."""
+        pythonapi.Py_IncRef(py_object(self._session))
+        self._session, self._opening = None, Lock()
+
+    def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+        if self._session is None:
+            with self._opening:
+                self._session = self._session or self._open()
+        found: list[Array] = self._session.run(outputs, feeds)
+        return found
 
 
 class _Apart:

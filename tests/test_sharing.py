@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -57,6 +58,20 @@ def test_a_forked_process_goes_on_with_the_session_and_so_does_its_parent(thread
     want = [answer(explainer, job) for job in JOBS[:5]]
     assert in_a_fork(lambda: [answer(explainer, job) for job in JOBS[:5]] == want) == SO
     assert [answer(explainer, job) for job in JOBS[:5]] == want
+
+
+@forks
+def test_a_forked_process_lets_go_of_sessions_that_have_threads():
+    """Whose ends it would wait for: they are not there, and what the system kept of them is given back."""
+    kept = [Explainer(MODEL, threads=4) for _ in range(6)]  # threads of more stack than is kept
+    want = [answer(e, JOBS[0]) for e in kept]
+
+    def lets_go() -> bool:
+        kept.clear()
+        gc.collect()
+        return [answer(Explainer(MODEL, threads=4), JOBS[0])] * 6 == want
+
+    assert in_a_fork(lets_go) == SO
 
 
 @forks
