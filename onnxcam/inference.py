@@ -6,18 +6,19 @@ So every length that may be negative is looked at before a Slice sees it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from onnxcam.integrity import subgraphs
 
 # Operators that may make a length smaller than nothing; those of the second row only by integers below 0.
 _SHRINKING = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv", "MaxPool", "AveragePool", "LpPool"}
 _BY_NUMBERS = {"Pad", "Split", "Resize", "Upsample", "CenterCropPad", "MaxUnpool"}
-_LOOKS = 300  # each of them infers all that comes before, so that time grows with their square
+_LOOKS = 300
+_REAL = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
 
 def infer_shapes(proto: ModelProto, **settings: bool) -> ModelProto:
@@ -75,42 +76,94 @@ def check_lengths(proto: ModelProto) -> None:
     Raises:
         ValueError: one is negative, or too many Slices follow one another for each to be looked at.
     """
-    nodes = proto.graph.node
-    if not any(map(_slices, nodes)):
+    if not any(map(_slices, proto.graph.node)):
         return
-    numbers = {t.name: t for t in proto.graph.initializer}
-    shrinking = [_may_shrink(node, numbers) for node in nodes]
-    reads = [set(_reads(node)) for node in nodes]
-    after = _behind(nodes, reads, shrinking)
-    hidden = [_slices(node) and late for node, late in zip(nodes, after, strict=True)]
-    for _ in range(_LOOKS):
-        if not any(hidden):
-            return
-        unseen = [h or u for h, u in zip(hidden, _behind(nodes, reads, hidden), strict=True)]
-        _sound(onnx.shape_inference.infer_shapes(_without(proto, unseen), data_prop=True))
-        shrinking = [s and u for s, u in zip(shrinking, unseen, strict=True)]
-        hidden = [h and late for h, late in zip(hidden, _behind(nodes, reads, shrinking), strict=True)]
-    if any(hidden):
+    reads = [list(_reads(node)) for node in proto.graph.node]
+    looks = _looks(proto.graph, reads)
+    if len(looks) > _LOOKS:
         raise ValueError(f"more than {_LOOKS} Slices follow one another with what may cut lengths between them")
+    if looks:
+        draft = _Draft(proto, reads)
+        for shown in looks:
+            draft.look(shown)
 
 
-def _without(proto: ModelProto, left_out: Iterable[bool]) -> ModelProto:
-    draft = ModelProto()
-    draft.CopyFrom(proto)
-    del draft.graph.node[:]
-    draft.graph.node.extend(node for node, out in zip(proto.graph.node, left_out, strict=True) if not out)
-    return draft
+def _looks(graph: GraphProto, reads: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Which nodes each look is the first to show: a Slice is shown one look after the last that may shrink before it.
+
+    What is shown last has nothing behind it that would have to be kept from seeing it, and is left out.
+    """
+    numbers = {t.name: t for t in graph.initializer}
+    shown, shrunk = dict[str, int](), dict[str, int]()  # by value: its look, and that of the last that may shrink
+    found = list[list[int]]()
+    for k, node in enumerate(graph.node):
+        read = [name for name in reads[k] if name in shown]
+        look = max((shown[name] for name in read), default=0)
+        cut = max((shrunk[name] for name in read), default=-1)
+        if _slices(node):
+            look = max(look, cut + 1)
+        if _may_shrink(node, numbers):
+            cut = look
+        shown |= dict.fromkeys(node.output, look)
+        shrunk |= dict.fromkeys(node.output, cut)
+        found += [[] for _ in range(len(found), look + 1)]
+        found[look].append(k)
+    return found[:-1]
 
 
-def _behind(nodes: Iterable[NodeProto], reads: Iterable[set[str]], causes: Iterable[bool]) -> list[bool]:
-    """Which of the nodes have a cause before them; nodes are in order."""
-    tainted: set[str] = set()
-    found = []
-    for node, read, cause in zip(nodes, reads, causes, strict=True):
-        found.append(not tainted.isdisjoint(read))
-        if cause or found[-1]:
-            tainted.update(node.output)
-    return found
+class _Draft:
+    """A graph that is inferred part by part; what one part found out is an input of the next."""
+
+    def __init__(self, proto: ModelProto, reads: Sequence[Sequence[str]]) -> None:
+        graph = proto.graph
+        self._proto, self._nodes, self._reads = proto, graph.node, reads
+        self._maker = {name: k for k, node in enumerate(graph.node) for name in node.output}
+        self._weights = {t.name: t for t in graph.initializer}
+        self._inputs = {v.name: v for v in graph.input}
+        self._told = {v.name: v for v in (*graph.value_info, *graph.output)}
+        self._types = dict[str, TypeProto]()
+
+    def look(self, shown: Iterable[int]) -> None:
+        """Infer these nodes, and those before them that compute shapes: what ONNX knows of their integers stays inside.
+
+        Raises:
+            ValueError: a length is negative.
+        """
+        asked, given = set[int](), dict[str, ValueInfoProto]()
+        left = list(shown)
+        while left:
+            k = left.pop()
+            if k in asked:
+                continue
+            asked.add(k)
+            for name in self._reads[k]:
+                if name in self._inputs:
+                    given[name] = self._inputs[name]
+                elif _is_map(self._types.get(name)):
+                    given[name] = ValueInfoProto(name=name, type=self._types[name])
+                elif name in self._maker:
+                    left.append(self._maker[name])
+        part = _sound(onnx.shape_inference.infer_shapes(self._excerpt(sorted(asked), given), data_prop=True))
+        self._types |= {v.name: v.type for v in (*part.graph.value_info, *part.graph.output)}
+
+    def _excerpt(self, asked: Sequence[int], given: Mapping[str, ValueInfoProto]) -> ModelProto:
+        nodes = [self._nodes[k] for k in asked]
+        names = dict.fromkeys(n for k, node in zip(asked, nodes, strict=True) for n in (*self._reads[k], *node.output))
+        graph = GraphProto(
+            name="part",
+            node=nodes,
+            initializer=[self._weights[n] for n in names if n in self._weights],
+            sparse_initializer=self._proto.graph.sparse_initializer,
+            input=given.values(),
+            value_info=[self._told[n] for n in names if n in self._told and n not in given],
+        )
+        more = {"opset_import": self._proto.opset_import, "functions": self._proto.functions}
+        return ModelProto(ir_version=self._proto.ir_version, graph=graph, **more)
+
+
+def _is_map(given: TypeProto | None) -> bool:
+    """Whether no shape is computed from the numbers in it, only from its lengths."""
+    return given is not None and given.tensor_type.elem_type in _REAL and len(given.tensor_type.shape.dim) > 1
 
 
 def _reads(node: NodeProto) -> Iterator[str]:
