@@ -119,8 +119,9 @@ class Shelf:
         facts = json.loads(held["facts"].tobytes())
         weights = {name: held[f"own{k}"] for k, name in enumerate(facts["own"])}
         for name in facts["shared"]:
-            tensor = self._model.graph.initializers[name].const_value
-            weights[name] = np.ascontiguousarray(tensor.numpy() if tensor is not None else [])
+            if (tensor := self._model.graph.initializers[name].const_value) is None:
+                raise KeyError(name)
+            weights[name] = np.ascontiguousarray(tensor.numpy())
         idle = {name: np.zeros(shape, dtype) for name, (dtype, shape) in facts["idle"].items()}
         graph = Packed(held["graph"].tobytes(), weights, idle, self._model.label, *facts["versions"])
         walk = None if facts["walk"] is None else Backward(**{**facts["walk"], "gradients": ()})

@@ -18,6 +18,7 @@ from onnxcam.errors import OnnxcamError
 P = ParamSpec("P")
 T = TypeVar("T")
 _PATIENCE = 600.0  # seconds for one call
+_KILL = 9  # Windows has no SIGKILL to name
 # Python looks for the modules of a command in the working folder first, where files of strangers may lie.
 _CHILD = """
 import sys
@@ -31,7 +32,15 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # may be in
 
 
 class CrashError(Exception):
-    """How the process ended: ``crashed (SIGSEGV)``; its callers say what it was doing."""
+    """How the process ended: ``crashed (SIGSEGV)``; its callers say what it was doing.
+
+    Attributes:
+        ended: it did not crash, but was ended: by the system, or as it took too long.
+    """
+
+    def __init__(self, how: str, ended: bool) -> None:
+        super().__init__(how)
+        self.ended = ended
 
 
 class Worker:
@@ -71,7 +80,7 @@ class Worker:
             try:
                 done, answer = _exchange(process, (function, args, kwargs))
             except (OSError, EOFError, pickle.UnpicklingError):
-                raise CrashError(self._ended(process, expired.is_set())) from None
+                raise self._crash(process, expired.is_set()) from None
             except BaseException:  # an interrupt: the answer would be taken for the next call's
                 self._end()
                 raise
@@ -107,14 +116,14 @@ class Worker:
             _inherited.append(process)
             _let_go(process)
 
-    def _ended(self, process: subprocess.Popen[bytes], late: bool) -> str:
+    def _crash(self, process: subprocess.Popen[bytes], late: bool) -> CrashError:
         self._end()
         code = process.returncode
         if late:
-            return f"did not finish within {self.patience:g} s"
+            return CrashError(f"did not finish within {self.patience:g} s", ended=True)
         if code < 0:
-            return _signalled(-code)
-        return f"ended (code {code:#x})"  # on Windows the exception's
+            return CrashError(_signalled(-code), ended=code == -_KILL)
+        return CrashError(f"ended (code {code:#x})", ended=False)  # on Windows the exception's
 
     def _end(self) -> None:
         if self._stop is not None:
@@ -157,7 +166,7 @@ def _let_go(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signalled(number: int) -> str:
-    if number == 9:  # Windows has no SIGKILL to name
+    if number == _KILL:
         return "was killed (SIGKILL, likely for want of memory)"
     try:
         return f"crashed ({signal.Signals(number).name})"

@@ -28,7 +28,10 @@ _OF_ONE_PICTURE = re.compile(
     r"class \d+ wins in most boxes|the (log-)?probability is saturated|the largest standard error .* above the|"
     "the map cannot be told from noise"
 )
-_OF_THE_JOB = re.compile("explained at |ReLU policy |steps stop |a quantised network |the graph suppresses the boxes")
+_OF_THE_JOB = re.compile(
+    "explained at |ReLU policy |steps stop |a quantised network |the graph suppresses the boxes|"
+    r"all \d+ masks were made"
+)
 
 
 def of_one_picture(note: str) -> bool:

@@ -240,10 +240,12 @@ def _run_there(key: int, outputs: Sequence[str] | None, feeds: Mapping[str, Arra
 
 
 def _crashed(crash: CrashError, doing: str) -> ModelError:
-    return ModelError(
-        f"ONNX Runtime {crash} while {doing}, in a process of its own. Check the model with another tool, export it "
-        "again, or try another build or version of ONNX Runtime"
+    advice = (
+        "Give it more memory or time, or try a smaller picture, batch or model"
+        if crash.ended
+        else "Check the model with another tool, export it again, or try another build or version of ONNX Runtime"
     )
+    return ModelError(f"ONNX Runtime {crash} while {doing}, in a process of its own. {advice}")
 
 
 @contextmanager

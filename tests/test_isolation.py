@@ -65,8 +65,9 @@ def model(tmp_path) -> Path:
 def test_a_crash_is_an_exception_and_the_next_call_gets_another_process():
     worker = Worker()
     assert worker.call(math.hypot, 3, 4) == 5
-    with pytest.raises(CrashError, match=r"^crashed \(SIGSEGV\)$"):
+    with pytest.raises(CrashError, match=r"^crashed \(SIGSEGV\)$") as crash:
         worker.call(ctypes.string_at, 0)
+    assert not crash.value.ended
     assert worker.life == 1
     assert worker.call(math.hypot, 6, 8) == 10
     assert worker.life == 2
@@ -80,8 +81,9 @@ def test_a_signal_without_a_name_goes_by_its_number():
 
 
 def test_a_killed_process_is_no_crash():
-    with pytest.raises(CrashError, match=r"^was killed \(SIGKILL, likely for want of memory\)$"):
+    with pytest.raises(CrashError, match=r"^was killed \(SIGKILL, likely for want of memory\)$") as crash:
         Worker().call(signal.raise_signal, signal.SIGKILL)
+    assert crash.value.ended
 
 
 def test_what_a_function_raises_comes_back():
@@ -96,8 +98,9 @@ def test_what_a_function_raises_comes_back():
 
 def test_what_takes_too_long_is_ended():
     began = time.monotonic()
-    with pytest.raises(CrashError, match=r"^did not finish within 1\.5 s$"):
+    with pytest.raises(CrashError, match=r"^did not finish within 1\.5 s$") as crash:
         Worker(patience=1.5).call(time.sleep, 60)
+    assert crash.value.ended
     assert time.monotonic() - began < 30
 
 
@@ -250,6 +253,14 @@ def test_a_session_elsewhere_answers_alike_and_outlives_a_crash(model, killer):
     with pytest.raises(ModelError, match=r"could not run the model: .*[Ii]nvalid rank"):
         apart.run({"image": x[0]})
     assert worker.life == 2
+
+
+def test_a_session_that_is_ended_is_not_blamed_on_the_model(model):
+    opened = load_model(model)
+    with pytest.raises(
+        ModelError, match=r"did not finish within 0\.001 s while it opened .* Give it more memory or time"
+    ):
+        Session(opened, worker=Worker(patience=0.001))
 
 
 def test_sessions_that_nobody_has_any_more_are_let_go(model):

@@ -8,7 +8,7 @@ from small import outputs, picture, saved
 
 from onnxcam import Explainer
 from onnxcam.probe import ModelProbe
-from onnxcam.record import of_one_picture
+from onnxcam.record import of_one_picture, of_the_job
 from onnxcam.targets import Logit
 from onnxcam.zoo import samples
 
@@ -119,3 +119,10 @@ def test_the_record_says_how_many_masks_were_made(goal, doubt):
     (note,) = [n for n in ex.explain(samples("shapes-cnn")[4], "star").notes if "standard error" in n]
     assert note.endswith("above the 0.1% asked for; give more samples" if doubt else " of 400 masks")
     assert of_one_picture(note) == doubt
+
+
+def test_too_few_masks_for_an_estimate_is_a_note_on_all_pictures():
+    ex = Explainer("zoo:shapes-cnn", method="rise", options={"samples": 50, "standard_error": 0.5})
+    (note,) = [n for n in ex.explain(samples("shapes-cnn")[4], "star").notes if "standard error" in n]
+    assert note.startswith("all 50 masks were made")
+    assert (of_one_picture(note), of_the_job(note)) == (False, True)
