@@ -162,12 +162,14 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(run, model, photos, 
 # ---- Signals ----
 
 SLOW = """
-import sys, time
+import pathlib, sys, time
 from onnxcam.batch.work import Work
 from onnxcam.cli import run
 group = Work.group
 def slow(self, items):
-    time.sleep({seconds} if items[0].index > 1 else 0)
+    if items[0].index > 1:
+        pathlib.Path({begun!r}).touch()
+        time.sleep({seconds})
     return group(self, items)
 Work.group = slow
 sys.exit(run())
@@ -177,7 +179,8 @@ sys.exit(run())
 def started(
     model: Path, photos: Path, out: Path, seconds: float, hangup: Any = signal.SIG_DFL
 ) -> subprocess.Popen[str]:
-    """A job that takes its time for each picture, once the first two are done."""
+    """A job that takes its time for each picture from the third on, which it has begun."""
+    begun = out.with_name("begun")
 
     def heed() -> None:
         """A shell's background jobs ignore interrupts, and their children inherit that."""
@@ -186,10 +189,10 @@ def started(
 
     arguments = ["batch", str(model), str(photos), "-o", str(out), *FEW]
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOW.format(seconds=seconds), *arguments],
+        [sys.executable, "-c", SLOW.format(seconds=seconds, begun=str(begun)), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed,
     )  # fmt: skip
-    while process.poll() is None and (not (out / "results.jsonl").exists() or len(rows(out)) < 2):
+    while process.poll() is None and (not begun.exists() or len(rows(out)) < 2):
         time.sleep(0.01)
     return process
 
