@@ -256,7 +256,7 @@ def test_another_thread_has_no_signals(model, photos, tmp_path):
 
 def test_a_reader_that_leaves_ends_the_job_which_goes_on_later(run, model, photos, tmp_path):
     arguments = ["batch", str(model), str(photos), "-o", str(tmp_path / "out"), *FEW, "--json"]
-    code = SLOW.format(seconds=0.1)
+    code = SLOW.format(seconds=0.1, begun=str(tmp_path / "begun"))
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
