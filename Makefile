@@ -1,4 +1,4 @@
-# Two commands: `make demo` explains the sample images, `make test` checks everything.
+# Two commands: `make demo` explains the sample images, `make test` checks in minutes whether all is well.
 PYTHON ?= python3
 VENV := .venv
 VENV_CPU := .venv-cpu
@@ -12,7 +12,7 @@ STAMPS := .stamps
 PYTEST := python -m pytest -n 2
 unexport PYTHONDONTWRITEBYTECODE  # the tests start some two hundred processes: compiled once, not by each of them
 
-.PHONY: demo test conformance runtimes lint test-training test-cpu fuzz soak test-browser test-web test-examples test-ray package pictures clean
+.PHONY: demo test test-slow conformance runtimes lint test-training test-cpu fuzz soak test-browser test-web test-examples test-ray package pictures clean
 
 demo: $(STAMPS)/run
 	@echo "ONNX Runtime: onnxcam[$(EXTRA)]"
@@ -27,10 +27,14 @@ lint: $(STAMPS)/dev
 	$(VENV)/bin/mypy
 
 test-training: $(STAMPS)/dev
-	$(VENV)/bin/$(PYTEST) -m "not anyruntime"
+	$(VENV)/bin/$(PYTEST) -m "not anyruntime and not slow"
 
 test-cpu: $(STAMPS)/cpu
-	$(VENV_CPU)/bin/$(PYTEST)
+	$(VENV_CPU)/bin/$(PYTEST) -m "not slow"
+
+# What takes longer: whole suites of operators and exports, fuzzing, stories told by audits.
+test-slow: $(STAMPS)/cpu
+	$(VENV_CPU)/bin/$(PYTEST) -m slow
 
 # Reports in Chromium: apt-get install chromium chromium-driver.
 test-browser: $(STAMPS)/browser

@@ -8,7 +8,7 @@ from benchmarks import audit as bench
 from onnxcam import zoo
 from onnxcam.audit import audit
 
-pytestmark = pytest.mark.anyruntime
+pytestmark = [pytest.mark.anyruntime, pytest.mark.slow]
 NAMES = [f"{story}-{variant}" for story in bench.STORIES for variant in ("biased", "fair")]
 
 

@@ -200,6 +200,7 @@ def test_a_competitor_that_dies_says_why(tmp_path):
         speed.Competitor("onnxruntime", question, tmp_path, sys.executable)
 
 
+@pytest.mark.slow
 def test_competitors_answer_in_turn(tmp_path):
     """The processes of this environment, on a small model of the tests."""
     model = write(tmp_path / "m.onnx", classifier())

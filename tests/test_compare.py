@@ -243,6 +243,7 @@ def test_where_no_channel_is_compared_the_verdict_gives_the_figures(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_zoo_exports_are_sound_and_a_swap_in_each_is_found(tmp_path):
     scenes = recipe("scenes")
     for k in range(10):

@@ -194,6 +194,7 @@ ORDER = [REFERENCE, *of("float", "half", "int8")]
 ACROSS = enumerate(zip(ORDER, ORDER[len(ORDER) // 2 :], strict=False))  # no export is left out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("a", "b"), [pair[:: -1 if k % 2 else 1] for k, pair in ACROSS])
 def test_any_two_exports_are_one_network(a: str, b: str) -> None:
     """Not only against the reference; pictures of twice the fixed size."""

@@ -42,6 +42,7 @@ roads.Road._images = images
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("road", "count"), [("models", 30), ("images", 90), ("words", 15)])
 def test_mutants_give_a_result_or_an_error(tmp_path, road, count):
     found = list(outcomes(Task(road, 7, None, str(tmp_path)), range(count), 1, LIMIT))
@@ -59,6 +60,7 @@ def test_a_mutant_is_the_same_each_time(tmp_path):
         assert one.data != next_one.data
 
 
+@pytest.mark.slow
 @pytest.mark.anyruntime
 def test_what_must_not_happen_is_seen(tmp_path, monkeypatch, capsys):
     (tmp_path / "sitecustomize.py").write_text(BAD)

@@ -305,6 +305,7 @@ def test_a_model_that_crashes_what_opens_it_is_refused(model, killer):
         Explainer([], isolate=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["batch", "explain"])
 def test_a_picture_that_crashes_native_code_is_one_error(model, tmp_path, killer, command):
     photos = [png(tmp_path / "photos" / f"{k}.png", k) for k in range(6)]

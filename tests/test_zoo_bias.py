@@ -145,6 +145,7 @@ BOUNDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
 def test_model_looks_where_its_story_says(check: ModuleType, name: str) -> None:
     found = check.readings(name, check.explained(name, range(FRESH, FRESH + 24)))

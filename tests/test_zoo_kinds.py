@@ -32,6 +32,7 @@ def check() -> ModuleType:
 # ---------------------------------------------------------------- the models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "least"), [("vit", 0.95), ("detector", 0.95), ("unet", 0.9)])
 def test_stated_accuracy_holds_on_fresh_scenes(check: ModuleType, kind: str, least: float) -> None:
     name = f"shapes-{kind}"
@@ -85,6 +86,7 @@ BOUNDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "row"), BOUNDS)
 def test_explanation_lies_on_the_object(check: ModuleType, kind: str, row: int) -> None:
     hits, own, other = BOUNDS[kind, row]

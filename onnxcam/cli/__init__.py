@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
@@ -40,26 +40,40 @@ from onnxcam.errors import OnnxcamError
 CANNOT_START = 2
 _PUT_OFF = ("sympy", "onnx_ir._symbolic_shapes")  # 0.3 s; only arithmetic with named axes reads them
 _YOUNG = 200_000  # objects; building a graph makes many that stay, explaining a picture leaves no cycles behind
-app = typer.Typer(
-    name="onnxcam",
-    help="Explain any ONNX image model from the .onnx file alone.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("audit")(audit.command)
-app.command("batch")(batch.command)
-app.command("compare")(compare.command)
-app.command("doctor")(doctor.command)
-app.command("evaluate")(evaluate.command)
-app.command("explain")(explain.command)
-app.command("export")(export.command)
-app.command("inspect")(inspect.command)
-app.command("live")(live.command)
-app.command("methods")(listing.methods)
-app.command("web")(web.command)
-app.add_typer(words.app, name="words")
-app.add_typer(zoo.app, name="zoo")
+COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
+    "audit": audit.command,
+    "batch": batch.command,
+    "compare": compare.command,
+    "doctor": doctor.command,
+    "evaluate": evaluate.command,
+    "explain": explain.command,
+    "export": export.command,
+    "inspect": inspect.command,
+    "live": live.command,
+    "methods": listing.methods,
+    "web": web.command,
+    "words": words.app,
+    "zoo": zoo.app,
+}
+
+
+def application(asked: str = "") -> typer.Typer:
+    """The command line: the one command that is asked for, since to read the options of all takes time; else all."""
+    app = typer.Typer(
+        name="onnxcam",
+        help="Explain any ONNX image model from the .onnx file alone.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for name in [asked] if asked in COMMANDS else COMMANDS:
+        command = COMMANDS[name]
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
 
 
 def _version(given: bool) -> None:
@@ -68,7 +82,6 @@ def _version(given: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and stop.")
@@ -113,7 +126,7 @@ def main() -> None:
     warnings.showwarning = _warn
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     try:
-        app(prog_name="onnxcam")
+        application(*sys.argv[1:2])(prog_name="onnxcam")
     except OnnxcamError as error:
         _stop(str(error), debug)
     except KeyboardInterrupt:

@@ -134,6 +134,7 @@ onnxcam.batch.run(*sys.argv[1:], **options).finish()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_a_job_that_is_killed_again_and_again_ends_like_one_that_is_not(model, tmp_path):
     """By SIGKILL, in the middle of its work; benchmarks/batch_kill.py does it more often, and at other moments."""

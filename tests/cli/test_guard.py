@@ -112,7 +112,7 @@ sys.exit(cli.run())
 """
 
 
-@pytest.mark.parametrize("where", ["cli.listing.table", "cli.app.__class__.__call__"])
+@pytest.mark.parametrize("where", ["cli.listing.table", "cli.typer.Typer.__call__"])
 def test_an_interrupt_within_a_command_is_told(where):
     code = COMMAND.format(where=where)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=_heed_interrupts)

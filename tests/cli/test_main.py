@@ -59,7 +59,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(monkeypatch, tmp_path, pla
 
 
 def test_what_is_not_foreseen_is_one_message_too(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "app", lambda **_: 1 / 0)
+    monkeypatch.setattr(cli, "application", lambda *_: lambda **_: 1 / 0)
     done = run("methods")
     assert (done.code, done.out) == (2, "")
     assert "unexpected ZeroDivisionError: division by zero. Run with --debug" in done.err
@@ -74,7 +74,7 @@ def test_with_json_an_error_is_an_object_too(run, tmp_path):
 
 
 def test_warnings_are_one_line_on_stderr(run, monkeypatch):
-    monkeypatch.setattr(cli, "app", lambda **_: warnings.warn("mind the gap", stacklevel=1))
+    monkeypatch.setattr(cli, "application", lambda *_: lambda **_: warnings.warn("mind the gap", stacklevel=1))
     assert run("methods").err == "onnxcam: warning: mind the gap\n"
 
 

@@ -383,6 +383,7 @@ def whole(out: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
 
 
+@pytest.mark.slow
 def test_cut_anywhere_it_ends_as_if_nothing_had_been(model, data, tmp_path):
     asked = (["gradcam", "saliency"], [*FEW, "insertion_blur"])
     evaluate(model, data, *asked, tmp_path / "one", **PLAIN)
@@ -421,6 +422,7 @@ def test_lines_of_another_sample_or_none_are_cut_off(model, data, tmp_path):
         assert (tmp_path / "out" / "results.jsonl").read_bytes() == b"".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_killed_it_goes_on(model, data, tmp_path):
     """The command itself, killed for good once the first samples are kept."""

@@ -12,6 +12,11 @@ GROUPS = 32
 HOW = {"plain": {}, "symbolic axes": {"free": True}, "weights": {"weights": True}}
 VARIANTS = {"plain": range(GROUPS), "symbolic axes": range(1, GROUPS, 4), "weights": range(3, GROUPS, 4)}
 """The groups that each variant takes; `make conformance` judges all of all."""
+TAKEN = [
+    pytest.param(how, group, marks=pytest.mark.slow if k % 4 else ())
+    for how, groups in VARIANTS.items()
+    for k, group in enumerate(groups)
+]
 # Nothing of the list may be added here without its reason; docs/operators.md tells them all.
 REFUSED = {
     "test_scan_sum": "Scan over a batch, of opset 8; its conversion changes what the inputs are",
@@ -22,7 +27,7 @@ REFUSED = {
 
 
 @pytest.mark.skipif(not RUNS_ALL, reason="the list holds what ONNX Runtime 1.31 runs")
-@pytest.mark.parametrize(("how", "group"), [(how, g) for how, taken in VARIANTS.items() for g in taken])
+@pytest.mark.parametrize(("how", "group"), TAKEN)
 def test_gradients_of_the_backend_suite(how: str, group: int) -> None:
     found = {name: judge(name, **HOW[how]) for name in listed()[group::GROUPS]}
     wrong = {n: v.why for n, v in found.items() if v.outcome not in ("right", "refused", "untested")}
