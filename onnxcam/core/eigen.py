@@ -122,8 +122,14 @@ def _oriented(projection: Array, total: Array) -> Array:
 
 
 def _first_component(x: Array) -> Array:
-    u, s, _ = np.linalg.svd(x, full_matrices=False)
-    return np.asarray(u[:, 0] * s[0])
+    """By the smaller of the products X X^T and X^T X: one vector does not need the whole decomposition of X."""
+    unit = np.abs(x).max()  # whose square neither overflows nor vanishes
+    scaled = x / unit
+    if len(x) > x.shape[1]:
+        _, vectors = np.linalg.eigh(scaled.T @ scaled)
+        return np.asarray(x @ vectors[:, -1])
+    values, vectors = np.linalg.eigh(scaled @ scaled.T)
+    return np.asarray(vectors[:, -1] * np.sqrt(values[-1]) * unit)
 
 
 def _first_kernel_component(x: Array) -> Array:

@@ -122,6 +122,14 @@ def test_a_sample_without_structure_is_zero_and_one_with_nan_is_nan(project):
     assert np.isnan(found[3]).all()
 
 
+@pytest.mark.parametrize("project", [eigen.eigen, eigen.svd])
+@pytest.mark.parametrize("channels", [3, 20])
+@pytest.mark.parametrize("unit", [2.0**-600, 2.0**600])
+def test_squares_of_terms_neither_vanish_nor_overflow(project, channels, unit):
+    terms = np.random.default_rng(channels).normal(size=(1, channels, 3, 4))
+    np.testing.assert_array_equal(project(terms * unit), project(terms) * unit)
+
+
 def test_kernel_matrices_have_a_limit():
     with pytest.raises(OptionError, match=r"65x64 pixels.*deeper target layer"):
         eigen.kpca(np.zeros((1, 2, 65, 64), np.float32))
