@@ -115,8 +115,9 @@ def _map(x: Array, component: Callable[[Array], Array], centre: bool) -> Array:
 
 def _oriented(projection: Array, total: Array) -> Array:
     """The projection, or its negative: see :func:`eigen`."""
-    agreement = float(projection @ total)
-    if abs(agreement) <= 1e-9 * float(np.linalg.norm(projection) * np.linalg.norm(total)):
+    one, other = (v / (np.abs(v).max() or 1) for v in (projection, total))
+    agreement = float(one @ other)
+    if abs(agreement) <= 1e-9 * float(np.linalg.norm(one) * np.linalg.norm(other)):
         agreement = float(projection[np.abs(projection).argmax()])
     return -projection if agreement < 0 else projection
 
