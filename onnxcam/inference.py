@@ -6,7 +6,8 @@ So every length that may be negative is looked at before a Slice sees it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from functools import cache
 from typing import Any
 
 import onnx
@@ -14,11 +15,26 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, Valu
 
 from onnxcam.integrity import subgraphs
 
-# Operators that may make a length smaller than nothing; those of the second row only by integers below 0.
-_SHRINKING = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv", "MaxPool", "AveragePool", "LpPool"}
-_BY_NUMBERS = {"Pad", "Split", "Resize", "Upsample", "CenterCropPad", "MaxUnpool"}
-_LOOKS = 300
-_REAL = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+# Operators that make no negative length, or whose inference refuses one; what is not known to be so is looked at.
+_KEEPING = set(
+    """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh BatchNormalization Bernoulli BitShift BitwiseAnd
+    BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Compress Concat Constant ConstantOfShape Cos Cosh
+    CumProd CumSum DepthToSpace DequantizeLinear Det Div Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp
+    Expand EyeLike Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool
+    GlobalMaxPool Greater GreaterOrEqual GroupNormalization GRU Hardmax HardSigmoid HardSwish Identity
+    InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization
+    LRN LSTM MatMul MatMulInteger Max Mean MeanVarianceNormalization Min Mish Mod Mul Neg NonZero Not OneHot Or Pow
+    PRelu QLinearMatMul QuantizeLinear RandomNormalLike RandomUniformLike Reciprocal ReduceL1 ReduceL2 ReduceLogSum
+    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape
+    RMSNormalization RNN Round ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax
+    Softplus Softsign SpaceToDepth Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile Transpose Trilu
+    Unsqueeze Where Xor
+    """.split()  # noqa: SIM905 (a page of names)
+)
+# Operators that cut lengths only by numbers below 0.
+_BY_NUMBERS = {"Pad", "Split", "Resize", "Upsample", "CenterCropPad", "MaxUnpool", "RoiAlign", "TopK"}
+_LOOKS = 300  # of parts that may count with the integers of all parts before them
 
 
 def infer_shapes(proto: ModelProto, **settings: bool) -> ModelProto:
@@ -78,7 +94,7 @@ def check_lengths(proto: ModelProto) -> None:
     """
     if not any(map(_slices, proto.graph.node)):
         return
-    reads = [list(_reads(node)) for node in proto.graph.node]
+    reads = [list(filter(None, _reads(node))) for node in proto.graph.node]
     looks = _looks(proto.graph, reads)
     if len(looks) > _LOOKS:
         raise ValueError(f"more than {_LOOKS} Slices follow one another with what may cut lengths between them")
@@ -104,8 +120,9 @@ def _looks(graph: GraphProto, reads: Sequence[Sequence[str]]) -> list[list[int]]
             look = max(look, cut + 1)
         if _may_shrink(node, numbers):
             cut = look
-        shown |= dict.fromkeys(node.output, look)
-        shrunk |= dict.fromkeys(node.output, cut)
+        made = list(filter(None, node.output))
+        shown |= dict.fromkeys(made, look)
+        shrunk |= dict.fromkeys(made, cut)
         found += [[] for _ in range(len(found), look + 1)]
         found[look].append(k)
     return found[:-1]
@@ -117,14 +134,17 @@ class _Draft:
     def __init__(self, proto: ModelProto, reads: Sequence[Sequence[str]]) -> None:
         graph = proto.graph
         self._proto, self._nodes, self._reads = proto, graph.node, reads
-        self._maker = {name: k for k, node in enumerate(graph.node) for name in node.output}
+        self._maker = {name: k for k, node in enumerate(graph.node) for name in node.output if name}
         self._weights = {t.name: t for t in graph.initializer}
         self._inputs = {v.name: v for v in graph.input}
         self._told = {v.name: v for v in (*graph.value_info, *graph.output)}
-        self._types = dict[str, TypeProto]()
+        self._types, self._counted = dict[str, TypeProto](), set(self._weights)
+        for node in graph.node:
+            if _is_counted(node, self._counted):
+                self._counted.update(filter(None, node.output))
 
     def look(self, shown: Iterable[int]) -> None:
-        """Infer these nodes, and those before them that compute shapes: what ONNX knows of their integers stays inside.
+        """Infer these nodes, and those before them whose numbers ONNX counts with, which cannot be handed over.
 
         Raises:
             ValueError: a length is negative.
@@ -139,7 +159,7 @@ class _Draft:
             for name in self._reads[k]:
                 if name in self._inputs:
                     given[name] = self._inputs[name]
-                elif _is_map(self._types.get(name)):
+                elif name in self._types and name not in self._counted:
                     given[name] = ValueInfoProto(name=name, type=self._types[name])
                 elif name in self._maker:
                     left.append(self._maker[name])
@@ -161,9 +181,22 @@ class _Draft:
         return ModelProto(ir_version=self._proto.ir_version, graph=graph, **more)
 
 
-def _is_map(given: TypeProto | None) -> bool:
-    """Whether no shape is computed from the numbers in it, only from its lengths."""
-    return given is not None and given.tensor_type.elem_type in _REAL and len(given.tensor_type.shape.dim) > 1
+def _is_counted(node: NodeProto, counted: Set[str]) -> bool:
+    """Whether ONNX may know the numbers that a node makes, as it does of shapes, and not their type alone."""
+    read = [name in counted for name in node.input if name]
+    if node.op_type in ("Constant", "Shape", "Size"):
+        return True
+    if node.op_type in ("Cast", "Gather", "Slice", "Squeeze", "Unsqueeze"):
+        return read[:1] == [True]
+    if node.op_type in ("Add", "Concat", "Mul", "Sub"):
+        return all(read)
+    return any(read) and (node.domain not in ("", "ai.onnx") or node.op_type in _counting())
+
+
+@cache
+def _counting() -> set[str]:
+    """Operators whose numbers ONNX computes; newer releases may have more."""
+    return {s.name for s in onnx.defs.get_all_schemas_with_history() if s.has_data_propagation_function}
 
 
 def _reads(node: NodeProto) -> Iterator[str]:
@@ -178,12 +211,15 @@ def _slices(node: NodeProto) -> bool:
 
 
 def _may_shrink(node: NodeProto, numbers: dict[str, TensorProto]) -> bool:
-    if node.op_type in _SHRINKING:
-        return not _padded(node, numbers)
+    if bodies := subgraphs(node):
+        return any(_may_shrink(inner, numbers) for graph in bodies for inner in graph.node)
+    if node.op_type in _KEEPING:
+        return False
     if node.op_type not in _BY_NUMBERS:
-        return any(_may_shrink(inner, numbers) for graph in subgraphs(node) for inner in graph.node)
+        return not _padded(node, numbers)
     given = [name for name in node.input[1:] if name]
-    attributes = [v for a in node.attribute for v in (*a.ints, *a.floats)]
+    told = [a for a in node.attribute if a.name not in ("axis", "axes")]
+    attributes = [v for a in told for v in (a.i, a.f, *a.ints, *a.floats)]
     return any(name not in numbers or _below_0(numbers[name]) for name in given) or any(v < 0 for v in attributes)
 
 

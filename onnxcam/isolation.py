@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from onnxcam.errors import OnnxcamError
@@ -149,7 +150,8 @@ def tell_of_forks(holder: Forked) -> None:
 
 def _tell_all() -> None:
     for holder in list(_holders):
-        holder.forked()
+        with suppress(OSError):  # one that finds no file descriptor left must not keep it from the others
+            holder.forked()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

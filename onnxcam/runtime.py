@@ -166,7 +166,8 @@ class Session:
 class _Here:
     """An onnxruntime session, with the weights that it shares with the model.
 
-    A process that is forked off has none of the session's threads, and opens its own when it first runs.
+    A process that is forked off has none of the session's threads, and finds locked what another thread held at that
+    moment: it opens its own session when it first runs.
     """
 
     def __init__(
@@ -185,11 +186,10 @@ class _Here:
         self._open = partial(runtime.InferenceSession, graph, options, providers=list(providers), enable_fallback=0)
         self._session, self._opening = self._open(), Lock()
         self.inputs, self.providers = [i.name for i in self._session.get_inputs()], self._session.get_providers()
-        if threads != 1:
-            tell_of_forks(self)
+        tell_of_forks(self)
 
     def forked(self) -> None:
-        """In a process that was forked off: leaves the session, which would wait for its threads to end, alone."""
+        """In a process that was forked off: keeps the session, which would wait for its threads to end."""
         pythonapi.Py_IncRef(py_object(self._session))
         self._session, self._opening = None, Lock()
 

@@ -47,12 +47,44 @@ SHRINKING = {
     ),
     "a negative part": ([helper.make_node("Split", ["x", "w"], ["d", "c"], axis=2)], {"w": [24, -12]}),
     "a negative scale": ([helper.make_node("Resize", ["x", "", "w"], ["c"])], {"w": np.float32([1, 1, -2, 1])}),
+    "regions of a negative size": (
+        [helper.make_node("RoiAlign", ["x", "r", "n"], ["c"], output_height=-3, output_width=3)],
+        {"r": np.zeros((1, 4), np.float32), "n": [0]},
+    ),
+    "less than no elements": (
+        [helper.make_node("TopK", ["x", "k"], ["c", "i"], axis=2)],
+        {"k": [-2]},
+    ),
+    "behind an input and before an output without names": (
+        [
+            helper.make_node("Resize", ["x", "", "k"], ["r"]),
+            conv("r", "c", "w"),
+            cut("c", "d"),
+            helper.make_node("Dropout", ["d"], ["z", ""]),
+        ],
+        {"k": np.float32([1, 1, 1, 1]), "w": kernel(100)},
+    ),
+    "behind lengths that were numbers of two axes": (
+        [
+            helper.make_node("MaxPool", ["x"], ["m"], kernel_shape=[3, 3], pads=[1] * 4),
+            cut("m", "b"),
+            helper.make_node("Shape", ["x"], ["l"]),
+            helper.make_node("Cast", ["l"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["f", "z"], ["u"]),
+            helper.make_node("Squeeze", ["u", "z"], ["q"]),
+            helper.make_node("Cast", ["q"], ["p"], to=TensorProto.INT64),
+            helper.make_node("Reshape", ["b", "p"], ["r"]),
+            conv("r", "c", "w"),
+        ],
+        {"z": [0], "w": kernel(100)},
+    ),
 }
 
 
 @pytest.mark.parametrize("opset", [13, 18])
 @pytest.mark.parametrize("how", SHRINKING)
 def test_a_negative_length_before_a_slice_is_refused(how, opset):
+    """Each of them ends the process where a Slice sees it."""
     nodes, held = SHRINKING[how]
     proto = model([*nodes, cut("c", "y")], *ENDS, {**held, **SLICE}, opset)
     with pytest.raises(ModelError, match=r"c has a negative length"):
@@ -134,3 +166,27 @@ def test_a_single_node_takes_negative_lengths_as_free_ones():
     found = inference.infer_node_outputs(cut("x", "y"), types, 18, input_data=data)
     dims = found["y"].tensor_type.shape.dim
     assert [d.dim_value if d.HasField("dim_value") else None for d in dims] == [1, 3, None, 12]
+
+
+@pytest.mark.parametrize(
+    ("op", "held"),
+    [
+        ("STFT", {"k": np.int64(4), "w": np.ones(100, np.float32)}),
+        ("DFT", {"k": np.int64(-5)}),
+    ],
+)
+def test_signals_shorter_than_nothing_are_refused(op, held):
+    node = helper.make_node(op, ["x", *held], ["c"], **({"axis": 1} if op == "DFT" else {}))
+    ends = [value("x", [1, 12, 1])], [value("y", None)]
+    with pytest.raises(ModelError, match=r"c has a negative length"):
+        load_model(model([node, cut("c", "y")], *ends, {**held, **SLICE, "a": [1]}, 18).SerializeToString())
+
+
+def test_operators_that_keep_lengths_are_of_onnx():
+    assert {s.name for s in onnx.defs.get_all_schemas_with_history() if s.domain == ""} >= inference._KEEPING
+
+
+def test_numbers_that_are_known_to_onnx_are_of_these_operators():
+    """Others would have to be told whether one of their inputs is enough."""
+    told = {"Add", "Cast", "Concat", "Gather", "Mul", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze"}
+    assert inference._counting() <= told

@@ -186,9 +186,8 @@ def test_a_file_in_the_place_of_a_folder_of_pictures_fails_these(model, photos, 
 
 def test_paths_that_become_too_long_are_errors_of_their_pictures(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    deep = Path(
-        "photos", *["d" * 190] * 20, "d" * 250
-    )  # short enough from here, but not from the root, as the plan keeps it
+    # Short enough from here, but not from the root, as the plan keeps it.
+    deep = Path("photos", *["d" * 190] * 20, "d" * 250)
     png(Path("photos", "a.png"))
     png(deep / "b.png")
     made = job(model, "photos", tmp_path / "out")

@@ -131,13 +131,11 @@ def run(case: Case, opset: int, proto: onnx.ModelProto, feeds, dtype=np.float32)
 
 
 # Names of axes decide what is written, not how a runtime takes it: the newest one sees both kinds.
-VARIANTS = [(case, opset, "") for case in CASES for opset in case.opsets(newest_opset())]
-VARIANTS += [
-    (case, case.opset, free) for case in CASES for free in (("anonymous",) if OLDEST else ("named", "anonymous"))
-]
+_ALL = [(case, opset, "") for case in CASES for opset in case.opsets(newest_opset())]
+_ALL += [(case, case.opset, free) for case in CASES for free in (("anonymous",) if OLDEST else ("named", "anonymous"))]
 VARIANTS = [
     pytest.param(*v, marks=pytest.mark.slow if not OLDEST and (v[1] > v[0].opset or v[2] == "anonymous") else ())
-    for v in VARIANTS
+    for v in _ALL
 ]
 
 
