@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ _UNCHANGING = ("Identity", "Constant", "Cast")
 _LARGEST_OPSET = 2**31 - 1
 _MOST_NODES = 1_000_000
 _MOST_ROUNDS = 10_000
+_ADDRESSES = 2**47  # bytes that processors address: of more, an inferred length is none, or the runtime refuses it
 
 
 def read(file: Path) -> bytes | mmap.mmap:
@@ -347,6 +349,34 @@ def give_back_weights(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol])
         graph.inputs.remove(value)
         value.const_value = weights[str(name)]
         graph.register_initializer(value)
+
+
+def check_sizes(file: Path, graph: ir.Graph) -> None:
+    """Lengths may be damaged so that a run would take all memory there is, which ends whatever the system picks.
+
+    Raises:
+        ModelError: one value alone takes more than a quarter of this machine's memory. A run holds several at a time,
+            and pads channels up to 16.
+    """
+    room = _memory() / 4
+    for node in graph:
+        for value in node.outputs:
+            if value.shape is None or value.dtype in (None, ir.DataType.STRING, ir.DataType.UNDEFINED):
+                continue
+            size = math.prod(d for d in value.shape if isinstance(d, int)) * value.dtype.itemsize
+            if room < size < _ADDRESSES:
+                raise ModelError(
+                    f"{file}: {value.name!r}, which {node.op_type} {node.name!r} makes, has the lengths {value.shape} "
+                    f"and takes {size / 2**30:.0f} GB, more than a quarter of this machine's memory "
+                    f"({room / 2**28:.0f} GB). If they are as meant, export the model for a smaller picture or batch"
+                )
+
+
+def _memory() -> int:
+    """Bytes; a terabyte where the system does not tell (Windows)."""
+    if not hasattr(os, "sysconf"):
+        return 2**40
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_structure(file: Path, proto: onnx.ModelProto) -> None:

@@ -282,6 +282,7 @@ def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> 
     except Exception as error:
         raise ModelError(f"{file} is not a valid ONNX graph: {first_line(error)}. Export it again") from error
     _name_nodes(model)
+    integrity.check_sizes(file, model.graph)
     return model
 
 

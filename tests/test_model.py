@@ -19,7 +19,7 @@ from builders import NODES, classifier, external, model, value, weights, write
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxcam import load_model
+from onnxcam import integrity, load_model
 from onnxcam import model as model_module
 from onnxcam.errors import ModelError, OnnxcamError, OutputError
 from onnxcam.runtime import Session
@@ -829,7 +829,7 @@ def test_a_negative_length_is_a_free_axis(saved):
     "dims", [[1, 3, 2**31, 8], [10**9, 3, 8, 8], [1, 3, 4096, 8192], [64, 3, 2048, 2048], [1, 3, 32769, 8]]
 )
 def test_an_input_that_no_picture_fills_is_refused(saved, dims):
-    proto = entry(dims, nodes=[helper.make_node("Relu", ["image"], ["y"])])
+    proto = entry(dims, nodes=[helper.make_node("ReduceMax", ["image"], ["y"], keepdims=0)])
     with pytest.raises(ModelError, match="no picture fills"):
         load_model(saved(proto)).image_input  # noqa: B018
 
@@ -905,6 +905,20 @@ def _open_damaged(seeds: range, path: Path) -> None:
             path.with_suffix(".txt").write_text(f"seed {seed}: {type(error).__name__}: {error}")
             os._exit(1)
         path.with_suffix(".opened").write_text(str(seed))
+
+
+def test_a_value_that_no_memory_holds_is_refused_before_it_runs(saved, monkeypatch):
+    """Of lengths that are free, those that are not must fit."""
+    nodes = [helper.make_node("Pad", ["image", "p"], ["big"], name="padding"), helper.make_node("Relu", ["big"], ["y"])]
+    padded = model(nodes, [IMAGE], [value("y", None)], {"p": [0, 0, 0, 0, 0, 0, 2**20, 2**20]})
+    said = refused(saved(padded))
+    assert "'big', which Pad 'padding' makes, has the lengths" in said
+    assert "takes 12288 GB, more than a quarter of this machine's memory" in said
+    small = model(nodes, [IMAGE], [value("y", None)], {"p": [0, 0, 0, 0, 0, 0, 0, 52]})  # 9216 bytes
+    monkeypatch.setattr(integrity, "_memory", lambda: 4 * 9216)
+    assert load_model(saved(small)).values["big"].shape[3] == 64
+    monkeypatch.setattr(integrity, "_memory", lambda: 4 * 9216 - 1)
+    assert "more than a quarter" in refused(saved(small))
 
 
 def test_damage_is_told_and_kills_nothing(tmp_path):
