@@ -21,7 +21,7 @@ _KEEPING = set(
     Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh BatchNormalization Bernoulli BitShift BitwiseAnd
     BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Compress Concat Constant ConstantOfShape Cos Cosh
     CumProd CumSum DepthToSpace DequantizeLinear Det Div Dropout DynamicQuantizeLinear Einsum Elu Equal Erf Exp
-    Expand EyeLike Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool
+    EyeLike Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalLpPool
     GlobalMaxPool Greater GreaterOrEqual GroupNormalization GRU Hardmax HardSigmoid HardSwish Identity
     InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization
     LRN LSTM MatMul MatMulInteger Max Mean MeanVarianceNormalization Min Mish Mod Mul Neg NonZero Not OneHot Or Pow
@@ -33,7 +33,7 @@ _KEEPING = set(
     """.split()  # noqa: SIM905 (a page of names)
 )
 # Operators that cut lengths only by numbers below 0.
-_BY_NUMBERS = {"Pad", "Split", "Resize", "Upsample", "CenterCropPad", "MaxUnpool", "RoiAlign", "TopK"}
+_BY_NUMBERS = {"Expand", "Pad", "Split", "Resize", "Upsample", "CenterCropPad", "MaxUnpool", "RoiAlign", "TopK"}
 _LOOKS = 300  # of parts that may count with the integers of all parts before them
 
 

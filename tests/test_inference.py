@@ -55,6 +55,14 @@ SHRINKING = {
         [helper.make_node("TopK", ["x", "k"], ["c", "i"], axis=2)],
         {"k": [-2]},
     ),
+    "expanded to a computed length": (
+        [
+            helper.make_node("Shape", ["x"], ["l"]),
+            helper.make_node("Sub", ["l", "b"], ["t"]),
+            helper.make_node("Expand", ["o", "t"], ["c"]),
+        ],
+        {"o": np.ones((1, 1, 1, 1), np.float32), "b": [0, 0, 20, 0]},
+    ),
     "behind an input and before an output without names": (
         [
             helper.make_node("Resize", ["x", "", "k"], ["r"]),
