@@ -6,14 +6,14 @@ So every length that may be negative is looked at before a Slice sees it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cache
 from typing import Any
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
-from onnxcam.integrity import subgraphs
+from onnxcam.integrity import names_read, subgraphs
 
 # Operators that make no negative length, or whose inference refuses one; what is not known to be so is looked at.
 _KEEPING = set(
@@ -94,7 +94,7 @@ def check_lengths(proto: ModelProto) -> None:
     """
     if not any(map(_slices, proto.graph.node)):
         return
-    reads = [list(filter(None, _reads(node))) for node in proto.graph.node]
+    reads = [list(filter(None, names_read(node))) for node in proto.graph.node]
     looks = _looks(proto.graph, reads)
     if len(looks) > _LOOKS:
         raise ValueError(f"more than {_LOOKS} Slices follow one another with what may cut lengths between them")
@@ -197,13 +197,6 @@ def _is_counted(node: NodeProto, counted: Set[str]) -> bool:
 def _counting() -> set[str]:
     """Operators whose numbers ONNX computes; newer releases may have more."""
     return {s.name for s in onnx.defs.get_all_schemas_with_history() if s.has_data_propagation_function}
-
-
-def _reads(node: NodeProto) -> Iterator[str]:
-    yield from node.input
-    for graph in subgraphs(node):
-        for inner in graph.node:
-            yield from _reads(inner)
 
 
 def _slices(node: NodeProto) -> bool:

@@ -185,6 +185,14 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
 
 
+def names_read(node: onnx.NodeProto) -> Iterator[str]:
+    """The names that a node and those within it read; "" where an input is left out."""
+    yield from node.input
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield from names_read(inner)
+
+
 def _all_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
     yield from proto.graph.initializer
     for node in all_nodes(proto):
@@ -430,7 +438,7 @@ def _keep_inner_values(graph: onnx.GraphProto) -> None:
 def _sort_nodes(file: Path, graph: onnx.GraphProto) -> None:
     """Kahn's algorithm; nodes stay in file order where that order is valid already."""
     makers = {out: k for k, node in enumerate(graph.node) for out in node.output if out}
-    needs = [{makers[name] for name in _reads(node) if name in makers} for node in graph.node]
+    needs = [{makers[name] for name in names_read(node) if name in makers} for node in graph.node]
     if all(all(n < k for n in needed) for k, needed in enumerate(needs)):
         return
     order = _topological(needs)
@@ -457,13 +465,6 @@ def _topological(needs: list[set[int]]) -> list[int]:
             if waiting[follower] == 0:
                 order.append(follower)
     return order
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    yield from node.input
-    for graph in subgraphs(node):
-        for inner in graph.node:
-            yield from _reads(inner)
 
 
 def first_line(error: Exception) -> str:

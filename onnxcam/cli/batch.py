@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onnxcam.cli.explain import ISOLATE, STRAIGHT
+
 if TYPE_CHECKING:
     from onnxcam.batch.job import Job
 
@@ -26,8 +28,6 @@ _SAVE = typer.Option(
 )
 _THEN = typer.Option(metavar="MODEL", help="A model behind the first, such as its decoder.")
 _SET = typer.Option("--set", metavar="NAME=VALUE", help="An option of the method: samples=50.")
-_ISOLATE = typer.Option("--isolate", help="Native code in a process of its own: a crash is the error of one picture.")
-_STRAIGHT = typer.Option("--straight-through", help="Let gradients pass signs and roundings (binarised networks).")
 
 
 def command(
@@ -58,7 +58,7 @@ def command(
         list[str] | None, typer.Option("--input", metavar="NAME=VALUE", help="A further input of the model.")
     ] = None,
     then: Annotated[list[str] | None, _THEN] = None,
-    straight_through: Annotated[bool, _STRAIGHT] = False,
+    straight_through: Annotated[bool, STRAIGHT] = False,
     image_format: Annotated[str, typer.Option("--format", help="Of overlays and panels: jpg, png or webp.")] = "jpg",
     heatmap_format: Annotated[str, typer.Option(help="png (8 bits), png16, npy or npz (float32).")] = "png",
     colormap: Annotated[str | None, typer.Option(help="jet (the default), turbo, viridis, diverging, ...")] = None,
@@ -75,7 +75,7 @@ def command(
     max_pixels: Annotated[int | None, typer.Option(help="Largest picture that is opened, in pixels.")] = None,
     runner: Annotated[str, typer.Option(help="local, or ray for several machines.")] = "local",
     ray_address: Annotated[str | None, typer.Option(help="Of a Ray cluster: auto, or HOST:6379.")] = None,
-    isolate: Annotated[bool, _ISOLATE] = False,
+    isolate: Annotated[bool, ISOLATE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture on stdout.")] = False,
 ) -> None:
     """Explain many pictures: a folder in, explained, whatever happens."""

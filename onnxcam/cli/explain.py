@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from onnxcam import BlackBox, Explainer
 
 _MODEL = typer.Argument(metavar="MODEL", help="An .onnx file, or zoo:NAME; left out with --endpoint.")
-_STRAIGHT = typer.Option("--straight-through", help="Let gradients pass signs and roundings (binarised networks).")
-_ISOLATE = typer.Option("--isolate", help="Native code in a process of its own: a crash is the error of one picture.")
+STRAIGHT = typer.Option("--straight-through", help="Let gradients pass signs and roundings (binarised networks).")
+ISOLATE = typer.Option("--isolate", help="Native code in a process of its own: a crash is the error of one picture.")
 _IMAGES = typer.Argument(metavar="IMAGE", help="Pictures.")
 
 
@@ -73,12 +73,12 @@ def command(
     normalize: Annotated[
         str | None, typer.Option(help="max, minmax, percentile or none (signed); by default what suits the method.")
     ] = None,
-    straight_through: Annotated[bool, _STRAIGHT] = False,
+    straight_through: Annotated[bool, STRAIGHT] = False,
     title: Annotated[bool, typer.Option(help="Write class and score above the picture.")] = True,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
     provider: Annotated[list[str] | None, typer.Option(help="Execution provider of the runtime.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Largest picture that is opened, in pixels.")] = None,
-    isolate: Annotated[bool, _ISOLATE] = False,
+    isolate: Annotated[bool, ISOLATE] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per explanation on stdout.")] = False,
 ) -> None:
     """Explain pictures: why does the model answer as it does?"""
