@@ -33,7 +33,7 @@ METHODS = {
     "many": ("scorecam", "faster_scorecam", "occlusion", "rise"),
 }
 HOME = {method: table for table, methods in METHODS.items() for method in methods}
-BATCHES = (1, 8, 32)
+BATCHES = (1, 2, 4, 8, 16, 32)
 SIZES = (224, 384, 512, 768, 1024)
 FIXED = ("vit_b_16",)  # takes one size of picture
 TABLES = (*METHODS, "batch", "size", "start", "growth")

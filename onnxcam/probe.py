@@ -16,7 +16,7 @@ from onnxcam.runtime import Array
 from onnxcam.targets import Target
 
 Progress = Callable[[int, int], None]
-_CACHED = 4 * 224**2  # pixels of one run on a processor, whose cache holds the maps between two layers
+_CACHED = 8 * 224**2  # pixels of one run on a processor, whose cache holds the maps between two layers
 _HELD = 2**20  # elsewhere
 
 
