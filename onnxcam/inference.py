@@ -1,12 +1,14 @@
 """ONNX's shape inference, kept from what kills it.
 
 Its builds end the process where a Slice follows a negative length, as a window larger than its picture leaves behind.
-So every length that may be negative is looked at before a Slice sees it.
+So every length that may be negative is looked at before a Slice sees it, and where that cannot be done, as within the
+body of a Loop, another process has to survive the model first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -14,6 +16,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
 from onnxcam.integrity import names_read, subgraphs
+from onnxcam.isolation import CrashError, Worker
 
 # Operators that make no negative length, or whose inference refuses one; what is not known to be so is looked at.
 _KEEPING = set(
@@ -32,9 +35,11 @@ _KEEPING = set(
     Unsqueeze Where Xor
     """.split()  # noqa: SIM905 (a page of names)
 )
-# Operators that cut lengths only by numbers below 0.
-_BY_NUMBERS = {"Expand", "Pad", "Split", "Resize", "Upsample", "CenterCropPad", "MaxUnpool", "RoiAlign", "TopK"}
-_LOOKS = 300  # of parts that may count with the integers of all parts before them
+# Operators that make negative lengths only of numbers below 0, or of such as overflow.
+_BY_NUMBERS = {"Expand", "Pad", "Split", "Resize", "Upsample", "CenterCropPad", "RoiAlign", "TopK"}
+_MOST_TIMES, _LONGEST = 2**20, 2**40  # that much longer, of such a length, is a number still
+_PATIENCE = 30.0  # seconds
+_LOOKS = 100  # of parts that may count with the integers of all parts before them
 
 
 def infer_shapes(proto: ModelProto, **settings: bool) -> ModelProto:
@@ -73,6 +78,8 @@ def _freed(given: TypeProto) -> TypeProto:
 
 
 def _free(given: TypeProto) -> None:
+    while kind := next((k for k in ("sequence_type", "optional_type") if given.HasField(k)), None):
+        given = getattr(given, kind).elem_type
     for dim in given.tensor_type.shape.dim:
         if dim.dim_value < 0:
             dim.Clear()
@@ -90,18 +97,55 @@ def check_lengths(proto: ModelProto) -> None:
     """Look at the lengths that Slices will see, from one to the next.
 
     Raises:
-        ValueError: one is negative, or too many Slices follow one another for each to be looked at.
+        ValueError: one is negative, or too large for any computer, or ONNX crashes.
     """
+    if any(map(_cannot_be_told, proto.graph.node)):
+        _try_elsewhere(proto)
     if not any(map(_slices, proto.graph.node)):
         return
+    for given in proto.graph.input:
+        if any(d.dim_value > _LONGEST for d in given.type.tensor_type.shape.dim):
+            raise ValueError(f"{given.name} has a length of more than {_LONGEST}")
     reads = [list(filter(None, names_read(node))) for node in proto.graph.node]
     looks = _looks(proto.graph, reads)
     if len(looks) > _LOOKS:
-        raise ValueError(f"more than {_LOOKS} Slices follow one another with what may cut lengths between them")
-    if looks:
+        _try_elsewhere(proto)
+    elif looks:
         draft = _Draft(proto, reads)
         for shown in looks:
             draft.look(shown)
+
+
+def _cannot_be_told(node: NodeProto) -> bool:
+    """Whether its inference may crash for a reason that is seen during that alone."""
+    if node.op_type in ("EyeLike", "RegexFullMatch"):  # of an input without a type
+        return True
+    if node.op_type == "GatherND":
+        return any(a.name == "batch_dims" and a.i < 0 for a in node.attribute)
+    return any(any(map(_cannot_be_told, body.node)) or _cuts_and_slices(body) for body in subgraphs(node))
+
+
+def _cuts_and_slices(body: GraphProto) -> bool:
+    if not any(map(_slices, body.node)):
+        return False
+    return bool(_looks(body, [list(filter(None, names_read(node))) for node in body.node]))
+
+
+def _try_elsewhere(proto: ModelProto) -> None:
+    """Infer it in a process of its own: one that crashes there would have ended this one.
+
+    Raises:
+        ValueError: it crashed, or did not end in time.
+    """
+    try:
+        Worker(_PATIENCE).call(_try, proto.SerializeToString())
+    except CrashError as error:
+        raise ValueError(f"ONNX's shape inference {error}") from None
+
+
+def _try(data: bytes) -> None:
+    with suppress(Exception):  # it is raised again where it counts
+        onnx.shape_inference.infer_shapes(data, data_prop=True)
 
 
 def _looks(graph: GraphProto, reads: Sequence[Sequence[str]]) -> list[list[int]]:
@@ -110,6 +154,8 @@ def _looks(graph: GraphProto, reads: Sequence[Sequence[str]]) -> list[list[int]]
     What is shown last has nothing behind it that would have to be kept from seeing it, and is left out.
     """
     numbers = {t.name: t for t in graph.initializer}
+    kernels = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
+    kernels |= {t.name: list(t.dims) for t in graph.initializer}
     shown, shrunk = dict[str, int](), dict[str, int]()  # by value: its look, and that of the last that may shrink
     found = list[list[int]]()
     for k, node in enumerate(graph.node):
@@ -118,7 +164,7 @@ def _looks(graph: GraphProto, reads: Sequence[Sequence[str]]) -> list[list[int]]
         cut = max((shrunk[name] for name in read), default=-1)
         if _slices(node):
             look = max(look, cut + 1)
-        if _may_shrink(node, numbers):
+        if _may_shrink(node, numbers, kernels):
             cut = look
         made = list(filter(None, node.output))
         shown |= dict.fromkeys(made, look)
@@ -203,24 +249,26 @@ def _slices(node: NodeProto) -> bool:
     return node.op_type == "Slice" or any(_slices(inner) for graph in subgraphs(node) for inner in graph.node)
 
 
-def _may_shrink(node: NodeProto, numbers: dict[str, TensorProto]) -> bool:
+def _may_shrink(node: NodeProto, numbers: Mapping[str, TensorProto], kernels: Mapping[str, list[int]]) -> bool:
     if bodies := subgraphs(node):
-        return any(_may_shrink(inner, numbers) for graph in bodies for inner in graph.node)
+        return any(_may_shrink(inner, numbers, kernels) for graph in bodies for inner in graph.node)
     if node.op_type in _KEEPING:
         return False
     if node.op_type not in _BY_NUMBERS:
-        return not _padded(node, numbers)
+        return not _padded(node, kernels)
     given = [name for name in node.input[1:] if name]
     told = [a for a in node.attribute if a.name not in ("axis", "axes")]
+    if node.op_type == "Split" and len(node.output) > 2 and not given and all(a.name != "split" for a in told):
+        return True  # 12 into 9 parts: eight of 2 and one of -4
     attributes = [v for a in told for v in (a.i, a.f, *a.ints, *a.floats)]
-    return any(name not in numbers or _below_0(numbers[name]) for name in given) or any(v < 0 for v in attributes)
+    return not all(name in numbers and _sane(numbers[name]) for name in given) or not all(map(_fits, attributes))
 
 
-def _padded(node: NodeProto, numbers: dict[str, TensorProto]) -> bool:
+def _padded(node: NodeProto, kernels: Mapping[str, list[int]]) -> bool:
     """Whether a convolution's window fits even into nothing, so that a length that is none stays none at worst."""
-    if node.op_type != "Conv" or len(node.input) < 2 or node.input[1] not in numbers:
+    if node.op_type != "Conv" or len(node.input) < 2 or node.input[1] not in kernels:
         return False
-    kernel, given = list(numbers[node.input[1]].dims[2:]), {a.name: list(a.ints) for a in node.attribute if a.ints}
+    kernel, given = kernels[node.input[1]][2:], {a.name: list(a.ints) for a in node.attribute if a.ints}
     ones, n = [1] * len(kernel), len(kernel)
     pads, steps = given.get("pads", [0] * 2 * n), [given.get(k, ones) for k in ("strides", "dilations")]
     if any(a.name == "auto_pad" for a in node.attribute) or given.get("kernel_shape", kernel) != kernel:
@@ -230,8 +278,12 @@ def _padded(node: NodeProto, numbers: dict[str, TensorProto]) -> bool:
     return all(0 <= d * (k - 1) <= a + b for d, k, a, b in zip(steps[1], kernel, pads[:n], pads[n:], strict=True))
 
 
-def _below_0(tensor: TensorProto) -> bool:
-    return bool((onnx.numpy_helper.to_array(tensor) < 0).any())
+def _sane(tensor: TensorProto) -> bool:
+    return all(map(_fits, onnx.numpy_helper.to_array(tensor).ravel().tolist()))
+
+
+def _fits(number: float) -> bool:
+    return 0 <= number <= _MOST_TIMES  # not a NaN
 
 
 def _sound(proto: ModelProto) -> ModelProto:

@@ -11,6 +11,7 @@ import mmap
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
@@ -362,29 +363,38 @@ def give_back_weights(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol])
 def check_sizes(file: Path, graph: ir.Graph) -> None:
     """Lengths may be damaged so that a run would take all memory there is, which ends whatever the system picks.
 
+    Many values that are held at a time may still do so, and those in bodies or of lengths that only a run tells.
+
     Raises:
-        ModelError: one value alone takes more than a quarter of this machine's memory. A run holds several at a time,
-            and pads channels up to 16.
+        ModelError: one value alone takes more than half of the memory that there is.
     """
-    room = _memory() / 4
-    for node in graph:
-        for value in node.outputs:
-            if value.shape is None or value.dtype in (None, ir.DataType.STRING, ir.DataType.UNDEFINED):
-                continue
-            size = math.prod(d for d in value.shape if isinstance(d, int)) * value.dtype.itemsize
-            if room < size < _ADDRESSES:
-                raise ModelError(
-                    f"{file}: {value.name!r}, which {node.op_type} {node.name!r} makes, has the lengths {value.shape} "
-                    f"and takes {size / 2**30:.0f} GB, more than a quarter of this machine's memory "
-                    f"({room / 2**28:.0f} GB). If they are as meant, export the model for a smaller picture or batch"
-                )
+    room = _memory() / 2
+    made = [v for node in graph for v in node.outputs if v.uses() or v.is_graph_output()]
+    idle = [v for v in graph.inputs if not v.uses()]  # a run is given them nevertheless
+    for value in (*idle, *made):
+        if value.shape is None or value.dtype in (None, ir.DataType.STRING, ir.DataType.UNDEFINED):
+            continue
+        size = math.prod(d for d in value.shape if isinstance(d, int)) * value.dtype.itemsize
+        node = value.producer()
+        if size <= room or (node is not None and size >= _ADDRESSES):
+            continue
+        maker = f", which {node.op_type} makes," if node is not None else ""
+        raise ModelError(
+            f"{file}: {str(value.name)[:60]!r}{maker} has the lengths {str(value.shape)[:100]} and takes "
+            f"{size / 2**30:,.1f} GB, more than half of the memory that there is ({room / 2**29:,.1f} GB). If they are "
+            f"as meant, export the model for a smaller picture or batch"
+        )
 
 
 def _memory() -> int:
-    """Bytes; a terabyte where the system does not tell (Windows)."""
+    """Bytes of this machine, or of the container; a terabyte where the system does not tell (Windows)."""
     if not hasattr(os, "sysconf"):
         return 2**40
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of the second and the first kind of cgroups
+        with suppress(OSError, ValueError):  # there is none, or it says "max"
+            most = min(most, int(Path("/sys/fs/cgroup", limit).read_text()))
+    return most
 
 
 def check_structure(file: Path, proto: onnx.ModelProto) -> None:

@@ -261,9 +261,11 @@ def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> 
             proto = ir.to_proto(passes.InlinePass()(ir.from_proto(proto)).model)
             del proto.functions[:]  # those that nothing calls
             integrity.check_structure(file, proto)
+            free_negative_lengths(proto.graph)
         check_lengths(proto)
         proto, taken = branches.take_known(proto)
         if taken:
+            check_lengths(proto)
             notes.append(f"{taken} If replaced by the branch that it always takes")
         if opset < (target := lowering.least_opset(proto, OPSET)):
             proto = _convert(file, proto, opset, target)

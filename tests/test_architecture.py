@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "onnxcam.integrity": ("onnxcam.errors",),
     "onnxcam.outputs": ("onnxcam.errors",),
     "onnxcam.constants": (),
-    "onnxcam.inference": ("onnxcam.integrity",),
+    "onnxcam.inference": ("onnxcam.integrity", "onnxcam.isolation"),
     "onnxcam.isolation": ("onnxcam.errors",),
     "onnxcam.shapes": ("onnxcam.constants", "onnxcam.errors", "onnxcam.inference", "onnxcam.integrity"),
     "onnxcam.lowering": ("onnxcam.errors", "onnxcam.integrity", "onnxcam.shapes"),

@@ -912,13 +912,25 @@ def test_a_value_that_no_memory_holds_is_refused_before_it_runs(saved, monkeypat
     nodes = [helper.make_node("Pad", ["image", "p"], ["big"], name="padding"), helper.make_node("Relu", ["big"], ["y"])]
     padded = model(nodes, [IMAGE], [value("y", None)], {"p": [0, 0, 0, 0, 0, 0, 2**20, 2**20]})
     said = refused(saved(padded))
-    assert "'big', which Pad 'padding' makes, has the lengths" in said
-    assert "takes 12288 GB, more than a quarter of this machine's memory" in said
+    assert "'big', which Pad makes, has the lengths" in said
+    assert "GB, more than half of the memory that there is" in said
+    assert "takes 12,288." in said
     small = model(nodes, [IMAGE], [value("y", None)], {"p": [0, 0, 0, 0, 0, 0, 0, 52]})  # 9216 bytes
-    monkeypatch.setattr(integrity, "_memory", lambda: 4 * 9216)
+    monkeypatch.setattr(integrity, "_memory", lambda: 2 * 9216)
     assert load_model(saved(small)).values["big"].shape[3] == 64
-    monkeypatch.setattr(integrity, "_memory", lambda: 4 * 9216 - 1)
-    assert "more than a quarter" in refused(saved(small))
+    monkeypatch.setattr(integrity, "_memory", lambda: 2 * 9216 - 1)
+    assert "more than half" in refused(saved(small))
+    idle = helper.make_node("Relu", ["image"], ["y"])
+    assert load_model(saved(model([nodes[0], idle], [IMAGE], [value("y", None)], {"p": [0] * 6 + [0, 52]}))).values["y"]
+    vast = value("vast", [2**33, 2**33])  # which nothing reads, but a run is given
+    assert "'vast' has the lengths" in refused(saved(model([idle], [IMAGE, vast], [value("y", None)], {})))
+
+
+def test_a_container_has_the_memory_that_it_was_given(monkeypatch):
+    machine, asked = integrity._memory(), []
+    monkeypatch.setattr(Path, "read_text", lambda path: (asked.append(path), "max\n" if len(asked) == 1 else "4096")[1])
+    assert integrity._memory() == 4096 < machine
+    assert [p.name for p in asked] == ["memory.max", "memory.limit_in_bytes"]
 
 
 def test_damage_is_told_and_kills_nothing(tmp_path):
