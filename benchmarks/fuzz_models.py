@@ -286,14 +286,14 @@ def _cut_weight(proto: onnx.ModelProto, rng: random.Random) -> str:
     return f"weight {tensor.name}: {how}"
 
 
-_PLACES = ("../canary", "../../etc/passwd", "/etc/passwd", "/dev/zero", "/proc/self/mem", ".", "", "model.onnx", "..",
+PLACES = ("../canary", "../../etc/passwd", "/etc/passwd", "/dev/zero", "/proc/self/mem", ".", "", "model.onnx", "..",
            "link", "loop", "x\0y", "a" * 5000, "./../canary", "sub/../../canary", "C:\\x", "~/x", "weights.data",
                "file:///x")  # fmt: skip
 
 
 def _outside(proto: onnx.ModelProto, rng: random.Random) -> str:
     """External weights."""
-    tensor, place = rng.choice(_all_kinds(proto)), rng.choice(_PLACES)
+    tensor, place = rng.choice(_all_kinds(proto)), rng.choice(PLACES)
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     del tensor.external_data[:]
@@ -316,9 +316,10 @@ def _branch(proto: onnx.ModelProto, rng: random.Random) -> str:
     made = list(node.output)
     inner = [f"{name}/inner" for name in made]
     node.output[:] = inner
+    nodes = [node] if rng.random() < 0.7 else [node, *_cut(inner)]
     outputs = [onnx.ValueInfoProto(name=name) for name in inner]
     if rng.random() < 0.5:
-        body = helper.make_graph([node], "branch", [], outputs)
+        body = helper.make_graph(nodes, "branch", [], outputs)
         condition = "always" if rng.random() < 0.7 else rng.choice(made)
         new = helper.make_node("If", [condition], made, then_branch=body, else_branch=body)
         proto.graph.initializer.append(helper.make_tensor("always", TensorProto.BOOL, [], [rng.random() < 0.5]))
@@ -328,10 +329,19 @@ def _branch(proto: onnx.ModelProto, rng: random.Random) -> str:
         given = [helper.make_tensor_value_info("i", TensorProto.INT64, []),
                  helper.make_tensor_value_info("go", TensorProto.BOOL, [])]  # fmt: skip
         on = helper.make_node("Identity", ["go"], ["on"])
-        body = helper.make_graph([node, on], "body", given, [onnx.ValueInfoProto(name="on"), *outputs])
+        body = helper.make_graph([*nodes, on], "body", given, [onnx.ValueInfoProto(name="on"), *outputs])
         new = helper.make_node("Loop", ["rounds", ""], made, body=body)
     _nodes(proto)[at].CopyFrom(new)
     return f"{node.op_type} in {new.op_type}"
+
+
+def _cut(made: list[str]) -> list[onnx.NodeProto]:
+    """A pool larger than its picture, and a Slice of what it leaves; ``made`` is what comes out in the end."""
+    numbers = {"from": 0, "to": 2**31, "along": 2}
+    told = [helper.make_node("Constant", [], [n], value_ints=[v]) for n, v in numbers.items()]
+    window = helper.make_node("MaxPool", [made[0]], ["pooled"], kernel_shape=[999, 999])
+    made[0] = "cut"
+    return [*told, window, helper.make_node("Slice", ["pooled", *numbers], ["cut"])]
 
 
 def _deep(proto: onnx.ModelProto, rng: random.Random) -> str:

@@ -67,6 +67,13 @@ def confine(folder: Path) -> None:
     tempfile.tempdir, sys.dont_write_bytecode = str(folder), True
 
 
+def _foreign(path: str) -> bool:
+    """Whether a damaged model may point there, and nothing else has a reason to read it."""
+    return os.path.basename(path) == "canary" or path in map(
+        os.path.realpath, filter(os.path.isabs, fuzz_models.PLACES)
+    )
+
+
 class Road:
     """Goes it with one mutant after the other.
 
@@ -123,7 +130,7 @@ class Road:
             path, _, flags = arguments
             if isinstance(path, str | bytes):
                 self._check(os.fsdecode(path), bool((flags or 0) & _WRITES))
-                if os.path.basename(os.path.realpath(path)) in ("canary", b"canary") and self.task.road == "models":
+                if self.task.road == "models" and _foreign(os.path.realpath(os.fsdecode(path))):
                     self.touched.append(f"read {os.fsdecode(path)}")
         elif event in _CHANGES and isinstance(arguments[0], str | bytes):
             self._check(os.fsdecode(arguments[0]), True)

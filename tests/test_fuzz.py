@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.fuzz import FAILURES, Task, outcomes, report
-from benchmarks.fuzz_roads import mutant
+from benchmarks.fuzz_roads import _foreign, mutant
+from benchmarks.soak import soak
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads processor time from /proc")
 LIMIT = 30.0  # seconds: machines that test are busy
@@ -74,3 +78,50 @@ def test_what_must_not_happen_is_seen(tmp_path, monkeypatch, capsys):
     assert [found[k].said.partition(":")[0] for k in (0, 2, 5)] == ["SIGSEGV", "KeyError", "ImageError"]
     assert report(iter(found.values()), "images") == 1
     assert "9 images: 2 result, 1 error, 1 crash, 2 hang, 2 untyped, 1 outside;" in capsys.readouterr().out
+
+
+@pytest.mark.anyruntime
+def test_what_a_damaged_model_has_no_reason_to_read_is_known(tmp_path):
+    for path in ("/etc/passwd", "/dev/zero", os.path.realpath("/proc/self/mem"), str(tmp_path / "canary")):
+        assert _foreign(path), path
+    assert not _foreign(str(tmp_path / "weights.data"))
+
+
+class Leaking:
+    """Work that holds on to what it makes, beginning when the warming up is over."""
+
+    def __init__(self, leaks):
+        self.leaks, self.held, self.done = leaks, [], {}
+
+    def round(self):
+        self.held += self.leaks()
+        time.sleep(0.02)
+
+
+@pytest.mark.anyruntime
+@pytest.mark.parametrize(
+    ("leaks", "code"),
+    [
+        (list, 0),
+        (lambda: [bytes(2**21)], 1),
+        (lambda: [subprocess.Popen(["sleep", "60"])], 1),
+        (lambda: [socket.socket()], 1),
+    ],
+    ids=["nothing", "memory", "processes", "files"],
+)
+def test_the_soak_tells_what_grows(leaks, code):
+    work = Leaking(leaks)
+    try:
+        assert soak(work, 1.0) == code
+    finally:
+        for held in work.held:
+            if isinstance(held, socket.socket):
+                held.close()
+            if isinstance(held, subprocess.Popen):
+                held.kill()
+                held.wait()
+
+
+@pytest.mark.anyruntime
+def test_a_soak_of_few_rounds_tells_nothing():
+    assert soak(Leaking(list), 0.1) == 2
