@@ -62,7 +62,8 @@ def soak(work: Work, seconds: float) -> int:
     third = len(noted) // 3
     first, last = _medians(noted[:third]), _medians(noted[-third:])
     print(f"{rounds} rounds, {dict(sorted(work.done.items()))}")
-    print(", ".join(f"{what} {n:.6g} to {last[what]:.6g} ({last[what] / n - 1:+.2%})" for what, n in first.items()))
+    grown = {what: f" ({last[what] / n - 1:+.2%})" if what in _MAY_GROW else "" for what, n in first.items()}
+    print(", ".join(f"{what} {n:.6g} to {last[what]:.6g}{grown[what]}" for what, n in first.items()))
     return int(any(last[what] > n * (1 + _MAY_GROW[what]) if what in _MAY_GROW else last[what] > n + 2
                    for what, n in first.items()))  # fmt: skip
 
