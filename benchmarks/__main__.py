@@ -100,14 +100,15 @@ def once(table: str, given: Any) -> Iterator[dict[str, Any]]:
 
 
 def keep(table: str, found: dict[str, Any]) -> None:
-    """Beside the others of the table, in place of an older one of the same question."""
+    """Beside the others of the table, in the place of an older one of the same question."""
     KEPT.mkdir(parents=True, exist_ok=True)
     path = KEPT / f"{table}.json"
-    others = [r for r in load().get(table, []) if key(r) != key(found)]
+    rows = {key(r): r for r in load().get(table, [])}
     about = {"day": time.strftime("%Y-%m-%d"), "machine": platform.processor() or platform.machine()}
     mine = {"onnxcam": version("onnxcam"), "onnxruntime": version("onnxruntime"), "numpy": version("numpy")}
     mine |= found.pop("peers", {})
-    path.write_text(json.dumps([*others, {**found, **about, "versions": mine}], indent=1))
+    rows[key(found)] = {**found, **about, "versions": mine}
+    path.write_text(json.dumps(list(rows.values()), indent=1))
 
 
 def load() -> dict[str, list[dict[str, Any]]]:
