@@ -424,10 +424,10 @@ def _check_loops(file: Path, proto: onnx.ModelProto) -> None:
     """A number of rounds that no condition ends is waited for."""
     numbers = {t.name: t for t in _all_tensors(proto) if t.data_type == TensorProto.INT64 and t.name}
     for node in all_nodes(proto):
-        if node.op_type != "Loop" or not node.input or node.input[0] not in numbers:
+        bodies = subgraphs(node)
+        if node.op_type != "Loop" or not bodies or not node.input or node.input[0] not in numbers:
             continue
-        rounds = onnx.numpy_helper.to_array(numbers[node.input[0]])
-        body = subgraphs(node)[0]
+        rounds, body = onnx.numpy_helper.to_array(numbers[node.input[0]]), bodies[0]
         computed = {out: n for n in body.node for out in n.output}
         ends = computed.get(body.output[0].name) if body.output else None
         if rounds.size == 1 and rounds.item() > _MOST_ROUNDS and (ends is None or ends.op_type in _UNCHANGING):

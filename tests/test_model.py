@@ -371,6 +371,10 @@ def test_a_loop_that_nothing_ends_is_refused(saved):
     assert "its Loop y goes 10,001 rounds" in refused(looping(10**4 + 1, "never"))
     assert load_model(looping(10**4, "never")).path
     assert load_model(looping(2**62, "by its condition")).path  # as TensorFlow writes a while
+    hollow = helper.make_node("Loop", ["rounds", "", "image"], ["y"])
+    assert "is not a valid ONNX graph" in refused(
+        saved(model([hollow], [IMAGE], [value("y", None)], {"rounds": np.int64(3)}))
+    )
 
 
 def test_one_opset_of_a_domain(saved):
