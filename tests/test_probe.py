@@ -48,9 +48,9 @@ def runs(monkeypatch):
     ("side", "batch", "on", "most"),
     [
         (16, 16, "CPUExecutionProvider", 16),
-        (224, 16, "CPUExecutionProvider", 4),
+        (224, 16, "CPUExecutionProvider", 8),
         (224, 3, "CPUExecutionProvider", 3),
-        (384, 16, "CPUExecutionProvider", 1),
+        (384, 16, "CPUExecutionProvider", 2),
         (640, 16, "CPUExecutionProvider", 1),
         (224, 16, "CUDAExecutionProvider", 16),
         (384, 16, "CUDAExecutionProvider", 7),
