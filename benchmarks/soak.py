@@ -74,18 +74,21 @@ def _medians(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def seen() -> dict[str, float]:
     """What this process holds."""
+    tasks = os.listdir("/proc/self/task")  # threads, those of libraries too
     return {
         "MB in use": in_use(),
         "blocks": sys.getallocatedblocks(),
         "MB resident": resident(),
         "files": len(os.listdir("/proc/self/fd")),
-        "threads": len(_tasks()),  # those of libraries, too
-        "processes": sum(len(Path(f"/proc/self/task/{t}/children").read_text().split()) for t in _tasks()),
+        "threads": len(tasks),
+        "processes": sum(map(_begun_by, tasks)),
     }
 
 
-def _tasks() -> list[str]:
-    return os.listdir("/proc/self/task")
+def _begun_by(task: str) -> int:
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return len(Path("/proc/self/task", task, "children").read_text().split())
+    return 0
 
 
 class _MallInfo(ctypes.Structure):

@@ -107,7 +107,7 @@ def check_lengths(proto: ModelProto) -> None:
     for given in proto.graph.input:
         if any(d.dim_value > _LONGEST for d in given.type.tensor_type.shape.dim):
             raise ValueError(f"{given.name} has a length of more than {_LONGEST}")
-    reads = [list(filter(None, names_read(node))) for node in proto.graph.node]
+    reads = _reads(proto.graph)
     looks = _looks(proto.graph, reads)
     if len(looks) > _LOOKS:
         _try_elsewhere(proto)
@@ -129,7 +129,11 @@ def _cannot_be_told(node: NodeProto) -> bool:
 def _cuts_and_slices(body: GraphProto) -> bool:
     if not any(map(_slices, body.node)):
         return False
-    return bool(_looks(body, [list(filter(None, names_read(node))) for node in body.node]))
+    return bool(_looks(body, _reads(body)))
+
+
+def _reads(graph: GraphProto) -> list[list[str]]:
+    return [list(filter(None, names_read(node))) for node in graph.node]
 
 
 def _try_elsewhere(proto: ModelProto) -> None:

@@ -256,12 +256,11 @@ def _to_ir(file: Path, proto: onnx.ModelProto, opset: int, notes: list[str]) -> 
         integrity.check_functions(file, proto)
     integrity.check_structure(file, proto)
     try:
-        free_negative_lengths(proto.graph)
         if proto.functions:
             proto = ir.to_proto(passes.InlinePass()(ir.from_proto(proto)).model)
             del proto.functions[:]  # those that nothing calls
             integrity.check_structure(file, proto)
-            free_negative_lengths(proto.graph)
+        free_negative_lengths(proto.graph)
         check_lengths(proto)
         proto, taken = branches.take_known(proto)
         if taken:

@@ -88,7 +88,7 @@ def test_what_a_damaged_model_has_no_reason_to_read_is_known(tmp_path):
 
 
 class Leaking:
-    """Work that holds on to what it makes, beginning when the warming up is over."""
+    """Work that holds on to what it makes."""
 
     def __init__(self, leaks):
         self.leaks, self.held, self.done = leaks, [], {}

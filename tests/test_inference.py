@@ -112,7 +112,7 @@ def test_a_negative_length_before_a_slice_is_refused(how, opset):
 def test_more_parts_than_there_is_to_part_are_refused(opset, told):
     """Of 12, eight of 2 and one of -4."""
     parted = helper.make_node("Split", ["x"], [*(f"p{k}" for k in range(8)), "c"], axis=2, **told)
-    with pytest.raises(ModelError, match=r"negative length|not divisible|evenly"):
+    with pytest.raises(ModelError, match=r"c has a negative length"):
         load_model(model([parted, cut("c", "y")], *ENDS, SLICE, opset).SerializeToString())
 
 
@@ -192,7 +192,7 @@ def test_a_padded_window_needs_no_look_where_its_weight_is_large():
 def pooled_and_cut(name, inputs, outputs, window):
     """A body that reads x from outside of it."""
     nodes = [helper.make_node("MaxPool", ["x"], ["k"], kernel_shape=[window] * 2), cut("k", "cut")]
-    nodes += [helper.make_node("Identity", [v.name], [f"{v.name}_on"]) for v in inputs if v.name == "go"]
+    nodes += [helper.make_node("Identity", ["go"], ["go_on"])] if inputs else []
     held = [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in SLICE.items()]
     return helper.make_graph(nodes, name, inputs, outputs, held)
 
